@@ -1,0 +1,1 @@
+"""Mona (Multi-cognitive Visual Adapter, CVPR 2025) as a plugin for Hugging Face PEFT."""
