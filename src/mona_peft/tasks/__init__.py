@@ -1,0 +1,1 @@
+"""Tasks: each puts data, model, loss and metrics together for the training loop."""

@@ -1,0 +1,161 @@
+"""Image classification, one label an image or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from mona_peft.data.classification import ClassificationData, ClassificationImages, stack_samples
+from mona_peft.data.transforms import ImageSettings, eval_transform, train_transform
+from mona_peft.methods import apply_method
+from mona_peft.metrics import MeanClassAccuracy, MultilabelMeanAveragePrecision, TopKAccuracy
+from mona_peft.tasks.classifier import load_classifier, load_processor
+from mona_peft.training.config import option
+from mona_peft.training.repository import save_repository
+from mona_peft.training.task import Meter, Task
+
+
+@dataclass
+class ClassificationConfig:
+    """Model, method and recipe of an image classification run."""
+
+    model_name_or_path: str = option("microsoft/swin-tiny-patch4-window7-224", "Pretrained model: Hub id or folder.")
+    method: str = option("mona", "Fine-tuning method, a name in mona_peft.methods.")
+    method_options: dict[str, Any] = option({}, 'Settings of the method, as JSON: {"bottleneck_dim": 32}.')
+    drop_path: float | None = option(None, "Stochastic depth rate of the last block; the model's own if unset.")
+    label_smoothing: float = option(0.0, "Share of the target spread over all classes.")
+    crop_scale: list[float] = option([0.08, 1.0], "Least and greatest share of the area kept by the random crop.")
+    horizontal_flip: float = option(0.5, "Probability of mirroring a training image.")
+    resize_ratio: float = option(256 / 224, "Resized short side over crop side of test images.")
+
+
+class ClassificationMeter(Meter):
+    """Scores and labels of an evaluation, and the metrics over them.
+
+    Args:
+        multilabel (`bool`): mean average precision instead of accuracies.
+    """
+
+    def __init__(self, multilabel: bool) -> None:
+        self.multilabel = multilabel
+        self.parts: list[dict[str, torch.Tensor]] = []
+
+    def update(self, predictions: dict[str, torch.Tensor]) -> None:
+        """Take in `scores` `(B, classes)`, `labels`, `loss` `(B,)` and `index` `(B,)`."""
+        self.parts.append({name: tensor.cpu() for name, tensor in predictions.items()})
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples were taken in."""
+        return sum(len(part["index"]) for part in self.parts)
+
+    def collected(self) -> dict[str, torch.Tensor]:
+        """Everything taken in, in the order of the data set."""
+        joined = {name: torch.cat([part[name] for part in self.parts]) for name in self.parts[0]}
+        order = joined["index"].argsort()
+        return {name: tensor[order] for name, tensor in joined.items()}
+
+    def compute(self) -> dict[str, float]:
+        """Loss with accuracy (top-1, top-5, mean over classes), or with mean average precision."""
+        joined = {name: tensor.numpy() for name, tensor in self.collected().items()}
+        scores, labels = joined["scores"], joined["labels"]
+        figures = {"loss": float(joined["loss"].mean())}
+        if self.multilabel:
+            result = MultilabelMeanAveragePrecision(keep_in_memory=True).compute(predictions=scores, references=labels)
+            return figures | {"map": result["map"]}
+        top_k = TopKAccuracy(keep_in_memory=True).compute(predictions=scores, references=labels)
+        by_class = MeanClassAccuracy(keep_in_memory=True).compute(predictions=scores.argmax(1), references=labels)
+        return figures | top_k | by_class
+
+
+class ClassificationTask(Task):
+    """Fine-tune a pretrained classifier on an image data set.
+
+    Args:
+        data (`ClassificationData`): splits and classes.
+        config (`ClassificationConfig`): model, method and recipe.
+        model_factory (`Callable`, *optional*): makes the model instead of loading a pretrained one; takes the class
+            names.
+        processor (`Any`, *optional*): image processor, where the model's folder has none.
+    """
+
+    name = "image-classification"
+
+    def __init__(
+        self,
+        data: ClassificationData,
+        config: ClassificationConfig,
+        model_factory: Callable[[tuple[str, ...]], nn.Module] | None = None,
+        processor: Any = None,
+    ) -> None:
+        self.data = data
+        self.config = config
+        self.model_factory = model_factory
+        self.best_metric = "map" if data.multilabel else "accuracy"
+        self.processor = processor or load_processor(config.model_name_or_path)
+        self.settings = ImageSettings.from_processor(self.processor)
+
+    def describe(self) -> dict[str, Any]:
+        """Recipe, data set and its sizes."""
+        sizes = {split: len(rows) for split, rows in self.data.splits.items()}
+        return {**asdict(self.config), "dataset": self.data.name, "split_sizes": sizes}
+
+    def build_model(self) -> nn.Module:
+        """Load the classifier and apply the method."""
+        config, data = self.config, self.data
+        if self.model_factory is not None:
+            model = self.model_factory(data.class_names)
+        else:
+            model = load_classifier(config.model_name_or_path, data.class_names, config.drop_path, data.multilabel)
+        return apply_method(model, config.method, **config.method_options)
+
+    def dataset(self, split: str) -> Dataset | None:
+        """Transformed images of a split."""
+        if split not in self.data.splits:
+            return None
+        config = self.config
+        if split == "train":
+            low, high = config.crop_scale
+            transform = train_transform(self.settings, (low, high), config.horizontal_flip)
+        else:
+            transform = eval_transform(self.settings, config.resize_ratio)
+        return ClassificationImages(self.data.splits[split], self.data, transform)
+
+    def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
+        """Stack the samples."""
+        return stack_samples
+
+    def loss(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+        """Cross entropy, or binary cross entropy over the labels that count."""
+        logits = model(pixel_values=batch["pixel_values"]).logits
+        return self._sample_losses(logits, batch["labels"], self.config.label_smoothing).mean()
+
+    def predict(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Scores, labels, loss and index of each sample."""
+        logits = model(pixel_values=batch["pixel_values"]).logits.float()
+        loss = self._sample_losses(logits, batch["labels"])
+        return {"scores": logits, "labels": batch["labels"], "loss": loss, "index": batch["index"]}
+
+    def _sample_losses(self, logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+        """Loss of each sample `(B,)` of logits `(B, classes)`."""
+        if not self.data.multilabel:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+        counted = labels >= 0
+        target = labels.clamp(min=0).to(logits.dtype)
+        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * counted
+        return losses.sum(1) / counted.sum(1).clamp(min=1)
+
+    def meter(self) -> Meter:
+        """An empty [`ClassificationMeter`]."""
+        return ClassificationMeter(self.data.multilabel)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the model repository to `folder / "model"`."""
+        save_repository(model, self.processor, folder / "model")

@@ -1,0 +1,84 @@
+"""What the training loop asks of a task: data -> model -> loss -> metrics.
+
+The loop knows no kind of target. A task gives it map-style data sets, a way to collate, a loss, predictions with the
+batch as first dimension, and a meter that turns them into figures.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+
+class Meter(ABC):
+    """Collects the predictions of one evaluation."""
+
+    @abstractmethod
+    def update(self, predictions: Any) -> None:
+        """Take in what [`Task.predict`] gave, gathered from all processes, each sample once."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """Give the figures over everything taken in."""
+
+    @property
+    @abstractmethod
+    def num_samples(self) -> int:
+        """How many samples were taken in."""
+
+
+class Task(ABC):
+    """One thing to learn. Everything random in `build_model` and in the data sets draws from the global generators,
+    which the loop has seeded (by sample, inside a data set)."""
+
+    #: Name of the task as the Hub writes it, such as `image-classification`.
+    name: str = ""
+    #: Which figure of the meter tells the best checkpoint, and which way it improves.
+    best_metric: str = "accuracy"
+    greater_is_better: bool = True
+    #: True where predictions are lists of objects (boxes) rather than tensors.
+    gathers_objects: bool = False
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """Give the model, prepared by [`apply_method`], on the CPU."""
+
+    @abstractmethod
+    def dataset(self, split: str) -> Dataset | None:
+        """Give the data set of `train`, `validation` or `test`; `None` if the task has no such split."""
+
+    @abstractmethod
+    def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
+        """Give the function that makes a batch of items; it may draw random numbers when `split` is `train`."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+        """Give the scalar loss of a training batch, averaged over its samples."""
+
+    @abstractmethod
+    def predict(self, model: nn.Module, batch: dict[str, Any]) -> Any:
+        """Give what the meter needs of a batch: tensors (or, with `gathers_objects`, a list) one row a sample."""
+
+    @abstractmethod
+    def meter(self) -> Meter:
+        """Give an empty meter."""
+
+    def head(self) -> tuple[str, ...] | None:
+        """Paths of the modules of the bare model that always train; `None` leaves it to [`find_head`]."""
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """Settings that make this task what it is: a run only resumes with the same ones. JSON values."""
+        return {}
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write what a user needs to predict with `model` into `folder`."""
+
+    def report(self, meter: Meter, split: str, folder: Path) -> None:
+        """Draw pictures of an evaluation into `folder`."""
