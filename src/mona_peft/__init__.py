@@ -1,1 +1,37 @@
-"""Mona (Multi-cognitive Visual Adapter, CVPR 2025) as a plugin for Hugging Face PEFT."""
+"""Mona (Multi-cognitive Visual Adapter, CVPR 2025) as a plugin for Hugging Face PEFT.
+
+Importing this package registers its tuners with PEFT.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .checkpoints import load_official_checkpoint, save_official_checkpoint, to_official_state_dict
+from .summary import summary
+from .tuners.mona import Mona, MonaConfig, MonaLayer, MonaModel
+
+if TYPE_CHECKING:
+    from .inference import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Mona",
+    "MonaConfig",
+    "MonaLayer",
+    "MonaModel",
+    "load",
+    "load_official_checkpoint",
+    "save_official_checkpoint",
+    "summary",
+    "to_official_state_dict",
+]
+
+# These need the extra [train]; they are imported when first asked for.
+_LAZY = {"load": ".inference"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name], __name__), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

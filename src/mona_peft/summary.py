@@ -1,0 +1,101 @@
+"""What of a model trains: adapters, head and base apart, block by block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from peft import PeftMixedModel, PeftModel
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import nn
+
+from .backbones import find_blocks, head_modules
+from .compat import AuxiliaryTrainingWrapper
+
+
+@dataclass
+class Count:
+    """Parameters of one part of a model.
+
+    Args:
+        trainable (`int`): Those that get gradients.
+        total (`int`): All of them.
+    """
+
+    trainable: int = 0
+    total: int = 0
+
+    def add(self, parameter: nn.Parameter) -> None:
+        self.total += parameter.numel()
+        self.trainable += parameter.numel() if parameter.requires_grad else 0
+
+
+@dataclass
+class Summary:
+    """The result of [`summary`]; printing it gives a table.
+
+    Args:
+        adapters (`Count`): Parameters inside tuner layers.
+        head (`Count`): Parameters outside the backbone: the task's head, with the copies PEFT trains of it
+            (`modules_to_save`).
+        base (`Count`): The rest: the backbone.
+        blocks (`dict[str, Count]`): The adapters' parameters by the block they belong to.
+    """
+
+    adapters: Count = field(default_factory=Count)
+    head: Count = field(default_factory=Count)
+    base: Count = field(default_factory=Count)
+    blocks: dict[str, Count] = field(default_factory=dict)
+
+    @property
+    def trainable(self) -> int:
+        """All parameters that get gradients."""
+        return self.adapters.trainable + self.head.trainable + self.base.trainable
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return self.adapters.total + self.head.total + self.base.total
+
+    def __str__(self) -> str:
+        rows = [("adapters", self.adapters), *((f"  {name}", count) for name, count in self.blocks.items())]
+        rows += [("head", self.head), ("base", self.base), ("all", Count(self.trainable, self.total))]
+        width = max(len(name) for name, _ in rows)
+        lines = [f"{'':{width}}  {'trainable':>13}  {'parameters':>13}"]
+        lines += [f"{name:{width}}  {count.trainable:13,}  {count.total:13,}" for name, count in rows]
+        return "\n".join(lines)
+
+
+def summary(model: nn.Module) -> Summary:
+    """Count what trains in `model`: adapters, head and base apart, the adapters by block.
+
+    Parameters shared between modules count once.
+
+    Args:
+        model (`nn.Module`): Any model, adapted or not, wrapped by PEFT or not.
+
+    Returns:
+        `Summary`: Counts of trainable and of all parameters.
+    """
+    result = Summary()
+    blocks = list(find_blocks(model))
+    tuner_layers = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    saved = [name for name, module in model.named_modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+    prefix, task_model = _task_model(model)
+    heads = saved + [prefix + name for name in head_modules(task_model)]
+    for name, parameter in model.named_parameters():
+        if any(name.startswith(f"{layer}.") and ".base_layer." not in name for layer in tuner_layers):
+            result.adapters.add(parameter)
+            block = next((b for b in blocks if name.startswith(f"{b}.")), "elsewhere")
+            result.blocks.setdefault(block, Count()).add(parameter)
+        elif any(name.startswith(f"{head}.") for head in heads):
+            result.head.add(parameter)
+        else:
+            result.base.add(parameter)
+    return result
+
+
+def _task_model(model: nn.Module) -> tuple[str, nn.Module]:
+    """The model inside PEFT's wrappers, and the prefix of its parameters' names."""
+    if isinstance(model, (PeftModel, PeftMixedModel)):
+        return "base_model.model.", model.base_model.model
+    return ("model.", model.model) if isinstance(model, BaseTuner) else ("", model)

@@ -1,0 +1,1 @@
+"""PEFT tuners for vision transformers; importing a tuner's package registers it with PEFT."""

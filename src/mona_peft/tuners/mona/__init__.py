@@ -1,0 +1,11 @@
+"""The Mona tuner; importing it registers the type `MONA` with PEFT."""
+
+from ...registry import register_tuner
+from .config import MonaConfig
+from .layer import MonaLayer
+from .model import MonaModel
+from .module import Mona
+
+__all__ = ["Mona", "MonaConfig", "MonaLayer", "MonaModel"]
+
+register_tuner("mona", config_cls=MonaConfig, model_cls=MonaModel)

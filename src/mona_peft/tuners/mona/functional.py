@@ -1,0 +1,86 @@
+"""The computations of Mona as functions of tensors.
+
+Token layout throughout: `(B, N, C)`, channels last, so that no copy is needed between the linear layers and the filters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...residual import TokenLayout
+
+
+def scaled_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, norm_scale: Tensor, input_scale: Tensor, eps: float
+) -> Tensor:
+    """Scaled layer norm, `s1 * LayerNorm(x) + s2 * x` (paper, section 3).
+
+    Args:
+        x (`Tensor`): `(..., C)`.
+        weight (`Tensor`): `(C,)`, of the norm.
+        bias (`Tensor`): `(C,)`, of the norm.
+        norm_scale (`Tensor`): s1, `(C,)` or `(1,)`.
+        input_scale (`Tensor`): s2, `(C,)` or `(1,)`.
+        eps (`float`): Of the norm.
+    """
+    return norm_scale * F.layer_norm(x, weight.shape, weight, bias, eps) + input_scale * x
+
+
+def sum_kernels(weights: Sequence[Tensor], scale: float, identity: bool) -> Tensor:
+    """Add depthwise kernels of several sizes up in one of the largest size.
+
+    The filters are linear, so `scale * (DW3 + DW5 + DW7) + identity` is one depthwise convolution.
+
+    Args:
+        weights (`Sequence[Tensor]`): Each `(C, 1, k, k)`, k odd.
+        scale (`float`): Factor of the sum.
+        identity (`bool`): Whether to add the kernel that gives its input back.
+
+    Returns:
+        `Tensor`: `(C, 1, K, K)`, K the largest k.
+    """
+    size = max(weight.shape[-1] for weight in weights)
+    padded = [F.pad(weight, 4 * [(size - weight.shape[-1]) // 2]) for weight in weights]
+    kernel = scale * torch.stack(padded).sum(0) if len(padded) > 1 else scale * padded[0]
+    if identity:
+        centre = torch.zeros(size, size, dtype=kernel.dtype, device=kernel.device)
+        centre[size // 2, size // 2] = 1
+        kernel = kernel + centre
+    return kernel
+
+
+def depthwise(z: Tensor, kernel: Tensor, bias: Tensor | None, layout: TokenLayout) -> Tensor:
+    """Depthwise convolution of the patch tokens on their grid; each extra token is a 1x1 grid of its own.
+
+    With zero padding only the centre tap acts on a 1x1 grid.
+
+    Args:
+        z (`Tensor`): `(B, N, C)`, N = prefix + height * width + suffix.
+        kernel (`Tensor`): `(C, 1, K, K)`.
+        bias (`Tensor`, *optional*): `(C,)`.
+        layout (`TokenLayout`): Of the N tokens.
+    """
+    height, width, prefix, suffix = layout
+    size = kernel.shape[-1]
+    batch, tokens, channels = z.shape
+    patches = z[:, prefix : tokens - suffix] if prefix or suffix else z
+    image = patches.reshape(batch, height, width, channels).permute(0, 3, 1, 2)  # (B, C, H, W), channels last in memory
+    filtered = F.conv2d(image, kernel, bias, padding=size // 2, groups=channels)
+    filtered = filtered.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+    if not (prefix or suffix):
+        return filtered
+    tap = kernel[:, 0, size // 2, size // 2]
+    before, after = (extra * tap if bias is None else extra * tap + bias for extra in (z[:, :prefix], z[:, tokens - suffix :]))
+    return torch.cat([before, filtered, after], dim=1)
+
+
+def pointwise(z: Tensor, weight: Tensor, bias: Tensor | None, skip: bool) -> Tensor:
+    """1x1 convolution `PW(z)`, or `z + PW(z)` as one product, on tokens `(B, N, C)`."""
+    matrix = weight[:, :, 0, 0]
+    if skip:
+        matrix = matrix + torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
+    return F.linear(z, matrix, bias)

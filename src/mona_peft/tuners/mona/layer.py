@@ -1,0 +1,55 @@
+"""The tuner layer that holds a block's Mona adapters."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ...residual import TokenLayout
+from ..tapped import TappedLayer
+from .config import MonaConfig
+from .module import Mona
+
+
+class MonaLayer(TappedLayer):
+    """The Mona adapters of one block, a `ModuleDict` for each position keyed by adapter name."""
+
+    adapter_layer_names = ("mona_attention", "mona_mlp")
+    mona_attention: nn.ModuleDict
+    mona_mlp: nn.ModuleDict
+
+    def update_layer(self, adapter_name: str, config: MonaConfig) -> None:
+        """Create a new adapter's modules at the positions its configuration names."""
+        for position in config.positions:
+            mona = Mona(
+                self.dim,
+                bottleneck_dim=config.bottleneck_dim,
+                kernel_sizes=config.kernel_sizes,
+                dropout=config.mona_dropout,
+                variant=config.variant,
+                scale=config.scale,
+                conv_bias=config.conv_bias,
+                init_weights=config.init_weights,
+            )
+            mona.train(self.training)
+            getattr(self, f"mona_{position}")[adapter_name] = self.place(mona)
+
+    def entry_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+        """The sum of what the active adapters add after attention."""
+        return self._sum_deltas(self.mona_attention, hidden_states, layout)
+
+    def exit_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+        """The sum of what the active adapters add after the MLP."""
+        return self._sum_deltas(self.mona_mlp, hidden_states, layout)
+
+    def _sum_deltas(self, adapters: nn.ModuleDict, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+        active: Iterable[nn.Module] = [adapters[name] for name in self.active_adapters if name in adapters]
+        deltas = [self._delta(mona, hidden_states, layout) for mona in active]
+        return functools.reduce(torch.add, deltas) if deltas else None
+
+    def _delta(self, mona: nn.Module, hidden_states: Tensor, layout: TokenLayout) -> Tensor:
+        hidden_states_cast = self._cast_input_dtype(hidden_states, mona.down.weight.dtype)  # type: ignore[union-attr, arg-type]
+        return mona.delta(hidden_states_cast, layout).to(hidden_states.dtype)  # type: ignore[operator]

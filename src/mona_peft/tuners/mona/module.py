@@ -1,0 +1,129 @@
+"""The Mona adapter as a plain module.
+
+Paper: "5%>100%: Breaking Performance Shackles of Full Fine-Tuning on Visual Recognition Tasks" (CVPR 2025,
+https://arxiv.org/abs/2408.08345). Reference: the authors' code (https://github.com/Leiyi-Hu/mona), with which the default
+settings agree. Deviations: tokens beside the patch grid (class, register and distillation tokens) are allowed; the
+paper's text leaves open what the norms of design versions 2 and 3 look like, here they are scaled norms like the last
+version's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...residual import TokenLayout
+from .functional import depthwise, pointwise, scaled_norm, sum_kernels
+
+
+class ScaledNorm(nn.Module):
+    """Layer norm with a bypass, `s1 * LayerNorm(x) + s2 * x`.
+
+    Args:
+        dim (`int`): Channels.
+        scale (`str`): `"channel"` for vectors s1, s2; `"scalar"` for numbers.
+    """
+
+    def __init__(self, dim: int, scale: str = "channel") -> None:
+        super().__init__()
+        size = dim if scale == "channel" else 1
+        self.norm = nn.LayerNorm(dim)
+        self.norm_scale = nn.Parameter(torch.full((size,), 1e-6))
+        self.input_scale = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(..., C)` to `(..., C)`."""
+        norm = self.norm
+        return scaled_norm(x, norm.weight, norm.bias, self.norm_scale, self.input_scale, norm.eps)
+
+
+class Mona(nn.Module):
+    """One Mona adapter: `x + Up(Dropout(GELU(filters(Down(scaled_norm(x))))))`.
+
+    Args:
+        dim (`int`): Channels m of the residual stream.
+        bottleneck_dim (`int`): Channels n of the bottleneck.
+        kernel_sizes (`Sequence[int]`): Sizes of the depthwise filters, odd.
+        dropout (`float`): Dropout probability before the up projection.
+        variant (`str`): `"final"`, or `"v1"`, `"v2"`, `"v3"` of the paper's design study.
+        scale (`str`): `"channel"` or `"scalar"`, of the scaled norms.
+        conv_bias (`bool`): Whether the convolutions have biases.
+        init_weights (`bool` or `"official"`): True for a module that starts as the identity; `"official"` as in the
+            authors' code; False for PyTorch's own.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        bottleneck_dim: int = 64,
+        kernel_sizes: Sequence[int] = (3, 5, 7),
+        dropout: float = 0.1,
+        variant: str = "final",
+        scale: str = "channel",
+        conv_bias: bool = True,
+        init_weights: bool | str = True,
+    ) -> None:
+        super().__init__()
+        n = bottleneck_dim
+        self.dim = dim
+        self.variant = variant
+        if variant == "final":
+            self.norm = ScaledNorm(dim, scale)
+        elif variant in ("v2", "v3"):
+            self.norm1 = ScaledNorm(n, scale)
+            self.norm2 = ScaledNorm(n, scale)
+        self.down = nn.Linear(dim, n)
+        self.depthwise = nn.ModuleList(
+            nn.Conv2d(n, n, size, padding=size // 2, groups=n, bias=conv_bias) for size in kernel_sizes
+        )
+        self.pointwise = nn.Conv2d(n, n, 1, bias=conv_bias)
+        self.dropout = nn.Dropout(dropout)
+        self.up = nn.Linear(n, dim)
+        self.reset_parameters(init_weights)
+
+    def reset_parameters(self, init_weights: bool | str = True) -> None:
+        """Give the linear layers their first weights; the convolutions keep PyTorch's."""
+        if init_weights is False:
+            return
+        for linear in (self.down, self.up):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        if init_weights is True:
+            nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        """Map tokens `(B, N, m)`, or an image `(B, H, W, m)`, to the same shape."""
+        return x + self.delta(x, layout)
+
+    def delta(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        """What the adapter adds to `x`, in the shape of `x` and the type of the adapter's weights.
+
+        Args:
+            x (`Tensor`): `(B, N, m)`, or `(B, H, W, m)` without extra tokens.
+            layout (`TokenLayout`): How the N tokens are laid out.
+        """
+        tokens = x.reshape(x.shape[0], -1, self.dim) if x.dim() == 4 else x
+        z = self.down(self.norm(tokens) if self.variant == "final" else tokens)
+        z = self._filter(z, layout)
+        return self.up(self.dropout(nn.functional.gelu(z))).reshape(x.shape)
+
+    def _filter(self, z: Tensor, layout: TokenLayout) -> Tensor:
+        """The n-channel part between the projections, `(B, N, n)` to `(B, N, n)`."""
+        if self.variant == "final":
+            return self._pointwise(self._depthwise(z, layout, skip=True), skip=True)
+        if self.variant == "v1":
+            return self._pointwise(self._depthwise(z, layout, skip=False), skip=False) + z
+        z = self._depthwise(self.norm1(z), layout, skip=False) + z
+        return self._pointwise(self.norm2(z), skip=False) + z
+
+    def _depthwise(self, z: Tensor, layout: TokenLayout, skip: bool) -> Tensor:
+        scale = 1.0 if self.variant in ("v1", "v2") else 1.0 / len(self.depthwise)
+        kernel = sum_kernels([conv.weight for conv in self.depthwise], scale, skip)
+        biases = [conv.bias for conv in self.depthwise if conv.bias is not None]
+        bias = scale * torch.stack(biases).sum(0) if biases else None
+        return depthwise(z, kernel.to(z.dtype), None if bias is None else bias.to(z.dtype), layout)
+
+    def _pointwise(self, z: Tensor, skip: bool) -> Tensor:
+        return pointwise(z, self.pointwise.weight, self.pointwise.bias, skip)
