@@ -390,3 +390,34 @@ def _require_input_grad(module: nn.Module, args: tuple) -> tuple | None:
     if args[0].requires_grad or not any(p.requires_grad for p in module.parameters()):
         return None
     return (args[0].detach().requires_grad_(), *args[1:])
+
+
+def tolerate_tuple_embeddings(model: nn.Module) -> None:
+    """Let `enable_input_require_grads` work where the patch embedding returns a tuple, as Swin's does.
+
+    transformers and PEFT call it when gradient checkpointing meets adapters; transformers' own fails at the next
+    forward there.
+    """
+    if hasattr(model, "enable_input_require_grads"):
+        # a partial and not a bound method: pickle looks a method up by its name in the class
+        model.enable_input_require_grads = functools.partial(_enable_input_require_grads, model)  # type: ignore[assignment]
+
+
+def restore_embeddings(model: nn.Module) -> None:
+    """Take back `tolerate_tuple_embeddings`."""
+    model.__dict__.pop("enable_input_require_grads", None)
+
+
+def _enable_input_require_grads(model: nn.Module) -> None:
+    type(model).enable_input_require_grads(model)  # type: ignore[operator]
+    hooks = getattr(model, "_require_grads_hooks", [])
+    for handle in hooks:
+        hooks_of_module = handle.hooks_dict_ref()
+        if hooks_of_module is not None and handle.id in hooks_of_module:
+            hooks_of_module[handle.id] = _require_output_grad
+
+
+def _require_output_grad(module: nn.Module, args: Any, output: Any) -> None:
+    for tensor in output if isinstance(output, tuple) else (output,):
+        if isinstance(tensor, Tensor) and tensor.is_floating_point():
+            tensor.requires_grad_(True)

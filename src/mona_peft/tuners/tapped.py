@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from ..backbones import BlockSpec, find_blocks, find_spec, head_modules, known_block_classes
 from ..compat import AuxiliaryTrainingWrapper, ExcludedModule, check_target_module_exists
-from ..residual import TappedBlock, TokenLayout, check_tappable, tap, untap
+from ..residual import (
+    TappedBlock,
+    TokenLayout,
+    check_tappable,
+    restore_embeddings,
+    tap,
+    tolerate_tuple_embeddings,
+    untap,
+)
 
 
 class TappedLayer(nn.Module, BaseTunerLayer):
@@ -136,6 +144,7 @@ class TappedTuner(BaseTuner):
             inner = f".{self.child_name}.{self.prefix}"
             kwargs["state_dict"] = {k.replace(inner, f".{self.prefix}"): v for k, v in kwargs["state_dict"].items()}
         super().inject_adapter(model, adapter_name, *args, **kwargs)
+        tolerate_tuple_embeddings(model)
 
     def _create_and_replace(
         self,
@@ -310,10 +319,10 @@ def list_misfits(model: nn.Module, state_dict: dict[str, Tensor]) -> list[str]:
     ]
 
 
-def forget_adapter(model: nn.Module, adapter_name: str, tuner: type[TappedTuner]) -> None:
+def forget_adapter(model: nn.Module, adapter_name: str, tuner: type[BaseTuner]) -> None:
     """Remove an adapter that could not be filled; with the last one gone the base model is as it was."""
     base = getattr(model, "base_model", model)
-    if isinstance(base, TappedTuner):
+    if isinstance(base, tuner):
         if set(base.peft_config) == {adapter_name}:
             base.unload()
         else:
@@ -325,6 +334,8 @@ def remove_layers(model: nn.Module, child_name: str) -> None:
     blocks = [m for m in model.modules() if isinstance(m, TappedBlock) and child_name in m._tap.adapters]
     for block in blocks:
         untap(block, child_name)  # type: ignore[arg-type]
+    if not any(isinstance(module, TappedBlock) for module in model.modules()):
+        restore_embeddings(model)
 
 
 def merge_refusal(name: str) -> str:

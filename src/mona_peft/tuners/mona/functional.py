@@ -5,6 +5,7 @@ Token layout throughout: `(B, N, C)`, channels last, so that no copy is needed b
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -45,7 +46,9 @@ def sum_kernels(weights: Sequence[Tensor], scale: float, identity: bool) -> Tens
     """
     size = max(weight.shape[-1] for weight in weights)
     padded = [F.pad(weight, 4 * [(size - weight.shape[-1]) // 2]) for weight in weights]
-    kernel = scale * torch.stack(padded).sum(0) if len(padded) > 1 else scale * padded[0]
+    # Not stacked and summed: the gradients would be views of one memory, which PyTorch takes as they are for `.grad`,
+    # and the next backward pass would add to all of them at once.
+    kernel = scale * functools.reduce(torch.add, padded)
     if identity:
         centre = torch.zeros(size, size, dtype=kernel.dtype, device=kernel.device)
         centre[size // 2, size // 2] = 1

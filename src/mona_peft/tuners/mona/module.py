@@ -9,6 +9,7 @@ version's.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -122,7 +123,7 @@ class Mona(nn.Module):
         scale = 1.0 if self.variant in ("v1", "v2") else 1.0 / len(self.depthwise)
         kernel = sum_kernels([conv.weight for conv in self.depthwise], scale, skip)
         biases = [conv.bias for conv in self.depthwise if conv.bias is not None]
-        bias = scale * torch.stack(biases).sum(0) if biases else None
+        bias = scale * functools.reduce(torch.add, biases) if biases else None
         return depthwise(z, kernel.to(z.dtype), None if bias is None else bias.to(z.dtype), layout)
 
     def _pointwise(self, z: Tensor, skip: bool) -> Tensor:
