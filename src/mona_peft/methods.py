@@ -1,7 +1,7 @@
 """Fine-tuning methods by name: each makes a loaded model ready to train.
 
-A method decides what trains in the backbone; the head always trains (arXiv 2408.08345, section 4). New methods are rows
-added with [`register_method`].
+A method decides what trains in the backbone; the head always trains (arXiv 2408.08345, section 4). New methods are
+rows added with [`register_method`].
 """
 
 from __future__ import annotations
@@ -13,11 +13,17 @@ from typing import Any
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
+from mona_peft.backbones import find_blocks
+from mona_peft.tuners.adaptformer import AdaptFormerConfig
+from mona_peft.tuners.bottleneck import BottleneckConfig
+from mona_peft.tuners.lorand import LoRandConfig
+from mona_peft.tuners.mona import MonaConfig
+
 # Names of the query and value projections, by the conventions of the libraries that define the models. A fused
 # projection (timm) can only be adapted as a whole.
 QUERY_VALUE_NAMES = (("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"), ("q", "v"), ("qkv",))
 
-BACKBONE_NAMES = ("backbone", "base_model", "encoder")
+BACKBONE_NAMES = ("backbone", "base_model")
 
 ORIGINAL_MODULE = "original_module"
 
@@ -104,7 +110,7 @@ def find_head(model: nn.Module) -> tuple[str, ...]:
             if child_name != backbone and any(True for _ in child.parameters())
         )
     if hasattr(model, "get_classifier"):
-        classifier = model.get_classifier()
+        classifier = model.get_classifier()  # type: ignore[operator]
         return tuple(path for path, module in model.named_modules() if module is classifier and path)
     raise ValueError(
         f"Cannot tell the head of {type(model).__name__} from its backbone; name it: apply_method(..., head=['...'])."
@@ -112,7 +118,7 @@ def find_head(model: nn.Module) -> tuple[str, ...]:
 
 
 def is_head(parameter_name: str, head: Iterable[str]) -> bool:
-    """Whether a parameter, named as in the model or in the `PeftModel` around it, belongs to one of the `head` paths."""
+    """Whether a parameter, named as in the model or the `PeftModel` around it, belongs to one of the `head` paths."""
     bare = parameter_name.removeprefix("base_model.model.")
     return any(bare == path or bare.startswith(f"{path}.") for path in head)
 
@@ -134,7 +140,7 @@ def count_parameters(model: nn.Module, head: Iterable[str] | None = None) -> Par
         model (`nn.Module`): the model, or the `PeftModel` around it.
         head (`Iterable[str]`, *optional*): as for [`apply_method`], paths inside the bare model.
     """
-    bare = model.get_base_model() if isinstance(model, PeftModel) else model
+    bare: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
     head = find_head(bare) if head is None else tuple(head)
     counts = {(part, trains): 0 for part in (True, False) for trains in (True, False)}
     for name, parameter in model.named_parameters():
@@ -183,6 +189,50 @@ def prepare_fixed(model: nn.Module, head: tuple[str, ...]) -> nn.Module:
     return freeze_all_but(model, lambda name: is_head(name, head))
 
 
+@register_method("bitfit", "every parameter with 'bias' in its name")
+def prepare_bitfit(model: nn.Module, head: tuple[str, ...]) -> nn.Module:
+    """Train biases, relative-position tables included (their name holds `bias`), and the head."""
+    return freeze_all_but(model, lambda name: "bias" in name or is_head(name, head))
+
+
+@register_method("norm", "every norm layer")
+def prepare_norm(model: nn.Module, head: tuple[str, ...]) -> nn.Module:
+    """Train the parameters with `norm` in their name, and the head."""
+    return freeze_all_but(model, lambda name: "norm" in name or is_head(name, head))
+
+
+@register_method("partial-1", "the last block")
+def prepare_partial(model: nn.Module, head: tuple[str, ...], blocks: int = 1) -> nn.Module:
+    """Train the last block, or the last `blocks` of them, and the head.
+
+    Raises:
+        `ValueError`: if the model has no known block, or fewer than `blocks`.
+    """
+    names = list(find_blocks(model))
+    if not 1 <= blocks <= len(names):
+        raise ValueError(f"blocks={blocks!r} must be at least 1 and at most the {len(names)} blocks the model has.")
+    last = tuple(f"{name}." for name in names[-blocks:])
+    return freeze_all_but(model, lambda name: name.startswith(last) or is_head(name, head))
+
+
+@register_method("bottleneck", "two bottleneck adapters a block, on the attention and MLP outputs")
+def prepare_bottleneck(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train two bottleneck adapters a block, and the head."""
+    return get_peft_model(model, BottleneckConfig(modules_to_save=list(head), **options))
+
+
+@register_method("adaptformer", "a scaled bottleneck beside each MLP")
+def prepare_adaptformer(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train an AdaptFormer adapter a block, and the head."""
+    return get_peft_model(model, AdaptFormerConfig(modules_to_save=list(head), **options))
+
+
+@register_method("lorand", "two bottleneck adapters a block made of low-rank products")
+def prepare_lorand(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train two LoRand adapters a block, and the head."""
+    return get_peft_model(model, LoRandConfig(modules_to_save=list(head), **options))
+
+
 @register_method("lora", "rank-64 updates of the query and value projections")
 def prepare_lora(model: nn.Module, head: tuple[str, ...], r: int = 64, **options: Any) -> nn.Module:
     """Train rank `r` updates of q and v, scaled by `lora_alpha / r` (1 unless `lora_alpha` is given), and the head."""
@@ -193,6 +243,4 @@ def prepare_lora(model: nn.Module, head: tuple[str, ...], r: int = 64, **options
 @register_method("mona", "two Mona adapters a block")
 def prepare_mona(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
     """Train two Mona adapters a block, and the head."""
-    from mona_peft import MonaConfig
-
     return get_peft_model(model, MonaConfig(modules_to_save=list(head), **options))

@@ -6,6 +6,8 @@ digits 0 to 4 (901 scans) and 5 to 9 (896 scans).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
@@ -46,7 +48,7 @@ def load_adaptation_digits(
     return _build(ADAPT_DIGITS, sizes, np.random.default_rng(seed))
 
 
-def _build(digits: tuple[int, ...], sizes: dict[str, int | None], train_rng: np.random.Generator) -> DatasetDict:
+def _build(digits: tuple[int, ...], sizes: Mapping[str, int | None], train_rng: np.random.Generator) -> DatasetDict:
     """Cut the scans of `digits` into splits: all but `train` by `SPLIT_SEED`, `train` from the rest by `train_rng`."""
     from sklearn.datasets import load_digits
 

@@ -40,10 +40,9 @@ class ImageSettings:
         """Read size, mean and standard deviation from a transformers image processor."""
         size = getattr(processor, "crop_size", None) or processor.size
         size = {name: size[name] for name in ("height", "width", "shortest_edge") if name in size and size[name]}
-        edge = size.get("shortest_edge")
         return cls(
-            height=size.get("height", edge),
-            width=size.get("width", edge),
+            height=size.get("height") or size["shortest_edge"],
+            width=size.get("width") or size["shortest_edge"],
             mean=tuple(processor.image_mean),
             std=tuple(processor.image_std),
         )

@@ -30,8 +30,9 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
 class MultilabelMeanAveragePrecision(evaluate.Metric):
     """Average precision of each class over the images, averaged over the classes with a positive.
 
-    A reference of 1 is a positive, 0 a negative, -1 leaves that image out for that class (objects marked `difficult` in
-    VOC). VOC2007's own protocol interpolates precision at 11 recalls; this is the exact area, as scikit-learn computes it.
+    A reference of 1 is a positive, 0 a negative, -1 leaves that image out for that class (objects marked `difficult`
+    in VOC). VOC2007's own protocol interpolates precision at 11 recalls; this is the exact area, as scikit-learn
+    computes it.
     """
 
     def _info(self) -> evaluate.MetricInfo:

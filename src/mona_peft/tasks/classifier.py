@@ -46,7 +46,9 @@ def set_drop_path(config: Any, drop_path: float | None) -> None:
     if drop_path is None:
         return
     if not hasattr(config, "drop_path_rate"):
-        raise ValueError(f"drop_path is {drop_path}, but {config.model_type} models have no drop_path_rate; leave it out.")
+        raise ValueError(
+            f"drop_path is {drop_path}, but {config.model_type} models have no drop_path_rate; leave it out."
+        )
     config.drop_path_rate = drop_path
 
 

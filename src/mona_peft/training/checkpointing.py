@@ -113,8 +113,8 @@ class Checkpointer:
         state = json.loads((newest / STATE).read_text(encoding="utf-8"))
         if not (newest / f"random_states_{self.accelerator.process_index}.pkl").exists():
             warnings.warn(
-                f"{newest} was saved by fewer processes than the {self.accelerator.num_processes} here: training goes on, "
-                "but not bit for bit as it would have.",
+                f"{newest} was saved by fewer processes than the {self.accelerator.num_processes} here: training goes "
+                "on, but not bit for bit as it would have.",
                 stacklevel=2,
             )
         self.accelerator.load_state(str(newest))

@@ -25,7 +25,9 @@ class TrainingConfig:
     num_epochs: int = option(100, "Passes over the training data.")
     max_steps: int | None = option(None, "Stop after this many optimiser steps, whatever num_epochs says.")
     batch_size: int = option(16, "Training samples a process and forward pass.")
-    eval_batch_size: int | None = option(None, "Samples a process and forward pass in evaluation; batch_size if unset.")
+    eval_batch_size: int | None = option(
+        None, "Samples a process and forward pass in evaluation; batch_size if unset."
+    )
     auto_batch_size: bool = option(False, "Halve batch_size (and double accumulation) until it fits in memory.")
     gradient_accumulation_steps: int = option(1, "Forward passes summed up in one optimiser step.")
     learning_rate: float = option(5e-4, "Learning rate after warm-up.")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mona_peft.training.loaders import eval_loader
 from mona_peft.training.task import Meter, Task
 
 
@@ -37,3 +40,24 @@ def evaluate(accelerator: Accelerator, task: Task, model: nn.Module, loader: Dat
     if meter.num_samples != expected:
         raise RuntimeError(f"Evaluated {meter.num_samples} samples of a data set of {expected}.")
     return meter
+
+
+def evaluate_model(task: Task, model: nn.Module, split: str, batch_size: int) -> dict[str, Any]:
+    """Figures of a model outside training, with its number of samples.
+
+    Args:
+        task (`Task`): its data and metrics.
+        model (`nn.Module`): any model that the task can predict with.
+        split (`str`): of the task's data.
+        batch_size (`int`): samples a process and forward pass.
+
+    Raises:
+        `ValueError`: if the task has no such split.
+    """
+    dataset = task.dataset(split)
+    if dataset is None:
+        raise ValueError(f"The data has no split {split!r}.")
+    accelerator = Accelerator()
+    loader = accelerator.prepare_data_loader(eval_loader(dataset, task.collate(split), batch_size))
+    meter = evaluate(accelerator, task, model.to(accelerator.device), loader)
+    return {**meter.compute(), "num_samples": meter.num_samples}

@@ -1,8 +1,8 @@
 """Data loaders whose order and augmentation depend on seed, epoch and sample alone.
 
 The order of an epoch is a permutation drawn from (seed, epoch), and each sample is drawn under a seed made of
-(seed, epoch, index). So nothing of the data pipeline needs saving, and neither the number of workers nor stopping in the
-middle of an epoch changes what the model sees.
+(seed, epoch, index). So nothing of the data pipeline needs saving, and neither the number of workers nor stopping in
+the middle of an epoch changes what the model sees.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Trainer:
         set_seed(config.seed)
         bare = task.build_model()
         if config.channels_last:
-            bare = bare.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            bare = bare.to(memory_format=torch.channels_last)
         self.bare_model = bare
         self.weight_names = trainable_names(bare)
         optimizer = make_optimizer(bare, config)
@@ -95,7 +95,7 @@ class Trainer:
         if dataset is None:
             raise ValueError(f"The task {task.name} has no training data.")
         loader = train_loader(dataset, task.collate("train"), config.batch_size, config.seed, config.num_workers)
-        self.batch_sampler = loader.batch_sampler
+        self.batch_sampler: Any = loader.batch_sampler
         model: Any = torch.compile(bare) if config.torch_compile else bare
         self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
         self.eval_loaders: dict[str, DataLoader | None] = {}
@@ -106,9 +106,7 @@ class Trainer:
         self.schedule = make_schedule(config, self.steps_per_epoch, self.total_steps)
         self.checkpointer = None
         if self.folder and not config.no_checkpoints:
-            self.checkpointer = Checkpointer(
-                self.accelerator, self.folder, self.weight_names, config.save_total_limit
-            )
+            self.checkpointer = Checkpointer(self.accelerator, self.folder, self.weight_names, config.save_total_limit)
         # After the model is built alike everywhere: dropout must differ between processes.
         set_seed(config.seed, device_specific=True)
 

@@ -30,7 +30,7 @@ def save_repository(model: nn.Module, processor: Any, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     bare = model.get_base_model() if isinstance(model, PeftModel) else model
     if isinstance(model, PeftModel):
-        model.save_pretrained(folder)
+        model.save_pretrained(str(folder))
     elif all(parameter.requires_grad for parameter in model.parameters()):
         model.save_pretrained(folder)  # type: ignore[operator]
     else:

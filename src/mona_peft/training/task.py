@@ -34,8 +34,11 @@ class Meter(ABC):
 
 
 class Task(ABC):
-    """One thing to learn. Everything random in `build_model` and in the data sets draws from the global generators,
-    which the loop has seeded (by sample, inside a data set)."""
+    """One thing to learn.
+
+    Everything random in `build_model` and in the data sets draws from the global generators, which the loop has seeded
+    (by sample, inside a data set).
+    """
 
     #: Name of the task as the Hub writes it, such as `image-classification`.
     name: str = ""
@@ -77,8 +80,8 @@ class Task(ABC):
         """Settings that make this task what it is: a run only resumes with the same ones. JSON values."""
         return {}
 
-    def save(self, model: nn.Module, folder: Path) -> None:
+    def save(self, model: nn.Module, folder: Path) -> None:  # noqa: B027
         """Write what a user needs to predict with `model` into `folder`."""
 
-    def report(self, meter: Meter, split: str, folder: Path) -> None:
+    def report(self, meter: Meter, split: str, folder: Path) -> None:  # noqa: B027
         """Draw pictures of an evaluation into `folder`."""
