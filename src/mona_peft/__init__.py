@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoints import load_official_checkpoint, save_official_checkpoint, to_official_state_dict
 from .summary import summary
+from .tuners.adaptformer import AdaptFormerConfig, AdaptFormerModel
+from .tuners.bottleneck import BottleneckConfig, BottleneckModel
+from .tuners.lorand import LoRandConfig, LoRandModel
 from .tuners.mona import Mona, MonaConfig, MonaLayer, MonaModel
 
 if TYPE_CHECKING:
@@ -16,6 +19,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptFormerConfig",
+    "AdaptFormerModel",
+    "BottleneckConfig",
+    "BottleneckModel",
+    "LoRandConfig",
+    "LoRandModel",
     "Mona",
     "MonaConfig",
     "MonaLayer",

@@ -1,0 +1,41 @@
+"""The tuner layer that holds a block's AdaptFormer adapters."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from ...residual import TokenLayout
+from ..bottleneck.module import Bottleneck
+from ..tapped import TappedLayer
+from .config import AdaptFormerConfig
+
+
+class AdaptFormerLayer(TappedLayer):
+    """The AdaptFormer adapters of one block, keyed by adapter name."""
+
+    adapter_layer_names = ("adaptformer_mlp",)
+    adaptformer_mlp: nn.ModuleDict
+
+    def update_layer(self, adapter_name: str, config: AdaptFormerConfig) -> None:
+        """Create a new adapter."""
+        adapter = Bottleneck(
+            self.dim,
+            config.bottleneck_dim,
+            config.adaptformer_dropout,
+            config.adaptformer_scale,
+            config.init_weights,
+        )
+        adapter.train(self.training)
+        self.adaptformer_mlp[adapter_name] = self.place(adapter)
+
+    def parallel_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+        """The sum of what the active adapters add beside the MLP, from the stream after attention."""
+        deltas = [self._delta(adapter, hidden_states) for adapter in self._active_modules()]
+        return functools.reduce(torch.add, deltas) if deltas else None
+
+    def _delta(self, adapter: nn.Module, hidden_states: Tensor) -> Tensor:
+        hidden_states_cast = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
+        return adapter.delta(hidden_states_cast).to(hidden_states.dtype)  # type: ignore[operator]

@@ -1,0 +1,40 @@
+"""Configuration of the bottleneck tuner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ..configuration import POSITIONS, BlockTunerConfig, check_count, check_dropout, check_positions
+
+
+@dataclass
+class BottleneckConfig(BlockTunerConfig):
+    """Configuration of a [`BottleneckModel`].
+
+    Bottleneck adapters act on the attention output and on the MLP output of each block, before the residual additions
+    (Houlsby et al., ICML 2019, https://arxiv.org/abs/1902.00751; "Adapter" in arXiv 2408.08345).
+
+    Args:
+        bottleneck_dim (`int`): Channels n of the bottleneck.
+        bottleneck_dropout (`float`): Dropout before the up projection, in [0, 1).
+        positions (`tuple[str, ...]`): Which outputs: of the `"attention"`, of the `"mlp"` or both.
+
+    Raises:
+        ValueError: If a value is not one of those above.
+    """
+
+    method: ClassVar[str] = "bottleneck"
+
+    bottleneck_dim: int = field(default=64, metadata={"help": "Channels of the bottleneck."})
+    bottleneck_dropout: float = field(default=0.1, metadata={"help": "Dropout probability before the up projection."})
+    positions: tuple[str, ...] = field(
+        default=POSITIONS,
+        metadata={"help": "Which outputs of a block to adapt: of the 'attention', of the 'mlp', or both."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("bottleneck_dim", self.bottleneck_dim, 64)
+        check_dropout("bottleneck_dropout", self.bottleneck_dropout)
+        self.positions = check_positions(self.positions)

@@ -1,0 +1,23 @@
+"""The bottleneck tuner."""
+
+from __future__ import annotations
+
+from ..wrapped import WrappedTuner
+from .layer import BottleneckLayer
+
+
+class BottleneckModel(WrappedTuner):
+    """Adds bottleneck adapters to the attention and MLP outputs of a vision transformer's blocks.
+
+    Args:
+        model (`nn.Module`): The model to adapt, in place.
+        config (`BottleneckConfig`): The configuration.
+        adapter_name (`str`): The adapter's name, `"default"` by default.
+        low_cpu_mem_usage (`bool`): Whether to create the adapter on the meta device, to be filled by loading.
+
+    Raises:
+        ValueError: If the model has no known block, or a block has no such output; the model is then unchanged.
+    """
+
+    prefix = "bottleneck_"
+    tuner_layer_cls = BottleneckLayer

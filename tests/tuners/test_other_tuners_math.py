@@ -1,0 +1,136 @@
+"""The tuners that Mona is compared with agree with independent compositions, in float64."""
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from mona_peft import AdaptFormerConfig, BottleneckConfig, LoRandConfig
+from tests.models import TINY_MODELS, images, predict, randomise
+from tests.tuners.plain_blocks import run_swin, run_vit
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+RUNNERS = {"swin-model": run_swin, "vit-model": run_vit}
+
+
+def gelu(x):
+    return x * 0.5 * (1 + torch.erf(x / 2**0.5))
+
+
+def linear(layer, x):
+    return torch.einsum("oi,bni->bno", layer.weight, x) + layer.bias
+
+
+def bottleneck(adapter, x):
+    return linear(adapter.up, gelu(linear(adapter.down, x)))
+
+
+def lorand(adapter, x):
+    down = sum(p @ k @ q for p, k, q in zip(adapter.down_left, adapter.kernel, adapter.down_right, strict=True))
+    up = sum(p @ k @ q for p, k, q in zip(adapter.up_left, adapter.kernel, adapter.up_right, strict=True))
+    return gelu(x @ down) @ up
+
+
+def double(config, name):
+    model = get_peft_model(TINY_MODELS[name].build().double(), config).double().eval()
+    randomise(model, f".{config.method}_")
+    return model
+
+
+@pytest.mark.parametrize("name", list(RUNNERS))
+@pytest.mark.parametrize(
+    ("config", "formula", "attribute"),
+    [
+        (BottleneckConfig(bottleneck_dim=8), bottleneck, "bottleneck_adapter"),
+        (LoRandConfig(lorand_alpha=3, lorand_beta=4), lorand, "lorand_adapter"),
+    ],
+    ids=["bottleneck", "lorand"],
+)
+def test_outputs_are_adapted_before_the_residual_addition(name, config, formula, attribute):
+    model = double(config, name)
+
+    def adapted(layer, output):
+        return output + formula(getattr(layer, attribute)["default"], output)
+
+    expected = RUNNERS[name](
+        model.base_model.model,
+        images().double(),
+        attention_output=lambda block, h: adapted(block.attention.o_proj, h),
+        mlp_output=lambda block, h, x1: adapted(block.mlp.fc2, h),
+    )
+    torch.testing.assert_close(predict(model, images().double()), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", list(RUNNERS))
+def test_adaptformer_stands_beside_the_mlp(name):
+    model = double(AdaptFormerConfig(bottleneck_dim=8), name)
+    expected = RUNNERS[name](
+        model.base_model.model,
+        images().double(),
+        attention_output=lambda block, h: h,
+        mlp_output=lambda block, h, x1: h + 0.1 * bottleneck(block.adaptformer.adaptformer_mlp["default"], x1),
+    )
+    torch.testing.assert_close(predict(model, images().double()), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BottleneckConfig(bottleneck_dropout=0.5, init_weights=False),
+        LoRandConfig(lorand_dropout=0.5, init_weights=False),
+        AdaptFormerConfig(adaptformer_dropout=0.5, adaptformer_scale=1.0, init_weights=False),
+    ],
+    ids=lambda config: config.method,
+)
+def test_dropout_acts_in_training_only(config):
+    model = get_peft_model(TINY_MODELS["vit-model"].build(), config)
+    assert torch.equal(predict(model.eval(), images()), predict(model, images()))
+    assert not torch.allclose(predict(model.train(), images()), predict(model, images()))
+
+
+def test_lorand_shares_its_kernel_between_down_and_up():
+    from mona_peft.tuners.lorand import LoRand
+
+    adapter = LoRand(dim=6, bottleneck_dim=4, init_weights=False).double().eval()
+    x = torch.randn(2, 3, 6, dtype=torch.float64)
+    torch.testing.assert_close(adapter(x), x + lorand(adapter, x))
+    assert sum(p.numel() for p in adapter.parameters()) == 2 * 2 * 8 * (6 + 4) + 2 * 8**2
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (BottleneckConfig, {"bottleneck_dim": 0}, "bottleneck_dim=0"),
+        (BottleneckConfig, {"bottleneck_dropout": 1.0}, "bottleneck_dropout=1.0"),
+        (BottleneckConfig, {"positions": ("attn",)}, "positions="),
+        (BottleneckConfig, {"init_weights": "official"}, "init_weights='official'"),
+        (LoRandConfig, {"lorand_alpha": 0}, "lorand_alpha=0"),
+        (LoRandConfig, {"lorand_beta": True}, "lorand_beta=True"),
+        (LoRandConfig, {"bottleneck_dim": -1}, "bottleneck_dim=-1"),
+        (LoRandConfig, {"lorand_dropout": -0.1}, "lorand_dropout=-0.1"),
+        (AdaptFormerConfig, {"bottleneck_dim": 1.5}, "bottleneck_dim=1.5"),
+        (AdaptFormerConfig, {"adaptformer_scale": "0.1"}, "adaptformer_scale='0.1'"),
+    ],
+)
+def test_bad_settings_are_named(config, values, message):
+    with pytest.raises(ValueError, match=message):
+        config(**values)
+
+
+@pytest.mark.parametrize("config", [BottleneckConfig, LoRandConfig, AdaptFormerConfig])
+def test_models_without_known_blocks_are_refused(config):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    with pytest.raises(ValueError, match="no block that can be adapted"):
+        get_peft_model(model, config())
+
+
+@pytest.mark.parametrize("config", [BottleneckConfig, LoRandConfig])
+def test_a_block_without_the_output_is_refused_and_left_alone(config):
+    model = TINY_MODELS["vit-model"].build()
+    block = model.layers[0] if hasattr(model, "layers") else model.encoder.layer[0]
+    block.mlp.other = block.mlp.fc2
+    del block.mlp.fc2
+    before = list(model.state_dict())
+    with pytest.raises(ValueError, match="no output projection of its mlp branch"):
+        get_peft_model(model, config())
+    assert list(model.state_dict()) == before
