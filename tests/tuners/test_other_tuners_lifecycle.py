@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -43,7 +43,7 @@ class Case:
     other: dict[str, Any]
     single: dict[str, Any]
     misfit: dict[str, Any]
-    models: tuple[str, ...] = field(default=tuple(TINY_MODELS))
+    models: tuple[str, ...] = ("swin-classifier", "swin-backbone", "vit-classifier", "vit-model")
 
     @property
     def prefix(self) -> str:

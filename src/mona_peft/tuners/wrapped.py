@@ -1,7 +1,7 @@
 """What the tuners that change the output of single modules have in common.
 
-A tuner layer takes the place of the module and holds it as `base_layer`, as PEFT's own layers do. What its adapters add
-is computed from the module's output h, `h + sum_i delta_i(h)`, so several active adapters add up. Keys read
+A tuner layer takes the place of the module and holds it as `base_layer`, as PEFT's own layers do. What its adapters
+add is computed from the module's output h, `h + sum_i delta_i(h)`, so several active adapters add up. Keys read
 `...o_proj.<method>_adapter.<adapter>.down.weight`.
 """
 
@@ -132,8 +132,8 @@ class WrappedTuner(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        layer = target
-        if not isinstance(layer, WrappedLayer) or type(layer) is not self.tuner_layer_cls:
+        layer: Any = target
+        if type(layer) is not self.tuner_layer_cls:
             layer = self.tuner_layer_cls(target)  # type: ignore[call-arg]
             layer.train(target.training)
         layer.update_layer(adapter_name, peft_config)
@@ -149,12 +149,12 @@ class WrappedTuner(BaseTuner):
         progressbar: bool = False,
         safe_merge: bool = False,
         adapter_names: list[str] | None = None,
-    ) -> nn.Module:
+    ) -> Any:
         if merge:
             self._check_merge_allowed()
         for layer in self.model.modules():
-            if isinstance(layer, self.tuner_layer_cls):
-                layer.release()  # type: ignore[attr-defined]
+            if isinstance(layer, WrappedLayer) and isinstance(layer, self.tuner_layer_cls):
+                layer.release()
         return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
 
     def _check_merge_allowed(self) -> None:
