@@ -7,17 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from mona_peft.data.classification import ClassificationData, ClassificationImages, stack_samples
+from mona_peft.data.classification import ClassificationData, ClassificationImages, ClassificationStream, stack_samples
 from mona_peft.data.transforms import ImageSettings, eval_transform, train_transform
 from mona_peft.methods import apply_method
 from mona_peft.metrics import MeanClassAccuracy, MultilabelMeanAveragePrecision, TopKAccuracy
+from mona_peft.options import option
 from mona_peft.tasks.classifier import load_classifier, load_processor
-from mona_peft.training.config import option
 from mona_peft.training.repository import save_repository
 from mona_peft.training.task import Meter, Task
 
@@ -84,6 +85,7 @@ class ClassificationTask(Task):
         model_factory (`Callable`, *optional*): makes the model instead of loading a pretrained one; takes the class
             names.
         processor (`Any`, *optional*): image processor, where the model's folder has none.
+        shuffle_buffer (`int`): samples among which a stream is shuffled.
     """
 
     name = "image-classification"
@@ -94,7 +96,9 @@ class ClassificationTask(Task):
         config: ClassificationConfig,
         model_factory: Callable[[tuple[str, ...]], nn.Module] | None = None,
         processor: Any = None,
+        shuffle_buffer: int = 1000,
     ) -> None:
+        self.shuffle_buffer = shuffle_buffer
         self.data = data
         self.config = config
         self.model_factory = model_factory
@@ -104,7 +108,8 @@ class ClassificationTask(Task):
 
     def describe(self) -> dict[str, Any]:
         """Recipe, data set and its sizes."""
-        sizes = {split: len(rows) for split, rows in self.data.splits.items()}
+        splits = self.data.splits.items()
+        sizes = {split: len(rows) for split, rows in splits if not isinstance(rows, datasets.IterableDataset)}
         return {**asdict(self.config), "dataset": self.data.name, "split_sizes": sizes}
 
     def build_model(self) -> nn.Module:
@@ -126,7 +131,10 @@ class ClassificationTask(Task):
             transform = train_transform(self.settings, (low, high), config.horizontal_flip)
         else:
             transform = eval_transform(self.settings, config.resize_ratio)
-        return ClassificationImages(self.data.splits[split], self.data, transform)
+        rows = self.data.splits[split]
+        if isinstance(rows, datasets.IterableDataset):
+            return ClassificationStream(rows, self.data, transform, self.shuffle_buffer, torch.initial_seed() % 2**32)
+        return ClassificationImages(rows, self.data, transform)
 
     def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
         """Stack the samples."""

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from mona_peft.options import option
 
 SCHEDULES = ("cosine", "linear", "step", "constant")
 PRECISIONS = ("no", "fp16", "bf16")
-
-
-def option(default, text: str):
-    """A dataclass field with its help sentence."""
-    if isinstance(default, list | dict):
-        return field(default_factory=default.copy, metadata={"help": text})
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass

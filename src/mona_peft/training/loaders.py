@@ -107,7 +107,7 @@ def train_loader(
         SeededSamples(dataset, seed),
         batch_sampler=EpochBatchSampler(len(dataset), batch_size, seed),  # type: ignore[arg-type]
         collate_fn=SeededCollate(collate, seed),
-        **_common(num_workers),
+        **common_settings(num_workers),
     )
 
 
@@ -115,10 +115,10 @@ def eval_loader(
     dataset: Dataset, collate: Callable[[list[Any]], Any], batch_size: int, num_workers: int = 0
 ) -> DataLoader:
     """Loader of batches in the order of the data set."""
-    return DataLoader(dataset, batch_size=batch_size, collate_fn=collate, **_common(num_workers))
+    return DataLoader(dataset, batch_size=batch_size, collate_fn=collate, **common_settings(num_workers))
 
 
-def _common(num_workers: int) -> dict[str, Any]:
+def common_settings(num_workers: int) -> dict[str, Any]:
     """Settings of both loaders. A generator of its own keeps a loader from drawing on the global one."""
     return {
         "num_workers": num_workers,

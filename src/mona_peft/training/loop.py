@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from mona_peft.training.checkpointing import Checkpointer, load_weights, save_weights, trainable_names, write_json
 from mona_peft.training.config import FREE_ON_RESUME, TrainingConfig
@@ -21,6 +22,7 @@ from mona_peft.training.loaders import eval_loader, train_loader
 from mona_peft.training.optim import make_optimizer, make_schedule, set_learning_rate
 from mona_peft.training.progress import Stopwatch, peak_memory_gib, progress_bar
 from mona_peft.training.run_folder import LOG_FILE, FigureLog, open_run
+from mona_peft.training.streams import StreamLoader
 from mona_peft.training.task import Meter, Task
 from mona_peft.training.tracking import resolve_trackers
 
@@ -94,10 +96,9 @@ class Trainer:
         dataset = task.dataset("train")
         if dataset is None:
             raise ValueError(f"The task {task.name} has no training data.")
-        loader = train_loader(dataset, task.collate("train"), config.batch_size, config.seed, config.num_workers)
-        self.batch_sampler: Any = loader.batch_sampler
         model: Any = torch.compile(bare) if config.torch_compile else bare
-        self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.loader = self._train_loader(dataset)
         self.eval_loaders: dict[str, DataLoader | None] = {}
         self.steps_per_epoch = math.ceil(len(self.loader) / config.gradient_accumulation_steps)
         self.total_steps = config.num_epochs * self.steps_per_epoch
@@ -109,6 +110,20 @@ class Trainer:
             self.checkpointer = Checkpointer(self.accelerator, self.folder, self.weight_names, config.save_total_limit)
         # After the model is built alike everywhere: dropout must differ between processes.
         set_seed(config.seed, device_specific=True)
+
+    def _train_loader(self, dataset: Any) -> Any:
+        """Batches of one epoch, or of the whole run where the data is a stream."""
+        config, collate = self.config, self.task.collate("train")
+        self.batch_sampler: Any = None
+        if isinstance(dataset, IterableDataset):
+            if config.max_steps is None:
+                raise ValueError("A stream has no length: give max_steps, and eval_steps to evaluate on the way.")
+            length = config.max_steps * config.gradient_accumulation_steps
+            sizes = (config.batch_size, config.seed, config.num_workers)
+            return StreamLoader(dataset, collate, *sizes, self.accelerator, length)
+        loader = train_loader(dataset, collate, config.batch_size, config.seed, config.num_workers)
+        self.batch_sampler = loader.batch_sampler
+        return self.accelerator.prepare_data_loader(loader)
 
     def train(self) -> dict[str, Any]:
         """Train to the end and load the best weights.
@@ -153,10 +168,12 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         """Train from where the run stands to the end of the epoch, or of the run."""
-        self.batch_sampler.epoch = self.progress.epoch
         loader = self.loader
+        if self.batch_sampler is not None:
+            self.batch_sampler.epoch = self.progress.epoch
         if self.progress.batch:
-            loader = self.accelerator.skip_first_batches(loader, self.progress.batch)
+            skip = loader.skip if self.batch_sampler is None else partial(self.accelerator.skip_first_batches, loader)
+            loader = skip(self.progress.batch)
         batches_per_epoch = len(self.loader)
         self.stopwatch.reset()
         for batch in self.stopwatch.waiting(loader):
