@@ -197,14 +197,7 @@ class TappedTuner(BaseTuner):
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        misfits = list_misfits(model, remapped)
-        if misfits:
-            forget_adapter(model, adapter_name, cls)
-            raise ValueError(
-                f"The weights for adapter '{adapter_name}' do not fit the model; it was left without the adapter. "
-                "Load them into the base model they were trained on, with their own configuration. Misfits:\n  "
-                + "\n  ".join(misfits)
-            )
+        refuse_misfits(model, adapter_name, remapped)
         return remapped
 
 
@@ -309,20 +302,32 @@ def warn_of_frozen_head(model: nn.Module, config: Any) -> None:
         )
 
 
-def list_misfits(model: nn.Module, state_dict: dict[str, Tensor]) -> list[str]:
-    """List the entries of `state_dict` whose shapes differ from the model's."""
+def refuse_misfits(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:
+    """Refuse weights whose shapes differ from the model's, and leave the model without the adapter they were for.
+
+    Raises:
+        ValueError: With the first of the shapes that differ.
+    """
     own = model.state_dict()
-    return [
+    misfits = [
         f"{key}: the file has {tuple(tensor.shape)}, the model {tuple(own[key].shape)}"
         for key, tensor in state_dict.items()
         if key in own and own[key].shape != tensor.shape
     ]
+    if misfits:
+        forget_adapter(model, adapter_name)
+        more = [f"and {len(misfits) - 5} more"] if len(misfits) > 5 else []
+        raise ValueError(
+            f"The weights for adapter '{adapter_name}' do not fit the model; it was left without the adapter. "
+            "Load them into the base model they were trained on, with their own configuration.\n  "
+            + "\n  ".join(misfits[:5] + more)
+        )
 
 
-def forget_adapter(model: nn.Module, adapter_name: str, tuner: type[BaseTuner]) -> None:
+def forget_adapter(model: nn.Module, adapter_name: str) -> None:
     """Remove an adapter that could not be filled; with the last one gone the base model is as it was."""
     base = getattr(model, "base_model", model)
-    if isinstance(base, tuner):
+    if isinstance(base, BaseTuner):
         if set(base.peft_config) == {adapter_name}:
             base.unload()
         else:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..compat import ExcludedModule
 from ..residual import outermost_checkpointed, require_input_grad
 from .branches import output_modules
-from .tapped import forget_adapter, list_misfits, match_blocks, merge_refusal, warn_of_frozen_head
+from .tapped import match_blocks, merge_refusal, refuse_misfits, warn_of_frozen_head
 
 
 class WrappedLayer(nn.Module, BaseTunerLayer):
@@ -173,12 +173,5 @@ class WrappedTuner(BaseTuner):
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        misfits = list_misfits(model, remapped)
-        if misfits:
-            forget_adapter(model, adapter_name, cls)
-            raise ValueError(
-                f"The weights for adapter '{adapter_name}' do not fit the model; it was left without the adapter. "
-                "Load them into the base model they were trained on, with their own configuration. Misfits:\n  "
-                + "\n  ".join(misfits)
-            )
+        refuse_misfits(model, adapter_name, remapped)
         return remapped
