@@ -235,7 +235,7 @@ def test_gradients_accumulate_over_backward_passes(tiny):
     assert len(set(addresses)) == len(addresses)
 
 
-# --- copies, threads, processes -----------------------------------------------------------------------------------------
+# --- copies, threads, processes ------------------------------------------------------------------------------------
 
 
 def test_threads_share_a_model_at_different_sizes(tiny):

@@ -1,0 +1,44 @@
+# Two commands do everything: `make demo` and `make test`. Both create the environment in .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The versions the tests ran with; TORCH="torch torchvision" takes the newest ones.
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+DEMO_SIZE ?= full
+DEMO_OUTPUT ?= outputs/demo
+WORKERS ?= 2
+
+.PHONY: help env demo test test-slow quality style clean
+
+help:  ## List the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+env: $(VENV)/.installed  ## Create the environment
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	touch $@
+
+demo: env  ## Adapt a small Swin to new digits by three methods, print the results, save the adapter
+	$(BIN)/python scripts/train_classification.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)
+
+test: env  ## Run the tests but the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+test-slow: env  ## Run the slow tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+quality: env  ## Check lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+style: env  ## Mend lint and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the environment and what the demo wrote
+	rm -rf $(VENV) outputs .pytest_cache .mypy_cache .ruff_cache
