@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -78,13 +79,13 @@ class Run:
         return result[0]["accuracy"]
 
 
-def small_swin(class_names: tuple[str, ...]) -> SwinForImageClassification:
+def small_swin(class_names: tuple[str, ...], embed_dim: int = 32) -> SwinForImageClassification:
     """A Swin of two stages of two blocks for 32x32 images, an 8x8 grid of 4x4 patches, with random weights."""
     labels = dict(enumerate(class_names))
     config = SwinConfig(
         image_size=IMAGE_SIZE,
         patch_size=4,
-        embed_dim=32,
+        embed_dim=embed_dim,
         depths=[2, 2],
         num_heads=[2, 4],
         window_size=4,
@@ -102,7 +103,9 @@ def digits_data(seed: int, shots: int) -> ClassificationData:
     return ClassificationData("digits-5-9", splits, tuple(splits["train"].features["label"].names))
 
 
-def demo_task(data: ClassificationData, method: str, model: str | None = None) -> ClassificationTask:
+def demo_task(
+    data: ClassificationData, method: str, model: str | None = None, embed_dim: int = 32
+) -> ClassificationTask:
     """The task of one run: pretraining where `model` is left out, else adapting the model in that folder."""
     # Mirrored digits are other signs, and a scan is cropped tightly as it is.
     recipe = ClassificationConfig(
@@ -117,15 +120,15 @@ def demo_task(data: ClassificationData, method: str, model: str | None = None) -
         return ClassificationTask(data, recipe)
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     processor = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    return ClassificationTask(data, recipe, model_factory=small_swin, processor=processor)
+    return ClassificationTask(data, recipe, model_factory=partial(small_swin, embed_dim=embed_dim), processor=processor)
 
 
-def pretrain(folder: Path, size: DemoSize) -> Path:
+def pretrain(folder: Path, size: DemoSize, embed_dim: int = 32) -> Path:
     """Train the small Swin on 0 to 4 and give back the folder with the model."""
     splits = load_pretraining_digits()
     data = ClassificationData("digits-0-4", splits, tuple(splits["train"].features["label"].names))
     trainer = Trainer(
-        demo_task(data, "full"),
+        demo_task(data, "full", embed_dim=embed_dim),
         TrainingConfig(
             output_dir=str(folder),
             overwrite_output_dir=True,
