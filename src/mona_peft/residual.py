@@ -16,35 +16,18 @@ checkpointing, which wraps the outermost `forward`, covers the adapters.
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
 import types
-import weakref
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from .backbones import BlockSpec, ancestors, count_tokens, find_patch_embedding
-
-Grid = tuple[int, int]
-
-
-class TokenLayout(NamedTuple):
-    """How the tokens of one block call are laid out.
-
-    Args:
-        height (`int`): Rows of the patch grid.
-        width (`int`): Columns of the patch grid.
-        prefix (`int`): Tokens before the patch tokens.
-        suffix (`int`): Tokens after the patch tokens.
-    """
-
-    height: int
-    width: int
-    prefix: int = 0
-    suffix: int = 0
+from .backbones import ancestors, has_submodule, stream_width
+from .block_spec import BlockSpec
+from .layout import Layout, TokenLayout, apply_layout, group_rows
+from .layout_source import LayoutSource
 
 
 class ResidualAdapter(Protocol):
@@ -62,36 +45,16 @@ class ResidualAdapter(Protocol):
     def exit_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """What to add to the block's result, computed from it."""
 
+    def entry_stream(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
+        """The stream with `entry_delta` added and that delta, if both can be had at once for less."""
 
-# What the current thread is running: the stack of blocks, and the grid each patch embedding last gave.
-# torch.compile cannot trace a threading.local; while it traces, plain attributes carry the same values.
+    def exit_stream(self, hidden_states: Tensor, extra: Tensor | None, layout: TokenLayout) -> Tensor | None:
+        """`hidden_states + extra` with the `exit_delta` of that sum added, if it can be had at once for less."""
+
+
+# The stack of blocks the current thread is running. torch.compile cannot trace a threading.local; while it traces, a
+# plain attribute of the block carries the same.
 _thread = threading.local()
-
-
-class GridRecorder:
-    """Remembers the grid that a patch embedding's convolution last gave in this thread.
-
-    Args:
-        convolution (`nn.Conv2d`): The patch embedding's convolution.
-    """
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        self.users = 0
-        self.latest: Grid | None = None
-        self.handle = convolution.register_forward_hook(self.record)
-
-    def record(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        grid = (output.shape[-2], output.shape[-1])
-        self.latest = grid
-        if not torch.compiler.is_compiling():
-            if not hasattr(_thread, "grids"):
-                _thread.grids = weakref.WeakKeyDictionary()
-            _thread.grids[self] = grid
-
-    def grid(self) -> Grid | None:
-        if torch.compiler.is_compiling():
-            return self.latest
-        return getattr(_thread, "grids", {}).get(self)
 
 
 @dataclass
@@ -101,63 +64,57 @@ class Tap:
     Args:
         name (`str`): The block's name in its model, for messages.
         spec (`BlockSpec`): Its row of the table.
-        prefix (`int`): Tokens before the patch tokens.
-        suffix (`int`): Tokens after the patch tokens.
-        arguments (`list[tuple[str, int]]`): Names and places of the forward arguments that hold the grid.
-        recorder (`GridRecorder`, *optional*): Set when the grid comes from the patch embedding.
+        source (`LayoutSource`): Finds the token layout of a call.
         adapters (`list[str]`): Names of the block's children that adapt its residual stream.
         handles (`list`): The hooks to take away at the end.
     """
 
     name: str
     spec: BlockSpec
-    prefix: int
-    suffix: int
-    arguments: list[tuple[str, int]] = field(default_factory=list)
-    recorder: GridRecorder | None = None
-    patch_embedding: nn.Module | None = None
+    source: LayoutSource
     adapters: list[str] = field(default_factory=list)
     handles: list[Any] = field(default_factory=list)
 
-    def layout(self, args: tuple, kwargs: dict[str, Any]) -> TokenLayout:
-        """Find the token layout of a call of the block with these arguments.
-
-        Raises:
-            ValueError: If the grid is unknown or does not fit the number of tokens.
-        """
+    def layout(self, args: tuple, kwargs: dict[str, Any]) -> Layout:
+        """Find the token layout of a call of the block with these arguments; see `LayoutSource`."""
         hidden_states = args[0] if args else next(iter(kwargs.values()))
-        if self.spec.grid == "channels_last":
-            return TokenLayout(hidden_states.shape[1], hidden_states.shape[2])
-        if self.recorder is not None:
-            grid = self.recorder.grid()
-        else:
-            values = [args[place] if place < len(args) else kwargs.get(name) for name, place in self.arguments]
-            grid = values[0] if len(values) == 1 else (None if None in values else tuple(values))
-        if grid is None:
-            raise ValueError(
-                f"The token grid of block '{self.name}' ({self.spec.block}) is unknown: it comes from "
-                f"'{self.spec.grid}', which gave nothing. Run the block inside its model, from the pixels."
-            )
-        height, width = grid
-        tokens = hidden_states.shape[1]
-        if tokens != self.prefix + height * width + self.suffix:
-            raise ValueError(
-                f"Block '{self.name}' ({self.spec.block}) received {tokens} tokens, but a grid of {height} x {width} "
-                f"with {self.prefix} tokens before and {self.suffix} after makes "
-                f"{self.prefix + height * width + self.suffix}. Tokens that were dropped, shuffled or added between "
-                "the patch embedding and the block cannot be laid out on the grid."
-            )
-        return TokenLayout(height, width, self.prefix, self.suffix)
+        return group_rows(self.source.layout(args, kwargs), hidden_states.shape[0])
 
 
 class _Call:
     """One running forward of a tapped block: what its entry hook needs and what it leaves for the block's end."""
 
-    def __init__(self, adapters: list[Any], layout: TokenLayout) -> None:
+    def __init__(self, adapters: list[Any], layout: Layout) -> None:
         self.adapters = adapters
         self.layout = layout
         self.entered = False
         self.delta: Tensor | None = None
+
+    def total(self, method: str, hidden_states: Tensor) -> Tensor | None:
+        """The sum of what the method of that name gives for every adapter."""
+        return _total([apply_layout(getattr(a, method), hidden_states, self.layout) for a in self.adapters])
+
+    def enter(self, hidden_states: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Add what the adapters have for the stream after attention: the new stream, and what was added to it."""
+        if len(self.adapters) == 1 and isinstance(self.layout, TokenLayout):
+            fused = self.adapters[0].entry_stream(hidden_states, self.layout)
+            if fused is not None:
+                return fused
+        delta = self.total("entry_delta", hidden_states)
+        return (hidden_states if delta is None else hidden_states + delta), delta
+
+    def leave(self, hidden_states: Tensor) -> Tensor:
+        """Add what was added before the MLP to the block's result, and what the adapters have for that."""
+        # The MLP branch may see the image as a sequence.
+        extra = None if self.delta is None else self.delta.reshape(hidden_states.shape)
+        if len(self.adapters) == 1 and isinstance(self.layout, TokenLayout):
+            fused = self.adapters[0].exit_stream(hidden_states, extra, self.layout)
+            if fused is not None:
+                return fused
+        if extra is not None:
+            hidden_states = hidden_states + extra
+        delta = self.total("exit_delta", hidden_states)
+        return hidden_states if delta is None else hidden_states + delta
 
 
 def _running_call() -> _Call | None:
@@ -187,7 +144,7 @@ class TappedBlock:
             kwargs["tap_layout"] = self._tap.layout(args, kwargs)
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
 
-    def forward(self, *args: Any, tap_layout: TokenLayout | None = None, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, tap_layout: Layout | None = None, **kwargs: Any) -> Any:
         adapters = self._tap_adapters()
         if not adapters:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
@@ -200,12 +157,16 @@ class TappedBlock:
                 f"Block '{self._tap.name}' ({self._tap.spec.block}) ran without calling its '{self._tap.spec.entry}', "
                 "so its adapters could not act. This block cannot be adapted here."
             )
-        if call.delta is not None:
-            hidden_states = hidden_states + call.delta
-        delta = _total([adapter.exit_delta(hidden_states, layout) for adapter in adapters])
-        if delta is not None:
-            hidden_states = hidden_states + delta
+        hidden_states = self._tap_exit(call, hidden_states)
         return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
+
+    def _tap_exit(self, call: _Call, hidden_states: Tensor) -> Tensor:
+        """Add to the block's result what the adapters added before its MLP, and what they have for the result."""
+        channels_first = self._tap.spec.grid == "channels_first"
+        if channels_first:
+            hidden_states = hidden_states.permute(0, 2, 3, 1)  # (B, H, W, C), as the MLP branch sees it
+        hidden_states = call.leave(hidden_states)
+        return hidden_states.permute(0, 3, 1, 2) if channels_first else hidden_states
 
     def _tap_run(self, call: _Call, args: tuple, kwargs: dict[str, Any]) -> Any:
         if torch.compiler.is_compiling():
@@ -231,12 +192,15 @@ class TappedBlock:
                 f"'{self._tap.spec.entry}' of the adapted block '{self._tap.name}' was called outside the block's "
                 "forward, where its adapters cannot act. Call the block, or disable the adapters first."
             )
-        hidden_states, layout = args[0], call.layout
+        if call.entered:
+            raise RuntimeError(
+                f"Block '{self._tap.name}' ({self._tap.spec.block}) called its '{self._tap.spec.entry}' more than "
+                "once in one forward, so its residual stream is split among the calls. Switch off what splits it, "
+                "such as a chunked feed-forward."
+            )
         call.entered = True
-        delta = _total([adapter.entry_delta(hidden_states, layout) for adapter in call.adapters])
-        if delta is not None:
-            hidden_states = hidden_states + delta
-        parallel = _total([adapter.parallel_delta(hidden_states, layout) for adapter in call.adapters])
+        hidden_states, delta = call.enter(args[0])
+        parallel = call.total("parallel_delta", hidden_states)
         call.delta = _total([delta, parallel])
         return (hidden_states, *args[1:])
 
@@ -286,12 +250,7 @@ def untap(block: nn.Module, adapter: str) -> None:
         return
     for handle in block._tap.handles:
         handle.remove()
-    recorder = block._tap.recorder
-    if recorder is not None:
-        recorder.users -= 1
-        if recorder.users == 0:
-            recorder.handle.remove()
-            del block._tap.patch_embedding._tap_recorder  # type: ignore[union-attr]
+    block._tap.source.stop()
     del block._tap, block._tap_call
     block.__class__ = _base_class(type(block))
     _rebind_forward(block)
@@ -304,67 +263,29 @@ def check_tappable(model: nn.Module, name: str, spec: BlockSpec) -> None:
         ValueError: If the block has no such entry, or its grid has no source.
     """
     block = model.get_submodule(name)
-    if not _has_submodule(block, spec.entry):
+    if spec.refuses(block):
+        raise ValueError(
+            f"Block '{name}' ({type(block).__name__}) cannot be adapted exactly: {spec.refusal}. Leave such blocks "
+            "out with `exclude_modules`, or choose another model."
+        )
+    if not has_submodule(block, spec.entry):
         raise ValueError(
             f"Block '{name}' ({type(block).__name__}) has no module '{spec.entry}' through which its residual stream "
             f"could be reached; it has {[child for child, _ in block.named_children()]}."
         )
-    _count_both(model, name, spec)
-    if spec.grid == "patch_embed":
-        if find_patch_embedding(model, name) is None:
-            raise ValueError(
-                f"No convolution that cuts the image into patches was found around block '{name}' "
-                f"({type(block).__name__}), so the height and width of its tokens cannot be known. Adapt the model "
-                "that contains the patch embedding, not a part without it."
-            )
-    elif spec.grid != "channels_last":
-        _argument_places(block, name, spec)
+    if not isinstance(block, TappedBlock):
+        LayoutSource(model, name, spec, stream_width(block, spec))
 
 
 def _install(model: nn.Module, name: str, block: nn.Module, spec: BlockSpec) -> None:
-    prefix, suffix = _count_both(model, name, spec)
-    tap = Tap(name, spec, prefix, suffix)
-    if spec.grid == "patch_embed":
-        convolution = find_patch_embedding(model, name)
-        assert convolution is not None
-        if not hasattr(convolution, "_tap_recorder"):
-            convolution._tap_recorder = GridRecorder(convolution)  # type: ignore[assignment]
-        tap.patch_embedding = convolution
-        tap.recorder = convolution._tap_recorder  # type: ignore[assignment]
-        tap.recorder.users += 1  # type: ignore[union-attr]
-    elif spec.grid != "channels_last":
-        tap.arguments = _argument_places(block, name, spec)
+    tap = Tap(name, spec, LayoutSource(model, name, spec, stream_width(block, spec)))
+    tap.source.start()
     block.__class__ = _tapped_class(type(block))
     block._tap = tap  # type: ignore[assignment]
     block._tap_call = None  # type: ignore[assignment]
     tap.handles.append(block.get_submodule(spec.entry).register_forward_pre_hook(block._tap_entry))  # type: ignore[arg-type]
-    tap.handles.append(_outermost_checkpointed(model, name).register_forward_pre_hook(_require_input_grad))
+    tap.handles.append(outermost_checkpointed(model, name).register_forward_pre_hook(require_input_grad))
     _rebind_forward(block)
-
-
-def _count_both(model: nn.Module, name: str, spec: BlockSpec) -> Grid:
-    return count_tokens(model, name, spec.prefix_tokens), count_tokens(model, name, spec.suffix_tokens)
-
-
-def _has_submodule(module: nn.Module, path: str) -> bool:
-    try:
-        module.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
-
-
-def _argument_places(block: nn.Module, name: str, spec: BlockSpec) -> list[tuple[str, int]]:
-    base = _base_class(type(block))
-    parameters = list(inspect.signature(base.forward).parameters)[1:]
-    names = [argument.strip() for argument in spec.grid.split(",")]
-    missing = [argument for argument in names if argument not in parameters]
-    if missing:
-        raise ValueError(
-            f"Block '{name}' ({base.__name__}) has no forward argument {missing} to take the token grid from; "
-            f"it has {parameters}."
-        )
-    return [(argument, parameters.index(argument)) for argument in names]
 
 
 def _rebind_forward(block: nn.Module) -> None:
@@ -373,14 +294,14 @@ def _rebind_forward(block: nn.Module) -> None:
         block._old_forward = types.MethodType(type(block).forward, block)  # type: ignore[assignment]
 
 
-def _outermost_checkpointed(model: nn.Module, name: str) -> nn.Module:
+def outermost_checkpointed(model: nn.Module, name: str) -> nn.Module:
     """The outermost module around block `name` (or the block) that transformers may checkpoint as a whole."""
     candidates = [model.get_submodule(name), *ancestors(model, name)]
     checkpointed = [m for m in candidates if hasattr(type(m), "gradient_checkpointing")]
     return checkpointed[-1] if checkpointed else candidates[0]
 
 
-def _require_input_grad(module: nn.Module, args: tuple) -> tuple | None:
+def require_input_grad(module: nn.Module, args: tuple) -> tuple | None:
     """Pre-hook: reentrant checkpointing gives no gradient at all to a module none of whose inputs needs one."""
     if not (getattr(module, "gradient_checkpointing", False) and module.training and torch.is_grad_enabled()):
         return None

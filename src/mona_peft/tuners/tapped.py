@@ -17,7 +17,7 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
-from ..backbones import BlockSpec, find_blocks, find_spec, head_modules, known_block_classes
+from ..backbones import BlockSpec, find_blocks, find_spec, head_modules, known_block_classes, stream_type, stream_width
 from ..compat import AuxiliaryTrainingWrapper, ExcludedModule, check_target_module_exists
 from ..residual import (
     TappedBlock,
@@ -82,6 +82,14 @@ class TappedLayer(nn.Module, BaseTunerLayer):
         """See `ResidualAdapter`."""
         return None
 
+    def entry_stream(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
+        """See `ResidualAdapter`."""
+        return None
+
+    def exit_stream(self, hidden_states: Tensor, extra: Tensor | None, layout: TokenLayout) -> Tensor | None:
+        """See `ResidualAdapter`."""
+        return None
+
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: see `TappedTuner.merge_and_unload`."""
         raise ValueError(merge_refusal(type(self).__name__))
@@ -132,7 +140,6 @@ class TappedTuner(BaseTuner):
         self._targets, self._excluded = match_blocks(model, peft_config)
         for name, spec in self._targets.items():
             check_tappable(model, name, spec)
-            stream_parameter(model.get_submodule(name), spec)
         warn_of_frozen_head(model, peft_config)
 
     def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> Any:  # type: ignore[override]
@@ -160,8 +167,8 @@ class TappedTuner(BaseTuner):
         assert spec is not None
         layer = getattr(target, self.child_name, None)
         if layer is None:
-            parameter = stream_parameter(target, spec)
-            layer = self.tuner_layer_cls(stream_width(parameter), parameter.device, parameter.dtype)  # type: ignore[call-arg]
+            device, dtype = stream_type(target, spec)
+            layer = self.tuner_layer_cls(stream_width(target, spec), device, dtype)  # type: ignore[call-arg]
             layer.train(target.training)
             target.add_module(self.child_name, layer)
         layer.update_layer(adapter_name, peft_config)
@@ -216,7 +223,7 @@ def match_blocks(model: nn.Module, config: Any) -> tuple[dict[str, BlockSpec], s
     """
     by_name = copy.copy(config)
     by_name.layers_to_transform = by_name.layers_pattern = None
-    blocks = find_blocks(model)
+    blocks = find_blocks(model, getattr(config, "block_specs", None))
     if config.target_modules is None:
         by_name.target_modules = list(blocks)
     if not blocks:
@@ -266,24 +273,6 @@ def _choose_layers(blocks: dict[str, BlockSpec], config: Any) -> dict[str, Block
         )
     chosen = {names[index] for index in indices}
     return {name: spec for name, spec in blocks.items() if name in chosen}
-
-
-def stream_parameter(block: nn.Module, spec: BlockSpec) -> nn.Parameter:
-    """The first parameter of the block's entry, which tells the width, device and type of the residual stream.
-
-    Raises:
-        ValueError: If the entry has no parameters.
-    """
-    for parameter in block.get_submodule(spec.entry).parameters():
-        return parameter
-    raise ValueError(
-        f"'{spec.entry}' of {type(block).__name__} has no parameters, so the width of the residual stream is unknown."
-    )
-
-
-def stream_width(parameter: nn.Parameter) -> int:
-    """Channels of the residual stream: the size of a norm's weight, or the inputs of a linear layer."""
-    return parameter.shape[-1]
 
 
 def warn_of_frozen_head(model: nn.Module, config: Any) -> None:
