@@ -6,6 +6,7 @@ Importing this package registers its tuners with PEFT.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .block_spec import BlockSpec
 from .checkpoints import load_official_checkpoint, save_official_checkpoint, to_official_state_dict
 from .summary import summary
 from .tuners.adaptformer import AdaptFormerConfig, AdaptFormerModel
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AdaptFormerConfig",
     "AdaptFormerModel",
+    "BlockSpec",
     "BottleneckConfig",
     "BottleneckModel",
     "LoRandConfig",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import nn
@@ -81,11 +81,6 @@ class BlockSpec:
         """Whether the block `module` cannot be adapted exactly, for the reason `refusal`."""
         return bool(self.refusal) and (not self.refuse_if or bool(getattr(module, self.refuse_if, False)))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, as JSON has them."""
-        defaults = {f.name: f.default for f in fields(self)}
-        return {name: _json(value) for name, value in asdict(self).items() if value != defaults[name]}
-
 
 def read_block_specs(value: Any) -> list[BlockSpec] | None:
     """Turn what a configuration holds, `BlockSpec`s or their dictionaries, into `BlockSpec`s.
@@ -120,7 +115,3 @@ def _terms(name: str, value: Any) -> tuple[int | str, ...]:
     if any(isinstance(term, int) and term < 0 for term in terms):
         raise ValueError(f"{name}={value!r} must not be negative.")
     return terms
-
-
-def _json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from peft import PeftConfig
 
+from ..block_spec import BlockSpec, read_block_specs
 from ..registry import add_peft_type
 
 POSITIONS = ("attention", "mlp")
@@ -26,6 +27,8 @@ class BlockTunerConfig(PeftConfig):
             backbone from the input; negative from the output.
         layers_pattern (`list[str]` or `str`, *optional*): Names of the containers whose blocks are counted.
         modules_to_save (`list[str]`, *optional*): Modules beside the adapters to train and save, such as the head.
+        block_specs (`list[BlockSpec]`, *optional*): Layouts of blocks that this package does not know, or other layouts
+            of those that it does.
     """
 
     #: Name of the tuner as PEFT registers it; subclasses set it.
@@ -49,10 +52,14 @@ class BlockTunerConfig(PeftConfig):
     modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Modules to train and save with the adapter, such as the head."}
     )
+    block_specs: list[BlockSpec] | None = field(
+        default=None, metadata={"help": "Layouts of further classes of blocks; they go before the known ones."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = add_peft_type(self.method.upper())
+        self.block_specs = read_block_specs(self.block_specs)
         for name in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, name), (set, tuple)):
                 setattr(self, name, sorted(getattr(self, name)))

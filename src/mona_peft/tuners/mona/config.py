@@ -7,6 +7,7 @@ from typing import Literal
 
 from peft import PeftConfig
 
+from ...block_spec import BlockSpec, read_block_specs
 from ...registry import add_peft_type
 
 POSITIONS = ("attention", "mlp")
@@ -39,6 +40,8 @@ class MonaConfig(PeftConfig):
             backbone from the input; negative from the output.
         layers_pattern (`list[str]` or `str`, *optional*): Names of the containers whose blocks are counted.
         modules_to_save (`list[str]`, *optional*): Modules beside the adapters to train and save, such as the head.
+        block_specs (`list[BlockSpec]`, *optional*): Layouts of blocks that this package does not know, or other layouts
+            of those that it does.
 
     Raises:
         ValueError: If a value is not one of those above.
@@ -84,12 +87,16 @@ class MonaConfig(PeftConfig):
     modules_to_save: list[str] | None = field(
         default=None, metadata={"help": "Modules to train and save with the adapter, such as the head."}
     )
+    block_specs: list[BlockSpec] | None = field(
+        default=None, metadata={"help": "Layouts of further classes of blocks; they go before the known ones."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = add_peft_type("MONA")
         self.kernel_sizes = tuple(self.kernel_sizes)
         self.positions = (self.positions,) if isinstance(self.positions, str) else tuple(self.positions)
+        self.block_specs = read_block_specs(self.block_specs)
         for name in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, name), (set, tuple)):
                 setattr(self, name, sorted(getattr(self, name)))
@@ -98,7 +105,9 @@ class MonaConfig(PeftConfig):
 
     def _check_numbers(self) -> None:
         if not _is_int(self.bottleneck_dim) or self.bottleneck_dim < 1:
-            raise ValueError(f"bottleneck_dim={self.bottleneck_dim!r} must be a whole number of at least 1, such as 64.")
+            raise ValueError(
+                f"bottleneck_dim={self.bottleneck_dim!r} must be a whole number of at least 1, such as 64."
+            )
         if not self.kernel_sizes or not all(_is_int(k) and k > 0 and k % 2 for k in self.kernel_sizes):
             raise ValueError(
                 f"kernel_sizes={self.kernel_sizes!r} must hold odd positive numbers, such as (3, 5, 7): only a kernel "
@@ -108,7 +117,11 @@ class MonaConfig(PeftConfig):
             raise ValueError(f"mona_dropout={self.mona_dropout!r} must be a probability of at least 0 and below 1.")
 
     def _check_names(self) -> None:
-        if not self.positions or not set(self.positions) <= set(POSITIONS) or len(set(self.positions)) < len(self.positions):
+        if (
+            not self.positions
+            or not set(self.positions) <= set(POSITIONS)
+            or len(set(self.positions)) < len(self.positions)
+        ):
             raise ValueError(f"positions={self.positions!r} must be 'attention', 'mlp' or both, each once.")
         for name, known in (("variant", VARIANTS), ("scale", SCALES)):
             if getattr(self, name) not in known:
