@@ -1,28 +1,40 @@
-"""Fine-tune an image classifier. Without arguments: the demo on scanned digits, offline.
+"""Fine-tune an image classifier. Without a dataset: the demo on scanned digits, offline.
 
 python scripts/train_classification.py --demo_size tiny
+accelerate launch scripts/train_classification.py recipes/mona_swin_large_flowers102.yaml --output_dir runs/flowers
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from mona_peft.data.sources import DataConfig
+from mona_peft.options import option
+from mona_peft.tasks.classification import ClassificationConfig, train_classifier
 from mona_peft.tasks.digits_demo import run_demo
 from mona_peft.training.arguments import parse_arguments
-from mona_peft.training.config import option
+from mona_peft.training.config import TrainingConfig
 
 
 @dataclass
-class DemoArguments:
-    """The demo."""
+class DemoConfig:
+    """The demo, run when no dataset is given."""
 
     demo_size: str = option("full", "How much the demo does: full (minutes) or tiny (seconds).")
     demo_dir: str = option("outputs/demo", "Where the demo writes.")
 
 
-def main() -> None:
+ARGUMENTS = (DataConfig, ClassificationConfig, TrainingConfig, DemoConfig)
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Parse the command line and run."""
-    (demo,) = parse_arguments([DemoArguments])
-    run_demo(demo.demo_size, Path(demo.demo_dir))
+    data, classification, training, demo = parse_arguments(ARGUMENTS, arguments)
+    if data.dataset is None:
+        return run_demo(demo.demo_size, Path(demo.demo_dir))
+    return train_classifier(data, classification, training)
 
 
 if __name__ == "__main__":

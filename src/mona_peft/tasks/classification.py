@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +15,22 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from mona_peft.data.classification import ClassificationData, ClassificationImages, ClassificationStream, stack_samples
+from mona_peft.data.mixing import MixedBatches
+from mona_peft.data.sources import DataConfig, load_data
 from mona_peft.data.transforms import ImageSettings, eval_transform, train_transform
 from mona_peft.methods import apply_method
 from mona_peft.metrics import MeanClassAccuracy, MultilabelMeanAveragePrecision, TopKAccuracy
 from mona_peft.options import option
+from mona_peft.tasks.classification_report import (
+    confusion_matrix,
+    draw_confusion,
+    draw_mistakes,
+    worst_mistakes,
+)
 from mona_peft.tasks.classifier import load_classifier, load_processor
+from mona_peft.training.config import TrainingConfig
 from mona_peft.training.repository import save_repository
+from mona_peft.training.run import run_task
 from mona_peft.training.task import Meter, Task
 
 
@@ -29,12 +40,38 @@ class ClassificationConfig:
 
     model_name_or_path: str = option("microsoft/swin-tiny-patch4-window7-224", "Pretrained model: Hub id or folder.")
     method: str = option("mona", "Fine-tuning method, a name in mona_peft.methods.")
-    method_options: dict[str, Any] = option({}, 'Settings of the method, as JSON: {"bottleneck_dim": 32}.')
+    method_options: str = option("{}", 'Settings of the method, as JSON (or a mapping, in a recipe): {"r": 16}.')
     drop_path: float | None = option(None, "Stochastic depth rate of the last block; the model's own if unset.")
     label_smoothing: float = option(0.0, "Share of the target spread over all classes.")
+    mixup: float = option(0.0, "Alpha of mixup; 0 for none. With cutmix too, each batch gets one of them.")
+    cutmix: float = option(0.0, "Alpha of cutmix; 0 for none.")
     crop_scale: list[float] = option([0.08, 1.0], "Least and greatest share of the area kept by the random crop.")
     horizontal_flip: float = option(0.5, "Probability of mirroring a training image.")
     resize_ratio: float = option(256 / 224, "Resized short side over crop side of test images.")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data or model."""
+        self.options()
+        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale is {self.crop_scale}; it must be two shares of the area, the lesser first.")
+        for name in ("label_smoothing", "horizontal_flip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1].")
+
+    def options(self) -> dict[str, Any]:
+        """Settings of the method, whichever way they were given.
+
+        Raises:
+            `ValueError`: if they are no mapping.
+        """
+        given = self.method_options
+        try:
+            options = json.loads(given) if isinstance(given, str) else given
+        except ValueError as error:
+            raise ValueError(f"method_options is no JSON: {given!r} ({error}).") from error
+        if not isinstance(options, dict):
+            raise ValueError(f"method_options must be a mapping, not {given!r}.")
+        return options
 
 
 class ClassificationMeter(Meter):
@@ -98,6 +135,8 @@ class ClassificationTask(Task):
         processor: Any = None,
         shuffle_buffer: int = 1000,
     ) -> None:
+        if data.multilabel and (config.mixup or config.cutmix or config.label_smoothing):
+            raise ValueError("mixup, cutmix and label_smoothing are for data with one label an image.")
         self.shuffle_buffer = shuffle_buffer
         self.data = data
         self.config = config
@@ -119,7 +158,7 @@ class ClassificationTask(Task):
             model = self.model_factory(data.class_names)
         else:
             model = load_classifier(config.model_name_or_path, data.class_names, config.drop_path, data.multilabel)
-        return apply_method(model, config.method, **config.method_options)
+        return apply_method(model, config.method, **config.options())
 
     def dataset(self, split: str) -> Dataset | None:
         """Transformed images of a split."""
@@ -137,8 +176,11 @@ class ClassificationTask(Task):
         return ClassificationImages(rows, self.data, transform)
 
     def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
-        """Stack the samples."""
-        return stack_samples
+        """Stack the samples; mix them, in training, if asked for."""
+        config = self.config
+        if split != "train" or not (config.mixup or config.cutmix):
+            return stack_samples
+        return MixedBatches(len(self.data.class_names), config.mixup, config.cutmix)
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
         """Cross entropy, or binary cross entropy over the labels that count."""
@@ -153,7 +195,7 @@ class ClassificationTask(Task):
 
     def _sample_losses(self, logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
         """Loss of each sample `(B,)` of logits `(B, classes)`."""
-        if not self.data.multilabel:
+        if not self.data.multilabel:  # mixed batches have a row of class shares a sample
             return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
         counted = labels >= 0
         target = labels.clamp(min=0).to(logits.dtype)
@@ -164,6 +206,33 @@ class ClassificationTask(Task):
         """An empty [`ClassificationMeter`]."""
         return ClassificationMeter(self.data.multilabel)
 
+    def report(self, meter: Meter, split: str, folder: Path) -> None:
+        """Draw the confusion matrix and the worst mistakes, for single-label data."""
+        if self.data.multilabel or not isinstance(meter, ClassificationMeter):
+            return
+        found = meter.collected()
+        scores, labels = found["scores"], found["labels"]
+        counts = confusion_matrix(scores.argmax(1).numpy(), labels.numpy(), len(self.data.class_names))
+        draw_confusion(counts, self.data.class_names, folder / f"confusion_{split}.png")
+        rows = worst_mistakes(scores, labels, count=16)
+        draw_mistakes(self.data, split, rows, scores, folder / f"mistakes_{split}.png")
+
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the model repository to `folder / "model"`."""
         save_repository(model, self.processor, folder / "model")
+
+
+def train_classifier(data: DataConfig, config: ClassificationConfig, training: TrainingConfig) -> dict[str, Any]:
+    """Load data and model, train, evaluate and write everything out: what `train_classification.py` does.
+
+    Args:
+        data (`DataConfig`): where the images come from.
+        config (`ClassificationConfig`): model, method and recipe.
+        training (`TrainingConfig`): settings of the loop.
+
+    Returns:
+        `dict[str, Any]`: what is in `metrics.json`.
+    """
+    loaded = load_data(data, training.seed)
+    task = ClassificationTask(loaded, config, shuffle_buffer=data.shuffle_buffer)
+    return run_task(task, training)

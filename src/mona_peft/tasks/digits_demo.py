@@ -29,7 +29,7 @@ from mona_peft.training.repository import weights_size
 
 METHODS = ("mona", "fixed", "full")
 # The paper's 64 is a third of the width of Swin-L's first stage; this is half of the small Swin's.
-METHOD_OPTIONS = {"mona": {"bottleneck_dim": 16}}
+METHOD_OPTIONS = {"mona": '{"bottleneck_dim": 16}'}
 IMAGE_SIZE = 32
 
 
@@ -111,7 +111,7 @@ def demo_task(
     recipe = ClassificationConfig(
         model_name_or_path=model or "",
         method=method,
-        method_options=METHOD_OPTIONS.get(method, {}),
+        method_options=METHOD_OPTIONS.get(method, "{}"),
         crop_scale=[0.7, 1.0],
         horizontal_flip=0.0,
         resize_ratio=1.0,
@@ -120,7 +120,9 @@ def demo_task(
         return ClassificationTask(data, recipe)
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     processor = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    return ClassificationTask(data, recipe, model_factory=partial(small_swin, embed_dim=embed_dim), processor=processor)
+    return ClassificationTask(
+        data, recipe, model_factory=partial(small_swin, embed_dim=embed_dim), processor=processor
+    )
 
 
 def pretrain(folder: Path, size: DemoSize, embed_dim: int = 32) -> Path:

@@ -52,6 +52,9 @@ class TrainingConfig:
     logging_steps: int = option(10, "Write loss, learning rate and speed every this many steps.")
     report_to: list[str] = option(["auto"], "Trackers: tensorboard, wandb, trackio; auto is tensorboard if installed.")
     progress_bar: bool = option(True, "Show a progress bar.")
+    push_to_hub: bool = option(False, "Push the trained repository to the Hub.")
+    hub_model_id: str | None = option(None, "Repository on the Hub, user/name; the name of output_dir if unset.")
+    hub_private_repo: bool = option(False, "Make the repository on the Hub private.")
     benchmark_steps: int | None = option(None, "Only time this many steps after a few to warm up; nothing is saved.")
 
     def __post_init__(self) -> None:
@@ -87,6 +90,9 @@ FREE_ON_RESUME = frozenset(
         "logging_steps",
         "report_to",
         "progress_bar",
+        "push_to_hub",
+        "hub_model_id",
+        "hub_private_repo",
         "benchmark_steps",
     }
 )

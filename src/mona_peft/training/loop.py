@@ -61,6 +61,7 @@ class Trainer:
     def __init__(self, task: Task, config: TrainingConfig) -> None:
         self.task = task
         self.config = config
+        self.log: FigureLog | None = None
         self.folder = Path(config.output_dir) if config.output_dir else None
         if config.deterministic:
             torch.use_deterministic_algorithms(True)
@@ -136,7 +137,6 @@ class Trainer:
         """
         started = time.perf_counter()
         self._restore()
-        self.log = None
         if self.folder and self.accelerator.is_main_process:
             self.log = FigureLog(self.folder / LOG_FILE, self.progress.step)
         shown = self.config.progress_bar and self.accelerator.is_main_process
@@ -153,6 +153,13 @@ class Trainer:
             "best_step": self.progress.best_step,
             "peak_memory_gib": round(peak_memory_gib(), 3),
         }
+
+    def try_steps(self) -> None:
+        """Train without evaluating or saving anything, to see whether it fits in memory."""
+        self.model.train()
+        for _, batch in zip(range(self.total_steps), self.loader, strict=False):
+            self._train_batch(batch)
+        self.close()
 
     def _restore(self) -> None:
         """Take up the newest checkpoint, if the run is to be resumed and has one."""
