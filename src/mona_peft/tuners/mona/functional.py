@@ -1,6 +1,6 @@
 """The computations of Mona as functions of tensors.
 
-Token layout throughout: `(B, N, C)`, channels last, so that no copy is needed between the linear layers and the filters.
+Token layout throughout: `(B, N, C)`, channels last, so that no copy is needed between linear layers and filters.
 """
 
 from __future__ import annotations
@@ -71,19 +71,25 @@ def depthwise(z: Tensor, kernel: Tensor, bias: Tensor | None, layout: TokenLayou
     size = kernel.shape[-1]
     batch, tokens, channels = z.shape
     patches = z[:, prefix : tokens - suffix] if prefix or suffix else z
-    image = patches.reshape(batch, height, width, channels).permute(0, 3, 1, 2)  # (B, C, H, W), channels last in memory
+    image = patches.reshape(batch, height, width, channels).permute(0, 3, 1, 2)  # (B, C, H, W), a view
     filtered = F.conv2d(image, kernel, bias, padding=size // 2, groups=channels)
     filtered = filtered.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
     if not (prefix or suffix):
         return filtered
     tap = kernel[:, 0, size // 2, size // 2]
-    before, after = (extra * tap if bias is None else extra * tap + bias for extra in (z[:, :prefix], z[:, tokens - suffix :]))
+    extras = (z[:, :prefix] * tap, z[:, tokens - suffix :] * tap)
+    before, after = extras if bias is None else (extra + bias for extra in extras)
     return torch.cat([before, filtered, after], dim=1)
+
+
+def pointwise_matrix(weight: Tensor, skip: bool) -> Tensor:
+    """The matrix of a 1x1 convolution `(n, n, 1, 1)`, with `skip` that of `z + PW(z)`."""
+    matrix = weight[:, :, 0, 0]
+    if skip:
+        matrix = matrix + torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
+    return matrix
 
 
 def pointwise(z: Tensor, weight: Tensor, bias: Tensor | None, skip: bool) -> Tensor:
     """1x1 convolution `PW(z)`, or `z + PW(z)` as one product, on tokens `(B, N, C)`."""
-    matrix = weight[:, :, 0, 0]
-    if skip:
-        matrix = matrix + torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
-    return F.linear(z, matrix, bias)
+    return F.linear(z, pointwise_matrix(weight, skip), bias)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,20 @@ class MonaLayer(TappedLayer):
     def exit_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """The sum of what the active adapters add after the MLP."""
         return self._sum_deltas(self.mona_mlp, hidden_states, layout)
+
+    def entry_stream(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
+        """The stream after attention with a sole adapter applied, and what it added."""
+        mona = self._sole_fast(self.mona_attention, hidden_states)
+        return None if mona is None else mona.stream(hidden_states, layout, split=True)
+
+    def exit_stream(self, hidden_states: Tensor, extra: Tensor | None, layout: TokenLayout) -> Tensor | None:
+        """The stream after the MLP, to which `extra` is due, with a sole adapter applied."""
+        mona = self._sole_fast(self.mona_mlp, hidden_states)
+        return None if mona is None else mona.stream(hidden_states, layout, extra)[0]
+
+    def _sole_fast(self, adapters: nn.ModuleDict, hidden_states: Tensor) -> Any:
+        active: list[Any] = [adapters[name] for name in self.active_adapters if name in adapters]
+        return active[0] if len(active) == 1 and active[0].runs_fast(hidden_states) else None
 
     def _sum_deltas(self, adapters: nn.ModuleDict, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         active: Iterable[nn.Module] = [adapters[name] for name in self.active_adapters if name in adapters]

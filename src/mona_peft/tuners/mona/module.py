@@ -1,22 +1,25 @@
 """The Mona adapter as a plain module.
 
 Paper: "5%>100%: Breaking Performance Shackles of Full Fine-Tuning on Visual Recognition Tasks" (CVPR 2025,
-https://arxiv.org/abs/2408.08345). Reference: the authors' code (https://github.com/Leiyi-Hu/mona), with which the default
-settings agree. Deviations: tokens beside the patch grid (class, register and distillation tokens) are allowed; the
-paper's text leaves open what the norms of design versions 2 and 3 look like, here they are scaled norms like the last
-version's.
+https://arxiv.org/abs/2408.08345). Reference: the authors' code (https://github.com/Leiyi-Hu/mona), with which the
+default settings agree. Deviations: tokens beside the patch grid (class, register and distillation tokens) are allowed;
+the paper's text leaves open what the norms of design versions 2 and 3 look like, here they are scaled norms like the
+last version's.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...residual import TokenLayout
-from .functional import depthwise, pointwise, scaled_norm, sum_kernels
+from . import fast
+from .dropout import draw_dropped, dropout
+from .functional import depthwise, pointwise, pointwise_matrix, scaled_norm, sum_kernels
 
 
 class ScaledNorm(nn.Module):
@@ -69,6 +72,8 @@ class Mona(nn.Module):
         super().__init__()
         n = bottleneck_dim
         self.dim = dim
+        self.fast_path = True
+        self._cache: tuple[Any, fast.Weights] | None = None  # weights fused for inference, and what they come from
         self.variant = variant
         if variant == "final":
             self.norm = ScaledNorm(dim, scale)
@@ -96,19 +101,91 @@ class Mona(nn.Module):
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
         """Map tokens `(B, N, m)`, or an image `(B, H, W, m)`, to the same shape."""
+        if self.runs_fast(x):
+            return self.stream(x, layout)[0]
         return x + self.delta(x, layout)
 
     def delta(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        """What the adapter adds to `x`, in the shape of `x` and the type of the adapter's weights.
+        """What the adapter adds to `x`, in the shape and type of `x`.
 
         Args:
             x (`Tensor`): `(B, N, m)`, or `(B, H, W, m)` without extra tokens.
             layout (`TokenLayout`): How the N tokens are laid out.
         """
+        if self.runs_fast(x):
+            return self._run_fast(x, None, layout, add=False)[1]
         tokens = x.reshape(x.shape[0], -1, self.dim) if x.dim() == 4 else x
         z = self.down(self.norm(tokens) if self.variant == "final" else tokens)
-        z = self._filter(z, layout)
-        return self.up(self.dropout(nn.functional.gelu(z))).reshape(x.shape)
+        z = nn.functional.gelu(self._filter(z, layout))
+        return self.up(self._drop(z)).reshape(x.shape)
+
+    def stream(
+        self, x: Tensor, layout: TokenLayout, extra: Tensor | None = None, split: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Apply the adapter to `x + extra` where [`runs_fast`] allows it.
+
+        Args:
+            x (`Tensor`): `(B, N, m)`, or `(B, H, W, m)` without extra tokens.
+            layout (`TokenLayout`): How the N tokens are laid out.
+            extra (`Tensor`, *optional*): What is to be added to `x` first.
+            split (`bool`): Whether to give back what was added, too.
+
+        Returns:
+            `tuple[Tensor, Tensor | None]`: The new residual stream, and what the adapter added if `split`.
+        """
+        return self._run_fast(x, extra, layout, split=split)
+
+    def runs_fast(self, x: Tensor) -> bool:
+        """Whether `x` can be handled by the code of [`fast`], which is neither traceable nor twice differentiable."""
+        return self.fast_path and self.variant == "final" and fast.supports(self, x)
+
+    def _run_fast(self, x: Tensor, extra: Tensor | None, layout: TokenLayout, **options: bool) -> Any:
+        tokens = self._tokens(x)
+        dropped, scale = None, 1.0
+        if self.training and self.dropout.p > 0:
+            dropped, scale = draw_dropped((*tokens.shape[:-1], self.down.out_features), self.dropout.p, x.device)
+        settings = fast.Options(layout, self.norm.norm.eps, scale, **options)
+        more = None if extra is None else self._tokens(extra)
+        results = fast.run(tokens, more, dropped, settings, self._weights(x.device.type))
+        return tuple(None if result is None else result.view(x.shape) for result in results)
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], -1, self.dim).contiguous()
+
+    def _weights(self, device: str) -> fast.Weights:
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.down.weight.dtype
+        if self.training or torch.is_grad_enabled() or self.down.weight.is_inference():
+            self._cache = None
+            return self._fuse(dtype)
+        key = (dtype, *((p.data_ptr(), p.dtype, p._version) for p in self.parameters()))
+        if self._cache is None or self._cache[0] != key:
+            with torch.inference_mode(False), torch.no_grad():
+                self._cache = (key, self._fuse(dtype))
+        return self._cache[1]
+
+    def _fuse(self, dtype: torch.dtype) -> fast.Weights:
+        """The parameters as [`fast`] wants them; differentiable."""
+        norm, s1 = self.norm.norm, self.norm.norm_scale
+        kernel, kernel_bias = self._kernel(skip=True)
+        matrix = pointwise_matrix(self.pointwise.weight, skip=True)
+        return fast.Weights(
+            s1 * norm.weight,
+            s1 * norm.bias,
+            self.norm.input_scale.expand(self.dim),
+            self.down.weight.to(dtype),
+            self.down.bias.to(dtype),
+            kernel.to(dtype),
+            None if kernel_bias is None else kernel_bias.to(dtype),
+            matrix.to(dtype),
+            None if self.pointwise.bias is None else self.pointwise.bias.to(dtype),
+            self.up.weight.to(dtype),
+            self.up.bias.to(dtype),
+        )
+
+    def _drop(self, z: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self.dropout(z)
+        return dropout(z, self.dropout.p, self.training)
 
     def _filter(self, z: Tensor, layout: TokenLayout) -> Tensor:
         """The n-channel part between the projections, `(B, N, n)` to `(B, N, n)`."""
@@ -120,11 +197,16 @@ class Mona(nn.Module):
         return self._pointwise(self.norm2(z), skip=False) + z
 
     def _depthwise(self, z: Tensor, layout: TokenLayout, skip: bool) -> Tensor:
-        scale = 1.0 if self.variant in ("v1", "v2") else 1.0 / len(self.depthwise)
-        kernel = sum_kernels([conv.weight for conv in self.depthwise], scale, skip)
-        biases = [conv.bias for conv in self.depthwise if conv.bias is not None]
-        bias = scale * functools.reduce(torch.add, biases) if biases else None
+        kernel, bias = self._kernel(skip)
         return depthwise(z, kernel.to(z.dtype), None if bias is None else bias.to(z.dtype), layout)
+
+    def _kernel(self, skip: bool) -> tuple[Tensor, Tensor | None]:
+        """All depthwise filters as one: kernel and bias."""
+        scale = 1.0 if self.variant in ("v1", "v2") else 1.0 / len(self.depthwise)
+        convolutions: list[Any] = list(self.depthwise)
+        kernel = sum_kernels([conv.weight for conv in convolutions], scale, skip)
+        biases = [conv.bias for conv in convolutions if conv.bias is not None]
+        return kernel, scale * functools.reduce(torch.add, biases) if biases else None
 
     def _pointwise(self, z: Tensor, skip: bool) -> Tensor:
         return pointwise(z, self.pointwise.weight, self.pointwise.bias, skip)

@@ -1,0 +1,282 @@
+"""Mona as one function with its own gradient: few passes over memory, and few tensors kept for the backward pass.
+
+The plain form keeps four tensors as wide as the residual stream for each adapter and reads or writes it some twenty
+times. Here
+
+- the result, which the next layer norm keeps anyway, is kept instead of the input: `x = out - Up(...)`;
+- of the rest only Down's output, as wide as the bottleneck, and the dropout mask are kept; the backward pass computes
+  the others again;
+- a CPU handles a few images at a time, so that everything in between stays in its cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ...residual import TokenLayout
+from .depthwise import kernel_gradient
+from .functional import depthwise
+
+aten = torch.ops.aten
+
+# Bytes of the residual stream that a CPU handles at a time.
+CHUNK_BYTES = 2**21
+
+
+class Weights(NamedTuple):
+    """Mona's parameters as the computation uses them: scales multiplied in, kernels summed, skips added.
+
+    Args:
+        norm_weight (`Tensor`): `(m,)`, s1 times the norm's weight.
+        norm_bias (`Tensor`): `(m,)`, s1 times the norm's bias.
+        input_scale (`Tensor`): `(m,)`, s2.
+        down (`Tensor`): `(n, m)`.
+        down_bias (`Tensor`): `(n,)`.
+        kernel (`Tensor`): `(n, 1, K, K)`, all depthwise filters and the skip around them.
+        kernel_bias (`Tensor`, *optional*): `(n,)`.
+        matrix (`Tensor`): `(n, n)`, the 1x1 convolution and the skip around it.
+        matrix_bias (`Tensor`, *optional*): `(n,)`.
+        up (`Tensor`): `(m, n)`.
+        up_bias (`Tensor`): `(m,)`.
+    """
+
+    norm_weight: Tensor
+    norm_bias: Tensor
+    input_scale: Tensor
+    down: Tensor
+    down_bias: Tensor
+    kernel: Tensor
+    kernel_bias: Tensor | None
+    matrix: Tensor
+    matrix_bias: Tensor | None
+    up: Tensor
+    up_bias: Tensor
+
+
+class Options(NamedTuple):
+    """What else the computation needs to know.
+
+    Args:
+        layout (`TokenLayout`): Of the tokens.
+        eps (`float`): Of the norm.
+        scale (`float`): What dropout multiplies the rest with.
+        add (`bool`): Whether the result is the new residual stream rather than what is to be added to it.
+        split (`bool`): Whether to give back what was added as well.
+    """
+
+    layout: TokenLayout
+    eps: float
+    scale: float = 1.0
+    add: bool = True
+    split: bool = False
+
+
+def supports(mona: nn.Module, x: Tensor) -> bool:
+    """Whether `mona` can be computed here: in eager mode, its parts being plain layers that nothing hooks into.
+
+    Hooks and replaced layers (offloading, quantization, DTensors) expect the layers themselves to be called.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor or x.device.type == "meta":
+        return False
+    parts = (module for module in mona.modules() if module is not mona)
+    if any(part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__ for part in parts):
+        return False
+    linear = type(mona.down) is nn.Linear and type(mona.up) is nn.Linear
+    return linear and all(type(p) is nn.Parameter and p.device == x.device for p in mona.parameters())
+
+
+def run(x: Tensor, extra: Tensor | None, dropped: Tensor | None, options: Options, weights: Weights) -> Any:
+    """Compute Mona of `x + extra`.
+
+    Args:
+        x (`Tensor`): `(B, N, m)`, contiguous.
+        extra (`Tensor`, *optional*): What is to be added to `x` first.
+        dropped (`Tensor`, *optional*): `(B, N, n)`, bool: what dropout sets to zero.
+        options (`Options`): See there.
+        weights (`Weights`): The projections, kernel and matrix in the type to compute in, the norm in its own.
+
+    Returns:
+        `tuple[Tensor | None, Tensor | None]`: The new stream and what was added to it, as `options` ask for.
+    """
+    if torch.is_grad_enabled():
+        return _Mona.apply(x, extra, dropped, options, *weights)
+    return _forward(x, extra, dropped, options, weights, None)
+
+
+class _Mona(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, extra: Any, dropped: Any, options: Options, *weights: Any) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.options, ctx.has_extra = options, extra is not None
+        keep_stream = not options.add or x.element_size() < 4
+        with torch.autocast(x.device.type, enabled=False):
+            z = weights[3].new_empty(*x.shape[:-1], weights[3].shape[0])
+            if keep_stream and extra is not None:
+                x, extra = x + extra, None
+            out, delta = _forward(x, extra, dropped, options, Weights(*weights), z)
+        ctx.keep_stream = keep_stream
+        ctx.save_for_backward(x if keep_stream else out, z, dropped, *weights)
+        return out, delta
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Any, grad_delta: Any) -> Any:
+        stream, z, dropped, *weights = ctx.saved_tensors
+        if grad_out is None and grad_delta is None:
+            return (None,) * (4 + len(weights))
+        with torch.autocast(stream.device.type, enabled=False):
+            task = _Backward(Weights(*weights), ctx.options, ctx.keep_stream, ctx.needs_input_grad)
+            grad_x, grads = task.run(stream, z, dropped, grad_out, grad_delta)
+        return grad_x, grad_x if ctx.has_extra else None, None, None, *grads
+
+
+def _images_at_a_time(stream: Tensor, weights: Weights) -> int:
+    """How many images to handle at a time: all, but on a CPU as many as fit its cache."""
+    batch = stream.shape[0]
+    if stream.device.type != "cpu" or weights.down.element_size() < 4:
+        return batch  # partial sums of half precision gradients would lose digits
+    return max(1, min(batch, CHUNK_BYTES // (stream[0].numel() * stream.element_size())))
+
+
+def _normalize(x: Tensor, weights: Weights, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The scaled norm of `(T, m)` tokens in the norm's type, and the norm's two statistics."""
+    normed, mean, rstd = aten.native_layer_norm(x, [x.shape[-1]], weights.norm_weight, weights.norm_bias, eps)
+    return normed.addcmul_(x, weights.input_scale), mean, rstd
+
+
+def _filter(z: Tensor, dropped: Tensor | None, weights: Weights, layout: TokenLayout) -> tuple[Tensor, Tensor, Tensor]:
+    """From Down's output `(b, N, n)`: the filters' output, the GELU's input, and what Up gets but for the scale."""
+    filtered = depthwise(z, weights.kernel, weights.kernel_bias, layout).reshape(-1, z.shape[-1])
+    mixed = _linear(filtered, weights.matrix, weights.matrix_bias)
+    activated = aten.gelu(mixed)
+    if dropped is not None:
+        activated.masked_fill_(dropped.reshape_as(activated), 0)
+    return filtered, mixed, activated
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+
+
+def _forward(
+    x: Tensor, extra: Tensor | None, dropped: Tensor | None, options: Options, weights: Weights, z: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Compute Mona, writing Down's output to `z` if it is given; see [`run`]."""
+    out = torch.empty_like(x) if options.add else None
+    delta = torch.empty_like(x) if options.split or not options.add else None
+    width, count = x.shape[-1], _images_at_a_time(x, weights)
+    norm_dtype, dtype = weights.norm_weight.dtype, weights.down.dtype
+    for start in range(0, x.shape[0], count):
+        part = slice(start, start + count)
+        stream = x[part] if extra is None else x[part] + extra[part]
+        normed = _normalize(stream.view(-1, width).to(norm_dtype), weights, options.eps)[0]
+        target = None if z is None else z[part].view(-1, z.shape[-1])
+        down = torch.addmm(weights.down_bias, normed.to(dtype), weights.down.t(), out=target)
+        drop = None if dropped is None else dropped[part]
+        activated = _filter(down.view(*stream.shape[:-1], -1), drop, weights, options.layout)[2]
+        added = torch.addmm(weights.up_bias, activated, weights.up.t(), alpha=options.scale).view(stream.shape)
+        if delta is not None:
+            delta[part] = added
+        if out is not None:
+            torch.add(stream, added, out=out[part])
+    return out, delta
+
+
+class _Backward:
+    """The backward pass: adds the gradients up over the parts of the batch.
+
+    Args:
+        weights (`Weights`): As in the forward pass.
+        options (`Options`): As in the forward pass.
+        kept_stream (`bool`): Whether the kept tensor is the adapter's input, not its result.
+        needs (`tuple[bool, ...]`): Which arguments of the forward pass need a gradient.
+    """
+
+    def __init__(self, weights: Weights, options: Options, kept_stream: bool, needs: tuple[bool, ...]) -> None:
+        self.weights, self.options, self.kept_stream = weights, options, kept_stream
+        self.needs_x, self.needs_weights = needs[0] or needs[1], any(needs[4:])
+        self.grads: list[Tensor | None] = [None] * len(weights)
+
+    def run(
+        self, stream: Tensor, z: Tensor, dropped: Tensor | None, grad_out: Tensor | None, grad_delta: Tensor | None
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Give the gradients of the input and of the weights."""
+        grad_x = torch.empty_like(stream) if self.needs_x else None
+        count = _images_at_a_time(stream, self.weights)
+        for start in range(0, stream.shape[0], count):
+            part = slice(start, start + count)
+            grads = [grad[part] for grad in (grad_out, grad_delta) if grad is not None]
+            grad = grads[0] if len(grads) == 1 else grads[0] + grads[1]
+            drop = None if dropped is None else dropped[part]
+            grad_through = self._part(stream[part], z[part], drop, grad)
+            if grad_x is not None and grad_out is not None:
+                torch.add(grad_out[part], grad_through.view_as(grad), out=grad_x[part])
+            elif grad_x is not None:
+                grad_x[part] = grad_through.view_as(grad)
+        return grad_x, self.grads
+
+    def _part(self, stream: Tensor, z: Tensor, dropped: Tensor | None, grad: Tensor) -> Tensor:
+        weights, width = self.weights, stream.shape[-1]
+        filtered, mixed, activated = _filter(z, dropped, weights, self.options.layout)
+        stream = stream.view(-1, width)
+        if not self.kept_stream:
+            added = torch.addmm(weights.up_bias, activated, weights.up.t(), alpha=self.options.scale)
+            stream = torch.sub(stream, added, out=added if added.dtype == stream.dtype else None)
+        grad = grad.reshape(-1, width).to(weights.up.dtype)
+        grad_mixed = self._up(activated, mixed, dropped, grad)
+        grad_z = self._filters(z, filtered, grad_mixed).view(-1, z.shape[-1])
+        return self._down(stream.to(weights.norm_weight.dtype), grad_z)
+
+    def _up(self, activated: Tensor, mixed: Tensor, dropped: Tensor | None, grad: Tensor) -> Tensor:
+        if self.needs_weights:
+            self._accumulate_product("up", grad, activated, self.options.scale)
+            self._accumulate("up_bias", grad.sum(0))
+        grad = torch.addmm(self.weights.down_bias, grad, self.weights.up, beta=0, alpha=self.options.scale)
+        if dropped is not None:
+            grad.masked_fill_(dropped.reshape_as(grad), 0)
+        return aten.gelu_backward(grad, mixed)
+
+    def _filters(self, z: Tensor, filtered: Tensor, grad: Tensor) -> Tensor:
+        if self.needs_weights:
+            self._accumulate_product("matrix", grad, filtered)
+            self._accumulate("matrix_bias", grad.sum(0))
+        grad = torch.mm(grad, self.weights.matrix).view_as(z)
+        layout, kernel = self.options.layout, self.weights.kernel
+        if self.needs_weights:
+            self._accumulate("kernel", kernel_gradient(z, grad, kernel, layout))
+            self._accumulate("kernel_bias", grad.sum((0, 1)))
+        return depthwise(grad, kernel.flip(-1, -2), None, layout)  # zero padded, so its own transpose but for the flip
+
+    def _down(self, x: Tensor, grad_z: Tensor) -> Tensor:
+        weights = self.weights
+        normed, mean, rstd = _normalize(x, weights, self.options.eps)
+        if self.needs_weights:
+            self._accumulate_product("down", grad_z, normed.to(grad_z.dtype))
+            self._accumulate("down_bias", grad_z.sum(0))
+        grad = torch.mm(grad_z, weights.down).to(x.dtype)
+        masks = [True, self.needs_weights, self.needs_weights]
+        grad_x, grad_weight, grad_bias = aten.native_layer_norm_backward(
+            grad, x, [x.shape[-1]], mean, rstd, weights.norm_weight, weights.norm_bias, masks
+        )
+        if self.needs_weights:
+            self._accumulate("norm_weight", grad_weight)
+            self._accumulate("norm_bias", grad_bias)
+            self._accumulate("input_scale", torch.mul(grad, x, out=normed).sum(0))
+        return grad_x.addcmul_(grad, weights.input_scale)
+
+    def _accumulate(self, name: str, value: Tensor) -> None:
+        place = Weights._fields.index(name)
+        total = self.grads[place]
+        if self.weights[place] is not None:
+            self.grads[place] = value if total is None else total.add_(value)
+
+    def _accumulate_product(self, name: str, grad: Tensor, x: Tensor, scale: float = 1.0) -> None:
+        place = Weights._fields.index(name)
+        total = self.grads[place]
+        if total is None:
+            total = self.grads[place] = torch.zeros_like(self.weights[place])  # type: ignore[arg-type]
+        total.addmm_(grad.t(), x, alpha=scale)
