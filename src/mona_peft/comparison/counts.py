@@ -17,9 +17,8 @@ def swin(embed_dim: int, depths: tuple[int, ...], num_heads: tuple[int, ...]) ->
     """A maker of Swin classifiers (arXiv 2103.14030, table 7) from the number of classes."""
 
     def make(num_labels: int) -> nn.Module:
-        config = SwinConfig(
-            embed_dim=embed_dim, depths=list(depths), num_heads=list(num_heads), window_size=7, num_labels=num_labels
-        )
+        config = SwinConfig(embed_dim=embed_dim, depths=list(depths), num_heads=list(num_heads), window_size=7)
+        config.num_labels = num_labels
         return SwinForImageClassification(config)
 
     return make
@@ -27,7 +26,9 @@ def swin(embed_dim: int, depths: tuple[int, ...], num_heads: tuple[int, ...]) ->
 
 def vit_base(num_labels: int) -> nn.Module:
     """A ViT-B/16 classifier (arXiv 2010.11929, table 1)."""
-    return ViTForImageClassification(ViTConfig(num_labels=num_labels))
+    config = ViTConfig()
+    config.num_labels = num_labels
+    return ViTForImageClassification(config)
 
 
 BACKBONES: dict[str, Callable[[int], nn.Module]] = {

@@ -1,0 +1,22 @@
+"""Compare settings of Mona. Without a dataset: the ablations on scanned digits, offline.
+
+python scripts/ablate.py --study_size tiny --groups design positions
+python scripts/ablate.py recipes/mona_swin_large_flowers102.yaml --study_dir studies/flowers-ablations
+"""
+
+from __future__ import annotations
+
+from mona_peft.comparison.command import AblateConfig, StudyConfig, run_ablation
+from mona_peft.data.sources import DataConfig
+from mona_peft.tasks.classification import ClassificationConfig
+from mona_peft.training.arguments import parse_arguments
+from mona_peft.training.config import TrainingConfig
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    run_ablation(*parse_arguments([StudyConfig, AblateConfig, DataConfig, ClassificationConfig, TrainingConfig]))
+
+
+if __name__ == "__main__":
+    main()

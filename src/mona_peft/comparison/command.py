@@ -1,0 +1,181 @@
+"""What `scripts/compare.py` and `scripts/ablate.py` do: run a study as far as asked, and write its results."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+
+from mona_peft.comparison.ablations import DEFAULT_LABEL, GROUPS, ablation_variants
+from mona_peft.comparison.benchmark import Benchmark
+from mona_peft.comparison.classification import ClassificationBenchmark
+from mona_peft.comparison.counts import count_all, format_counts
+from mona_peft.comparison.digits import BACKBONE_WIDTHS, DIGITS_OPTIONS, DIGITS_SIZES, DigitsBenchmark
+from mona_peft.comparison.report import Results, replace_block, write_report
+from mona_peft.comparison.study import Plan, Study, settings_of
+from mona_peft.comparison.table import REFERENCE, make_rows, sort_rows
+from mona_peft.comparison.variants import PAPER_METHODS, Variant, method_variants
+from mona_peft.comparison.versions import package_versions
+from mona_peft.data.sources import DataConfig
+from mona_peft.options import option
+from mona_peft.tasks.classification import ClassificationConfig
+from mona_peft.training.config import TrainingConfig
+
+
+@dataclass
+class StudyConfig:
+    """A study: what of it to run, and where its results go."""
+
+    study_dir: str = option("outputs/study", "Folder of the study; a study in it goes on where it was.")
+    results_dir: str | None = option(None, "Where table, figures and report are written; in study_dir if unset.")
+    study_size: str = option("full", "Without a dataset: the digits study at its full (minutes) or tiny size.")
+    learning_rates: list[float] = option([], "The grid of learning rates; rates are chosen on the validation split.")
+    seeds: int | None = option(None, "Runs of each variant at its chosen rate.")
+    search_seeds: int | None = option(None, "Runs at each rate of the grid; all seeds if unset.")
+    max_runs: int | None = option(None, "Stop after this many runs; the same command goes on from there.")
+    report_only: bool = option(False, "Run nothing, write the results of the runs there are.")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        if self.study_size not in DIGITS_SIZES:
+            raise ValueError(f"Unknown study_size {self.study_size!r}; choose one of {', '.join(DIGITS_SIZES)}.")
+
+
+@dataclass
+class CompareConfig:
+    """The comparison of methods."""
+
+    methods: list[str] = option(list(PAPER_METHODS), "Names of methods in mona_peft.methods.")
+    variant_options: str = option("{}", 'Settings by method, as JSON: {"mona": {"bottleneck_dim": 32}}.')
+    parameters: bool = option(False, "Only print what every method trains in Swin-T, B, L and ViT-B.")
+    readme: str | None = option(None, "Put the table between the markers of this file.")
+
+
+@dataclass
+class AblateConfig:
+    """The ablations of Mona."""
+
+    groups: list[str] = option(list(GROUPS), f"Some of {', '.join(GROUPS)}.")
+    bottleneck_dim: int | None = option(None, "Bottleneck of the default Mona; 64, or 16 on the digits.")
+    bottlenecks: list[int] = option([], "The other sizes; 16, 32 and 128, or 4, 8 and 32 on the digits.")
+    backbones: list[str] = option([], "Models, or sizes of the digits' Swin, to train with Mona and in full.")
+
+
+# Without a grid of its own a study of a real data set takes the paper's rate, half of it and twice of it.
+RATE_FACTORS = (0.5, 1.0, 2.0)
+
+
+def run_comparison(
+    study: StudyConfig,
+    compare: CompareConfig,
+    data: DataConfig,
+    classification: ClassificationConfig,
+    training: TrainingConfig,
+) -> Results | None:
+    """Compare methods; see `scripts/compare.py`."""
+    if compare.parameters:
+        print(format_counts(count_all(methods=compare.methods)))
+        return None
+    digits = data.dataset is None
+    options = {**(DIGITS_OPTIONS if digits else {}), **json.loads(compare.variant_options)}
+    variants = method_variants(compare.methods, options)
+    benchmark = make_benchmark(study, data, classification, training)
+    results = run_study(study, benchmark, make_plan(study, variants, training, digits), REFERENCE)
+    if compare.readme:
+        path = Path(compare.readme)
+        path.write_text(replace_block(path.read_text(encoding="utf-8"), results.summary()), encoding="utf-8")
+    return results
+
+
+def run_ablation(
+    study: StudyConfig,
+    ablate: AblateConfig,
+    data: DataConfig,
+    classification: ClassificationConfig,
+    training: TrainingConfig,
+) -> Results:
+    """Compare settings of Mona; see `scripts/ablate.py`."""
+    digits = data.dataset is None
+    variants = ablation_variants(
+        ablate.groups,
+        ablate.bottleneck_dim or (16 if digits else 64),
+        ablate.bottlenecks or ((4, 8, 32) if digits else (16, 32, 128)),
+        ablate.backbones or (tuple(BACKBONE_WIDTHS) if digits else ()),
+    )
+    benchmark = make_benchmark(study, data, classification, training)
+    return run_study(study, benchmark, make_plan(study, variants, training, digits), DEFAULT_LABEL)
+
+
+def make_benchmark(
+    study: StudyConfig, data: DataConfig, classification: ClassificationConfig, training: TrainingConfig
+) -> Benchmark:
+    """The data set that was asked for, or the digits."""
+    if data.dataset is None:
+        return DigitsBenchmark(DIGITS_SIZES[study.study_size])
+    return ClassificationBenchmark(data, classification, training)
+
+
+def make_plan(study: StudyConfig, variants: Sequence[Variant], training: TrainingConfig, digits: bool) -> Plan:
+    """The plan that was asked for, with the benchmark's defaults for what was not."""
+    size = DIGITS_SIZES[study.study_size]
+    seeds = study.seeds or (size.seeds if digits else 3)
+    default_rates = size.learning_rates if digits else tuple(f * training.learning_rate for f in RATE_FACTORS)
+    search_seeds = study.search_seeds or (min(2, seeds) if digits else None)
+    return Plan(tuple(variants), tuple(study.learning_rates or default_rates), seeds, search_seeds)
+
+
+def run_study(config: StudyConfig, benchmark: Benchmark, plan: Plan, reference: str) -> Results:
+    """Do the runs that are asked for and write what there is.
+
+    Raises:
+        `ValueError`: if there is no run to report.
+    """
+    transformers_logging.disable_progress_bar()
+    folder = Path(config.study_dir)
+    study = Study(benchmark, plan, folder)
+    if not config.report_only:
+        done = study.run(config.max_runs)
+        print(f"{done} runs done, {len(study.missing())} known to be left; the same command goes on from here.")
+    results, records = collect(study, reference)
+    target = Path(config.results_dir) if config.results_dir else folder / "results"
+    write_report(target, results, records, benchmark.greater_is_better, plan.searched)
+    print(f"\n{results.summary()}\n\nTable, figures and report are in {target}")
+    return results
+
+
+def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
+    """The results of the runs a study has, best first in a comparison, in the plan's order in an ablation."""
+    benchmark, records = study.benchmark, study.records()
+    if not records:
+        raise ValueError(f"There is no finished run in {study.runs}; run the study without --report_only.")
+    rows = make_rows(records, benchmark.metric, benchmark.greater_is_better, study.plan.searched, reference)
+    if not any(row.group for row in rows):
+        rows = sort_rows(rows, benchmark.greater_is_better)
+    results = Results(
+        title=benchmark.title,
+        command=command_line(),
+        metric_name=benchmark.metric_name,
+        reference=reference,
+        settings=settings_of(study.folder),
+        versions=records[-1].versions or package_versions(),
+        rows=rows,
+    )
+    return results, records
+
+
+def command_line() -> str:
+    """The command that is running, without the flags that say how much of it to do now."""
+    words = [sys.argv[0] if not sys.argv[0].startswith("/") else f"scripts/{Path(sys.argv[0]).name}"]
+    skip = False
+    for word in sys.argv[1:]:
+        if skip or word.startswith(("--max_runs", "--report_only", "--study_dir", "--results_dir", "--readme")):
+            skip = not skip and "=" not in word and word != "--report_only"
+            continue
+        words.append(word)
+    return "python " + shlex.join(words)
