@@ -21,15 +21,15 @@ FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large") + (
 class CocoAveragePrecision(evaluate.Metric):
     """Box AP and, where masks are predicted, mask AP, as COCOeval summarises them: `box_ap`, `mask_ap50`, ...
 
-    The annotations are COCO json, handed over once to `compute`; crowds, images without objects, boxes over the edge and
-    empty masks mean what they mean to COCO's tools. A figure that is not defined (COCOeval gives -1) is `nan`.
+    The annotations are COCO json, handed over once to `compute`; crowds, images without objects, boxes over the edge
+    and empty masks mean what they mean to COCO's tools. A figure that is not defined (COCOeval gives -1) is `nan`.
     """
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description="Average precision of boxes and masks by the COCO protocol.",
             citation="",
-            inputs_description="One image a row: image_id, boxes (x1, y1, x2, y2), scores, category_ids, masks (RLE counts).",
+            inputs_description="A row an image: image_id, boxes (x1, y1, x2, y2), scores, category_ids, masks (RLE counts).",
             features=datasets.Features(
                 {
                     "image_id": datasets.Value("int64"),
@@ -47,6 +47,11 @@ class CocoAveragePrecision(evaluate.Metric):
         """Give the figures.
 
         Args:
+            image_id (`list[int]`): by row.
+            boxes (`list`): by row, x1, y1, x2, y2 of each detection.
+            scores (`list`): by row.
+            category_ids (`list`): by row.
+            masks (`list`): by row, RLE counts.
             annotations (`dict`): COCO json of the same images.
             with_masks (`bool`): whether to give mask AP too; then each box has a mask.
         """

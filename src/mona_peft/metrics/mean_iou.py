@@ -32,8 +32,8 @@ def pixel_counts(predicted: torch.Tensor, labels: torch.Tensor, num_classes: int
 class MeanIoU(evaluate.Metric):
     """Mean IoU, mean accuracy and pixel accuracy over a whole data set.
 
-    The counts of all images are summed before anything is divided, as the ADE20K benchmark does. A class that is neither
-    labelled nor predicted anywhere is left out of the mean IoU, one that is not labelled out of the mean accuracy.
+    The counts of all images are summed before anything is divided, as the ADE20K benchmark does. A class that is
+    neither labelled nor predicted anywhere is left out of the mean IoU, one that is not labelled out of the mean accuracy.
     """
 
     def _info(self) -> evaluate.MetricInfo:

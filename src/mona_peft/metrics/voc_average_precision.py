@@ -37,8 +37,8 @@ def area_under_curve(recall: np.ndarray, precision: np.ndarray, eleven_points: b
 class VocAveragePrecision(evaluate.Metric):
     """AP at one IoU by class, and its mean over the classes with an object that counts.
 
-    As in the development kit: a detection belongs to the object of its class that it overlaps most; the first detection
-    of an object is right and further ones are wrong; a detection of a `difficult` object counts for nothing, and
+    As in the development kit: a detection belongs to the object of its class that it overlaps most; the first
+    detection of an object is right and further ones are wrong; a detection of a `difficult` object counts for nothing, and
     difficult objects need not be found. Boxes are x1, y1, x2, y2 with exclusive far edges.
     """
 
@@ -48,7 +48,7 @@ class VocAveragePrecision(evaluate.Metric):
         return evaluate.MetricInfo(
             description="Average precision of detection by the PASCAL VOC protocol.",
             citation="",
-            inputs_description="One image a row: boxes, scores and labels predicted; boxes, labels, difficult annotated.",
+            inputs_description="A row an image: boxes, scores, labels predicted; boxes, labels, difficult annotated.",
             features=datasets.Features(
                 {
                     "predictions": {
@@ -65,6 +65,8 @@ class VocAveragePrecision(evaluate.Metric):
         """Give `ap50` and `ap50_11point` (named by the IoU), and both by class.
 
         Args:
+            predictions (`list[dict]`): by image.
+            references (`list[dict]`): by image.
             num_classes (`int`): labels are below this.
             iou (`float`): least overlap of a right detection.
         """

@@ -1,0 +1,1 @@
+"""Models for dense prediction: transformers' own, and torchvision's detection parts on transformers' backbones."""

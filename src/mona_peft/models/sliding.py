@@ -1,0 +1,46 @@
+"""Semantic segmentation of a large image window by window, as mmsegmentation's `slide` mode does it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows start so that they cover `length`; the last is moved back to end with it."""
+    if length <= window:
+        return [0]
+    count = -(-(length - window) // stride) + 1
+    return [min(number * stride, length - window) for number in range(count)]
+
+
+def slide_logits(model: nn.Module, pixels: Tensor, window: int, stride: int) -> Tensor:
+    """Logits `(classes, H, W)` of one image, the mean over the windows that cover a pixel.
+
+    Args:
+        model (`nn.Module`): gives `logits` of `pixel_values`.
+        pixels (`Tensor`): `(3, H, W)`; sides below the window are padded for the model, and cut again.
+        window (`int`): side of the square windows, pixels.
+        stride (`int`): their step, pixels.
+
+    Raises:
+        `ValueError`: if the windows would leave pixels out.
+    """
+    if not 0 < stride <= window:
+        raise ValueError(
+            f"stride is {stride} and the window {window}; the stride must be from 1 to the window's side."
+        )
+    height, width = pixels.shape[-2:]
+    padded = F.pad(pixels, (0, max(0, window - width), 0, max(0, window - height)))
+    total, count = None, padded.new_zeros(padded.shape[-2:])
+    for top in window_starts(padded.shape[-2], window, stride):
+        for left in window_starts(padded.shape[-1], window, stride):
+            part = (..., slice(top, top + window), slice(left, left + window))
+            logits = model(pixel_values=padded[part][None]).logits[0].float()
+            if total is None:
+                total = logits.new_zeros(len(logits), *padded.shape[-2:])
+            total[part] += logits
+            count[part] += 1
+    assert total is not None
+    return torch.div(total, count)[:, :height, :width]

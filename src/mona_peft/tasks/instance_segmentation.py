@@ -1,0 +1,42 @@
+"""Instance segmentation: Cascade Mask R-CNN and Mask2Former."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mona_peft.data.objects import ObjectData
+from mona_peft.tasks.objects import ObjectConfig, ObjectTask
+from mona_peft.training.config import option
+
+
+@dataclass
+class InstanceSegmentationConfig(ObjectConfig):
+    """Settings of an instance segmentation run."""
+
+    architecture: str = option("cascade_mask_rcnn", "One of cascade_mask_rcnn, mask2former.")
+
+    def __post_init__(self) -> None:
+        """Check that masks can be measured."""
+        super().__post_init__()
+        if self.protocol != "coco":
+            raise ValueError(f"protocol is {self.protocol!r}, but masks are measured by COCO's protocol alone.")
+
+
+class InstanceSegmentationTask(ObjectTask):
+    """Fine-tune an instance segmenter.
+
+    Args:
+        data (`ObjectData`): splits and categories; every object has a segmentation.
+        config (`InstanceSegmentationConfig`): model, method and recipe.
+        processor (`Any`, *optional*): image processor, where the backbone's folder has none.
+    """
+
+    name = "instance-segmentation"
+    best_metric = "mask_ap"
+    with_masks = True
+    architectures = ("cascade_mask_rcnn", "mask2former")
+    # Both use all four stages.
+
+    def __init__(self, data: ObjectData, config: InstanceSegmentationConfig, processor: Any = None) -> None:
+        super().__init__(data, config, processor)
