@@ -1,0 +1,161 @@
+"""Every guarantee, over the whole matrix of backbones."""
+
+import copy
+import re
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+
+from mona_peft import MonaConfig
+from mona_peft.residual import TappedBlock
+from tests.models import randomise
+
+from .family import Family, compose, loss, tapped_blocks, tensors
+from .matrix import FAMILIES
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.library}-{family.name}")
+
+
+def adapted(family: Family, std: float = 0.3, **options):
+    model = get_peft_model(family.model(), MonaConfig(bottleneck_dim=4, mona_dropout=0.0, **options)).eval()
+    if std:
+        randomise(model, std=std)
+    return model
+
+
+def same(one, other):
+    ones, others = tensors(one), tensors(other)
+    return len(ones) == len(others) > 0 and all(
+        a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+        for a, b in zip(ones, others, strict=True)
+    )
+
+
+def settle(family, model):
+    """Run once at every size: Swin changes its windows for good when it meets a small image."""
+    with torch.no_grad():
+        for size in family.sizes:
+            family.call(model, size)
+
+
+@every_family
+def test_starts_as_the_base_model(family):
+    base = family.model()
+    settle(family, base)
+    model = get_peft_model(copy.deepcopy(base), MonaConfig(bottleneck_dim=4)).eval()
+    assert len(tapped_blocks(model)) == family.blocks
+    with torch.no_grad():
+        for size in family.sizes:
+            assert same(family.call(model, size), family.call(base, size))
+        randomise(model)
+        assert not same(family.call(model), family.call(base))
+
+
+@every_family
+def test_blocks_agree_with_their_parts(family):
+    model = adapted(family).double()
+    settle(family, model)
+    calls = []
+    for block in tapped_blocks(model):
+        block.register_forward_hook(lambda m, args, kwargs, out: calls.append((m, args, kwargs, out)), with_kwargs=True)
+    for size in family.sizes:
+        calls.clear()
+        with torch.no_grad():
+            family.call(model, size)
+            assert len(calls) == family.blocks
+            for number, (block, args, kwargs, output) in enumerate(calls):
+                output = output[0] if isinstance(output, tuple) else output
+                plain = {name: value for name, value in kwargs.items() if name != "tap_layout"}
+                expected = compose(family, block, number, size, args, plain)
+                torch.testing.assert_close(output, expected, rtol=0, atol=1e-10)
+
+
+@every_family
+def test_every_adapter_parameter_gets_a_gradient_and_nothing_else(family):
+    model = adapted(family, std=0.1).train()
+    loss(family.call(model)).backward()
+    reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    adapters = {name for name, _ in model.named_parameters() if ".mona_" in name}
+    unreachable = {name for name in adapters if any(part in name for part in family.without_gradient)}
+    assert reached == adapters - unreachable
+
+
+@every_family
+def test_hidden_states_carry_the_adapters(family):
+    if family.recorded is None:
+        pytest.skip("the family records no hidden states")
+    base = family.model()
+    with torch.no_grad():
+        family.call(base, output_hidden_states=True)  # recording must not have been settled before
+    model = get_peft_model(base, MonaConfig(bottleneck_dim=4)).eval()
+    randomise(model, std=0.3)
+    outputs = []
+    for block in tapped_blocks(model):
+        block.register_forward_hook(lambda m, args, out: outputs.append(out[0] if isinstance(out, tuple) else out))
+    with torch.no_grad():
+        states = family.call(model, output_hidden_states=True).hidden_states
+    flat = [state.flatten(2).mT if state.dim() == 4 else state for state in states]
+    for number in family.recorded:
+        output = outputs[number].flatten(2).mT if outputs[number].dim() == 4 else outputs[number]
+        found = [state.shape == output.shape and torch.equal(state, output) for state in flat]
+        assert any(found), f"the output of block {number} is not among the hidden states"
+
+
+@every_family
+def test_saves_and_loads(family, tmp_path):
+    model = adapted(family)
+    model.save_pretrained(tmp_path)
+    base = family.model()
+    torch.manual_seed(99)
+    loaded = PeftModel.from_pretrained(base, tmp_path).eval()
+    ours, theirs = model.state_dict(), loaded.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with torch.no_grad():
+        assert same(family.call(model), family.call(loaded))
+
+
+@every_family
+def test_disables_and_unloads(family):
+    base = family.model()
+    reference = copy.deepcopy(base)
+    before = {name: type(module) for name, module in base.named_modules()}
+    attributes = {name: set(vars(module)) for name, module in base.named_modules()}
+    model = get_peft_model(base, MonaConfig(bottleneck_dim=4)).eval()
+    randomise(model, std=0.3)
+    with torch.no_grad():
+        expected = family.call(reference)
+        with model.disable_adapter():
+            assert same(family.call(model), expected)
+        assert not same(family.call(model), expected)
+        unloaded = model.unload()
+        assert unloaded is base and same(family.call(unloaded), expected)
+    assert {name: type(module) for name, module in base.named_modules()} == before
+    assert {name: set(vars(module)) for name, module in base.named_modules()} == attributes
+    assert list(base.state_dict()) == list(reference.state_dict())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in base.modules() if "mona" in str(m._forward_hooks))
+
+
+def gradients(family, model, sizes):
+    """The adapters' gradients of all sizes together: every forward pass before the first backward pass."""
+    total = sum(loss(family.call(model, size)) for size in sizes)
+    total.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@every_family
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_equals_none(family, reentrant):
+    if not family.checkpointing:
+        pytest.skip("the family has no gradient checkpointing")
+    model = adapted(family, std=0.1).train()
+    settle(family, model)
+    expected = gradients(family, copy.deepcopy(model), family.sizes)
+    family.enable_checkpointing(model.base_model.model, reentrant)
+    actual = gradients(family, model, family.sizes)
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=family.tolerance)
