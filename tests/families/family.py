@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,8 +45,8 @@ class Family:
         row_grids: From the inputs, the grid of each row, if they differ.
         recorded: Numbers of the blocks whose output is among the hidden states; None if the family records none.
         checkpointing: Whether the family supports gradient checkpointing.
-        without_gradient: Adapter parameters that can't have a gradient, by a part of their name.
-        tolerance: Of gradients recomputed by checkpointing.
+        normed: Whether what is recorded is the blocks' output after a norm of its own.
+        rounding: How far the start may be from the base model, in float64, where the strides of the stream change.
     """
 
     name: str
@@ -64,9 +64,8 @@ class Family:
     row_grids: Callable[[dict[str, Any]], list[Size]] | None = None
     recorded: tuple[int, ...] | None = None
     checkpointing: bool = True
-    without_gradient: tuple[str, ...] = ()
-    tolerance: float = 1e-5
-    notes: str = field(default="", compare=False)
+    normed: bool = False
+    rounding: float = 0.0
 
     def model(self, seed: int = 0) -> nn.Module:
         """A fresh model in which every parameter has an effect."""
@@ -117,7 +116,7 @@ def plain_copy(block: TappedBlock) -> nn.Module:
     """The block as it was before it was adapted: its class, its children, none of the hooks."""
     plain = copy.deepcopy(block)
     plain.__class__ = next(c for c in type(block).__mro__ if c is not TappedBlock and not issubclass(c, TappedBlock))
-    del plain._modules["mona"]
+    del plain._modules["mona"], plain._tap
     for module in plain.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()

@@ -214,6 +214,7 @@ FAMILIES: tuple[Family, ...] = (
         options={"is_native": True},
         mlp=lambda block, x, grid: block.ffn(block.rms_norm2(x)),
         silence="ffn",
+        rounding=1e-12,
     ),
     plain(
         "yolos",
@@ -286,7 +287,7 @@ FAMILIES: tuple[Family, ...] = (
         grid=patches(8),
         sizes=SQUARE,
         extra=lambda i: (3 + 4 * (i == 2), 0),
-        recorded=(0, 1, 2),
+        recorded=(0, 1),  # the last one is recorded after the final norm
         checkpointing=False,
     ),
     Family(
@@ -322,6 +323,7 @@ FAMILIES: tuple[Family, ...] = (
         grid=pvt_grid,
         sizes=((64, 64), (64, 96)),
         recorded=(0, 1, 2, 3),
+        normed=True,
     ),
     plain(
         "clip (two towers)",
