@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
+from transformers import ConvNextImageProcessor
+from transformers.image_utils import PILImageResampling
 
 from mona_peft.data.images import to_rgb
 
@@ -81,6 +83,28 @@ def eval_transform(settings: ImageSettings, resize_ratio: float = 256 / 224) -> 
     resized = [round(side * resize_ratio) for side in (size if size[0] != size[1] else size[:1])]
     resize = v2.Resize(resized, interpolation=InterpolationMode.BICUBIC, antialias=True)
     return v2.Compose([to_rgb, resize, v2.CenterCrop(size), *_to_tensor(settings)])
+
+
+def evaluation_processor(processor: Any, resize_ratio: float) -> Any:
+    """An image processor of transformers that prepares images as [`eval_transform`] does.
+
+    That of ConvNeXt resizes the short side and crops the centre; it does so below 384 pixels only, so larger models
+    and those whose input is not square keep their own.
+
+    Args:
+        processor (`Any`): the model's own processor.
+        resize_ratio (`float`): as for [`eval_transform`].
+    """
+    settings = ImageSettings.from_processor(processor)
+    if settings.height != settings.width or settings.height >= 384:
+        return processor
+    return ConvNextImageProcessor(
+        size={"shortest_edge": settings.height},
+        crop_pct=1 / resize_ratio,
+        resample=PILImageResampling.BICUBIC,
+        image_mean=list(settings.mean),
+        image_std=list(settings.std),
+    )
 
 
 def _to_tensor(settings: ImageSettings) -> list[Callable[[Any], Any]]:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from mona_peft.data.classification import ClassificationData, ClassificationImages, ClassificationStream, stack_samples
 from mona_peft.data.mixing import MixedBatches
 from mona_peft.data.sources import DataConfig, load_data
-from mona_peft.data.transforms import ImageSettings, eval_transform, train_transform
+from mona_peft.data.transforms import ImageSettings, eval_transform, evaluation_processor, train_transform
 from mona_peft.methods import apply_method
 from mona_peft.metrics import MeanClassAccuracy, MultilabelMeanAveragePrecision, TopKAccuracy
 from mona_peft.options import option
@@ -32,6 +32,17 @@ from mona_peft.training.config import TrainingConfig
 from mona_peft.training.repository import save_repository
 from mona_peft.training.run import run_task
 from mona_peft.training.task import Meter, Task
+
+USAGE = """
+import mona_peft
+from PIL import Image
+
+loaded = mona_peft.load("{repository}")  # the base model with adapter, head and label names; and the image processor
+print(loaded.predict([Image.open("image.jpg")]))
+
+classify = loaded.pipeline()  # transformers' pipeline("image-classification")
+print(classify("image.jpg"))
+"""
 
 
 @dataclass
@@ -218,8 +229,17 @@ class ClassificationTask(Task):
         draw_mistakes(self.data, split, rows, scores, folder / f"mistakes_{split}.png")
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the model repository to `folder / "model"`."""
-        save_repository(model, self.processor, folder / "model")
+        """Write adapter or weights, head, label names and image processor to `folder / "model"`."""
+        save_repository(model, evaluation_processor(self.processor, self.config.resize_ratio), folder / "model")
+
+    def facts(self) -> dict[str, Any]:
+        """Base model, data set and method."""
+        config = self.config
+        return {"base_model": config.model_name_or_path, "dataset": self.data.name, "method": config.method}
+
+    def usage(self, repository: str) -> str:
+        """Load and predict, directly and through a pipeline."""
+        return USAGE.format(repository=repository)
 
 
 def train_classifier(data: DataConfig, config: ClassificationConfig, training: TrainingConfig) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from mona_peft.training.checkpointing import Checkpointer, load_weights, save_we
 from mona_peft.training.config import FREE_ON_RESUME, TrainingConfig
 from mona_peft.training.evaluation import evaluate
 from mona_peft.training.loaders import eval_loader, train_loader
+from mona_peft.training.model_card import write_card
 from mona_peft.training.optim import make_optimizer, make_schedule, set_learning_rate
 from mona_peft.training.progress import Stopwatch, peak_memory_gib, progress_bar
 from mona_peft.training.run_folder import LOG_FILE, FigureLog, open_run
@@ -27,6 +28,8 @@ from mona_peft.training.task import Meter, Task
 from mona_peft.training.tracking import resolve_trackers
 
 BEST_WEIGHTS = "best.safetensors"
+# Folder, inside that of the run, that holds what is published.
+REPOSITORY = "model"
 
 
 @dataclass
@@ -318,10 +321,16 @@ class Trainer:
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     def save(self, figures: dict[str, Any]) -> None:
-        """Write the task's own files and `metrics.json` into the folder of the run."""
+        """Write the repository of the trained model, and `metrics.json` there and into the folder of the run."""
         if self.folder is not None and self.accelerator.is_main_process:
             self.task.save(self.unwrapped_model(), self.folder)
-            write_json(self.folder / "metrics.json", figures)
+            repository = self.folder / REPOSITORY
+            repository.mkdir(exist_ok=True)
+            facts = {"task": self.task.name, **self.task.facts()}
+            usage = self.task.usage(self.config.hub_model_id or str(repository))
+            write_card(repository, facts, figures, usage)
+            for folder in (repository, self.folder):
+                write_json(folder / "metrics.json", figures)
         self.accelerator.wait_for_everyone()
 
     def close(self) -> None:

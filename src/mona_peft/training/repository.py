@@ -13,10 +13,8 @@ from typing import Any
 from peft import PeftModel
 from torch import nn
 
+from mona_peft.inference import DELTA_CONFIG, DELTA_WEIGHTS
 from mona_peft.training.checkpointing import save_weights, trainable_names
-
-DELTA_WEIGHTS = "delta_model.safetensors"
-DELTA_CONFIG = "delta_config.json"
 
 
 def save_repository(model: nn.Module, processor: Any, folder: Path) -> Path:
@@ -24,7 +22,7 @@ def save_repository(model: nn.Module, processor: Any, folder: Path) -> Path:
 
     Args:
         model (`nn.Module`): a transformers model that a method was applied to, or the `PeftModel` around it.
-        processor (`Any`): its image processor.
+        processor (`Any`): the image processor whose preparation the model was evaluated with.
         folder (`Path`): created where missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,16 +33,16 @@ def save_repository(model: nn.Module, processor: Any, folder: Path) -> Path:
         model.save_pretrained(folder)  # type: ignore[operator]
     else:
         save_delta(model, folder)
+    bare.config.architectures = [type(bare).__name__]  # type: ignore[union-attr]
     bare.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
     processor.save_pretrained(folder)
     return folder
 
 
 def save_delta(model: nn.Module, folder: Path) -> None:
-    """Write what was trained and the name of the model it was trained from."""
-    names = trainable_names(model) - {name for name, _ in model.named_buffers()}
+    """Write what was trained (and the buffers) and the name of the model it was trained from."""
     state = model.state_dict()
-    save_weights({name: state[name] for name in sorted(names)}, folder / DELTA_WEIGHTS)
+    save_weights({name: state[name] for name in sorted(trainable_names(model))}, folder / DELTA_WEIGHTS)
     base = {"base_model_name_or_path": model.config.name_or_path}  # type: ignore[union-attr]
     (folder / DELTA_CONFIG).write_text(json.dumps(base, indent=2), encoding="utf-8")
 

@@ -12,7 +12,8 @@ from accelerate.utils import find_executable_batch_size
 
 from mona_peft.training.config import TrainingConfig
 from mona_peft.training.curves import draw_curves
-from mona_peft.training.loop import Trainer
+from mona_peft.training.loop import REPOSITORY, Trainer
+from mona_peft.training.pushing import push_repository
 from mona_peft.training.run_folder import LOG_FILE, RUN_FILE
 from mona_peft.training.task import Task
 
@@ -42,6 +43,12 @@ def run_task(task: Task, config: TrainingConfig) -> dict[str, Any]:
     trainer.save(figures)
     if trainer.folder is not None and trainer.accelerator.is_main_process:
         draw_curves(trainer.folder / LOG_FILE, trainer.folder / "curves.png")
+        print(f"The trained model is in {trainer.folder / REPOSITORY}")
+        if config.push_to_hub:
+            repo_id = config.hub_model_id or trainer.folder.resolve().name
+            base_model = task.facts().get("base_model")
+            pushed = push_repository(trainer.folder / REPOSITORY, repo_id, config.hub_private_repo, base_model)
+            print(f"Pushed to {pushed}")
     trainer.close()
     return figures
 

@@ -80,8 +80,16 @@ class Task(ABC):
         """Settings that make this task what it is: a run only resumes with the same ones. JSON values."""
         return {}
 
+    def facts(self) -> dict[str, Any]:
+        """What the model card says of the run: `base_model`, `dataset`, `method`, where known."""
+        return {}
+
+    def usage(self, repository: str) -> str:
+        """Python code that loads the saved model from `repository` and predicts."""
+        return f'import mona_peft\n\nmodel, processor = mona_peft.load("{repository}")'
+
     def save(self, model: nn.Module, folder: Path) -> None:  # noqa: B027
-        """Write what a user needs to predict with `model` into `folder`."""
+        """Write what a user needs to predict into `folder / "model"`, the repository that may be pushed."""
 
     def report(self, meter: Meter, split: str, folder: Path) -> None:  # noqa: B027
         """Draw pictures of an evaluation into `folder`."""

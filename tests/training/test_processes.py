@@ -1,0 +1,42 @@
+"""Several processes compute what one computes."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mona_peft.tasks.classification import train_classifier
+from mona_peft.training.run_folder import read_log
+from tests.tasks.tiny_classifier import as_flags, configs, write_classifier
+from tests.training.launching import SCRIPT, launch
+
+
+def run_configs(model, folder, batch_size, **changes):
+    """30 training scans; without dropout, so that a batch of 6 is the same as two of 3."""
+    data, classification, training = configs(
+        model, folder, batch_size=batch_size, eval_batch_size=7, num_epochs=2, **changes
+    )
+    data.shots = 6
+    classification.drop_path = 0.0
+    classification.method_options = '{"bottleneck_dim": 4, "mona_dropout": 0.0}'
+    return data, classification, training
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_as_one(tmp_path):
+    model = write_classifier(tmp_path / "model")
+    train_classifier(*run_configs(model, tmp_path / "one", 6))
+    launch("recipes/accelerate/cpu.yaml", SCRIPT, as_flags(*run_configs(model, tmp_path / "two", 3)))
+    one, two = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "two"))
+    assert one["steps"] == two["steps"] == 10
+    for split, size in (("validation", 100), ("test", 600)):
+        assert one[split]["num_samples"] == two[split]["num_samples"] == size  # no multiple of 2 * 7
+        assert one[split]["loss"] == pytest.approx(two[split]["loss"], abs=1e-4)
+        assert one[split]["accuracy"] == pytest.approx(two[split]["accuracy"], abs=1.5 / size)
+    logs = [[r for r in read_log(tmp_path / run / "metrics.jsonl") if r["kind"] == "train"] for run in ("one", "two")]
+    assert [record["loss"] for record in logs[0]] == pytest.approx([record["loss"] for record in logs[1]], abs=1e-4)
+    first, second = (load_file(tmp_path / run / "best.safetensors") for run in ("one", "two"))
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.allclose(first[name].float(), second[name].float(), atol=2e-3), name
