@@ -45,8 +45,10 @@ class Family:
         row_grids: From the inputs, the grid of each row, if they differ.
         recorded: Numbers of the blocks whose output is among the hidden states; None if the family records none.
         checkpointing: Whether the family supports gradient checkpointing.
-        normed: Whether what is recorded is the blocks' output after a norm of its own.
-        rounding: How far the start may be from the base model, in float64, where the strides of the stream change.
+        reentrant: Whether it supports, and computes itself the right gradients under, the reentrant kind.
+        processed: Whether what is recorded is made from the blocks' output, by a norm or by leaving out tokens.
+        rounding: How far the start may be from the base model, in float64: not at all, unless the order of a sum depends
+            on the strides of the stream, which adapters change.
     """
 
     name: str
@@ -64,7 +66,8 @@ class Family:
     row_grids: Callable[[dict[str, Any]], list[Size]] | None = None
     recorded: tuple[int, ...] | None = None
     checkpointing: bool = True
-    normed: bool = False
+    reentrant: bool = True
+    processed: bool = False
     rounding: float = 0.0
 
     def model(self, seed: int = 0) -> nn.Module:
@@ -79,7 +82,10 @@ class Family:
 
     def enable_checkpointing(self, model: nn.Module, reentrant: bool) -> None:
         """Switch gradient checkpointing on the way the library does."""
-        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        if hasattr(model, "gradient_checkpointing_enable"):
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        else:
+            model.set_grad_checkpointing()
 
     def call(self, model: nn.Module, size: Size | None = None, **more: Any) -> Any:
         """The model's output for images of a size."""
@@ -87,7 +93,7 @@ class Family:
         inputs = self.inputs(height, width)
         dtype = next(model.parameters()).dtype
         inputs = {k: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in inputs.items()}
-        if "pixel_values" not in inputs or self.library == "transformers":
+        if "pixel_values" not in inputs or self.library.startswith("transformers"):
             return model(**inputs, **more)
         return model(inputs["pixel_values"], **more)
 
