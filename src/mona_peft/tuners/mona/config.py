@@ -13,6 +13,7 @@ from ...registry import add_peft_type
 POSITIONS = ("attention", "mlp")
 VARIANTS = ("v1", "v2", "v3", "final")
 SCALES = ("channel", "scalar")
+NORMS = ("layer", "batch", "none")
 
 
 @dataclass
@@ -33,6 +34,8 @@ class MonaConfig(PeftConfig):
         conv_bias (`bool`): Whether the convolutions have biases: True (official code), False (the paper's count).
         init_weights (`bool` or `"official"`): True starts as the base model (the up projection is zero);
             `"official"` as the official code does; False at random.
+        norm (`str`): What the scaled norm scales: `"layer"` norm, `"batch"` norm (the paper found it worse), or
+            `"none"` for no scaled norm.
         target_modules (`list[str]` or `str`, *optional*): The blocks to adapt, as suffixes of their names or a regular
             expression; by default all known blocks.
         exclude_modules (`list[str]` or `str`, *optional*): Blocks to leave out, given alike.
@@ -40,8 +43,8 @@ class MonaConfig(PeftConfig):
             backbone from the input; negative from the output.
         layers_pattern (`list[str]` or `str`, *optional*): Names of the containers whose blocks are counted.
         modules_to_save (`list[str]`, *optional*): Modules beside the adapters to train and save, such as the head.
-        block_specs (`list[BlockSpec]`, *optional*): Layouts of blocks that this package does not know, or other layouts
-            of those that it does.
+        block_specs (`list[BlockSpec]`, *optional*): Layouts of blocks that this package does not know, or others
+            for those that it does.
 
     Raises:
         ValueError: If a value is not one of those above.
@@ -69,6 +72,10 @@ class MonaConfig(PeftConfig):
     init_weights: bool | Literal["official"] = field(
         default=True,
         metadata={"help": "True starts as the base model, 'official' as the official code, False at random."},
+    )
+    norm: Literal["layer", "batch", "none"] = field(
+        default="layer",
+        metadata={"help": "What the scaled norm scales: 'layer' norm, 'batch' norm, or 'none' at all."},
     )
     target_modules: list[str] | str | None = field(
         default=None,
@@ -123,7 +130,7 @@ class MonaConfig(PeftConfig):
             or len(set(self.positions)) < len(self.positions)
         ):
             raise ValueError(f"positions={self.positions!r} must be 'attention', 'mlp' or both, each once.")
-        for name, known in (("variant", VARIANTS), ("scale", SCALES)):
+        for name, known in (("variant", VARIANTS), ("scale", SCALES), ("norm", NORMS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; it must be one of {known}.")
         if not (isinstance(self.init_weights, bool) or self.init_weights == "official"):

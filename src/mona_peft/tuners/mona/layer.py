@@ -34,6 +34,7 @@ class MonaLayer(TappedLayer):
                 scale=config.scale,
                 conv_bias=config.conv_bias,
                 init_weights=config.init_weights,
+                norm=config.norm,
             )
             mona.train(self.training)
             getattr(self, f"mona_{position}")[adapter_name] = self.place(mona)

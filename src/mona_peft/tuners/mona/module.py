@@ -22,24 +22,35 @@ from .dropout import draw_dropped, dropout
 from .functional import depthwise, pointwise, pointwise_matrix, scaled_norm, sum_kernels
 
 
+class TokenBatchNorm(nn.BatchNorm1d):
+    """Batch norm over all tokens of all images, `(..., C)` to `(..., C)`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each channel over everything but the channels."""
+        return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
+
+
 class ScaledNorm(nn.Module):
-    """Layer norm with a bypass, `s1 * LayerNorm(x) + s2 * x`.
+    """A norm with a bypass, `s1 * Norm(x) + s2 * x`.
 
     Args:
         dim (`int`): Channels.
         scale (`str`): `"channel"` for vectors s1, s2; `"scalar"` for numbers.
+        norm (`str`): `"layer"` for layer norm, `"batch"` for batch norm (the paper's ablation).
     """
 
-    def __init__(self, dim: int, scale: str = "channel") -> None:
+    def __init__(self, dim: int, scale: str = "channel", norm: str = "layer") -> None:
         super().__init__()
         size = dim if scale == "channel" else 1
-        self.norm = nn.LayerNorm(dim)
+        self.norm: Any = nn.LayerNorm(dim) if norm == "layer" else TokenBatchNorm(dim)
         self.norm_scale = nn.Parameter(torch.full((size,), 1e-6))
         self.input_scale = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., C)` to `(..., C)`."""
         norm = self.norm
+        if not isinstance(norm, nn.LayerNorm):
+            return self.norm_scale * norm(x) + self.input_scale * x
         return scaled_norm(x, norm.weight, norm.bias, self.norm_scale, self.input_scale, norm.eps)
 
 
@@ -56,6 +67,7 @@ class Mona(nn.Module):
         conv_bias (`bool`): Whether the convolutions have biases.
         init_weights (`bool` or `"official"`): True for a module that starts as the identity; `"official"` as in the
             authors' code; False for PyTorch's own.
+        norm (`str`): Of the scaled norms: `"layer"`, `"batch"`, or `"none"` for no scaled norm at all.
     """
 
     def __init__(
@@ -68,18 +80,19 @@ class Mona(nn.Module):
         scale: str = "channel",
         conv_bias: bool = True,
         init_weights: bool | str = True,
+        norm: str = "layer",
     ) -> None:
         super().__init__()
         n = bottleneck_dim
         self.dim = dim
-        self.fast_path = True
+        self.fast_path = norm == "layer"
         self._cache: tuple[Any, fast.Weights] | None = None  # weights fused for inference, and what they come from
         self.variant = variant
         if variant == "final":
-            self.norm = ScaledNorm(dim, scale)
+            self.norm = _make_norm(dim, scale, norm)
         elif variant in ("v2", "v3"):
-            self.norm1 = ScaledNorm(n, scale)
-            self.norm2 = ScaledNorm(n, scale)
+            self.norm1 = _make_norm(n, scale, norm)
+            self.norm2 = _make_norm(n, scale, norm)
         self.down = nn.Linear(dim, n)
         self.depthwise = nn.ModuleList(
             nn.Conv2d(n, n, size, padding=size // 2, groups=n, bias=conv_bias) for size in kernel_sizes
@@ -210,3 +223,7 @@ class Mona(nn.Module):
 
     def _pointwise(self, z: Tensor, skip: bool) -> Tensor:
         return pointwise(z, self.pointwise.weight, self.pointwise.bias, skip)
+
+
+def _make_norm(dim: int, scale: str, norm: str) -> Any:
+    return nn.Identity() if norm == "none" else ScaledNorm(dim, scale, norm)

@@ -1,0 +1,68 @@
+"""The `norm` of `MonaConfig`, for the paper's ablation of the scaled norm."""
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+
+from mona_peft import Mona, MonaConfig
+from mona_peft.layout import TokenLayout
+from tests.models import TINY_MODELS, images, predict, randomise
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+LAYOUT = TokenLayout(4, 4)
+
+
+def filled(norm, variant="final"):
+    mona = Mona(8, bottleneck_dim=4, norm=norm, variant=variant, dropout=0.0).double()
+    with torch.no_grad():
+        for parameter in mona.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return mona
+
+
+@pytest.mark.parametrize("variant", ["final", "v2", "v3"])
+def test_without_a_norm_it_is_the_norm_that_passes_its_input(variant):
+    plain, normed = filled("none", variant), filled("layer", variant)
+    missing = normed.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing and all("norm" in key for key in missing)
+    with torch.no_grad():
+        for name, parameter in normed.named_parameters():
+            if name.endswith("norm_scale"):
+                parameter.zero_()
+            if name.endswith("input_scale"):
+                parameter.fill_(1.0)
+    x = torch.randn(2, 16, 8, dtype=torch.float64)
+    torch.testing.assert_close(plain(x, LAYOUT), normed(x, LAYOUT))
+
+
+def test_batch_norm_normalises_over_tokens_and_images():
+    mona = filled("batch")
+    x = 3 + 2 * torch.randn(4, 16, 8, dtype=torch.float64)
+    norm = mona.norm
+    y = (x - x.mean((0, 1))) / (x.var((0, 1), unbiased=False) + norm.norm.eps).sqrt()
+    expected = norm.norm_scale * (y * norm.norm.weight + norm.norm.bias) + norm.input_scale * x
+    torch.testing.assert_close(norm(x), expected)
+    mona.eval()
+    alone = torch.cat([mona(image[None], LAYOUT) for image in x])
+    torch.testing.assert_close(mona(x, LAYOUT), alone)
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("name", ["swin-classifier", "vit-model"])
+def test_it_trains_saves_and_loads(norm, name, tmp_path):
+    tiny = TINY_MODELS[name]
+    before = predict(tiny.build(), images())
+    model = get_peft_model(tiny.build(), MonaConfig(norm=norm, modules_to_save=tiny.modules_to_save))
+    torch.testing.assert_close(predict(model.eval(), images()), before)
+    randomise(model)
+    predict(model.train(), images())  # moves the running statistics
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny.build(), tmp_path).eval()
+    assert torch.equal(predict(loaded, images()), predict(model.eval(), images()))
+    saved, again = model.state_dict(), loaded.state_dict()
+    assert saved.keys() == again.keys() and all(torch.equal(saved[key], again[key]) for key in saved)
+
+
+def test_unknown_norm():
+    with pytest.raises(ValueError, match="norm='group' is unknown.*layer"):
+        MonaConfig(norm="group")
