@@ -21,6 +21,18 @@ from transformers import AutoConfig, AutoImageProcessor
 ADAPTER_CONFIG = "adapter_config.json"
 DELTA_WEIGHTS = "delta_model.safetensors"
 DELTA_CONFIG = "delta_config.json"
+# Models that are loaded with their boxes, masks or label maps in view; those of this package start with `mona_`.
+DENSE_MODEL_TYPES = frozenset(
+    {
+        "upernet",
+        "detr",
+        "conditional_detr",
+        "mask2former",
+        "mona_backbone_segformer",
+        "mona_retinanet",
+        "mona_cascade_mask_rcnn",
+    }
+)
 
 
 class Loaded(NamedTuple):
@@ -102,7 +114,13 @@ def load(
         folder = Path(snapshot_download(str(repo_or_path), revision=revision, token=token))
     if not (folder / "config.json").exists():
         raise ValueError(f"{repo_or_path} has no config.json: it was not saved by mona_peft's training.")
+    dense = _is_dense(folder / "config.json")
     config = AutoConfig.from_pretrained(folder)
+    if dense:
+        from mona_peft.tasks.dense_inference import load_dense
+
+        loaded = load_dense(folder, config, AutoImageProcessor.from_pretrained(folder), base_model)
+        return loaded._replace(model=loaded.model.to(device=device, dtype=dtype))
     model_class = getattr(transformers, config.architectures[0])
     if (folder / ADAPTER_CONFIG).exists():
         base_name = base_model or PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
@@ -115,6 +133,16 @@ def load(
         model = model_class.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder)
     return Loaded(model.to(device=device, dtype=dtype).eval(), processor)
+
+
+def _is_dense(path: Path) -> bool:
+    """Whether a configuration is of a dense model, whose classes are then known to transformers."""
+    model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type", "")
+    if model_type not in DENSE_MODEL_TYPES:
+        return False
+    import mona_peft.models.building  # noqa: F401  registers this package's own
+
+    return True
 
 
 def _load_base(model_class: Any, name: str | None, config: Any) -> nn.Module:

@@ -29,7 +29,7 @@ class CocoAveragePrecision(evaluate.Metric):
         return evaluate.MetricInfo(
             description="Average precision of boxes and masks by the COCO protocol.",
             citation="",
-            inputs_description="A row an image: image_id, boxes (x1, y1, x2, y2), scores, category_ids, masks (RLE counts).",
+            inputs_description="A row an image: image_id, boxes (x1, y1, x2, y2), scores, category_ids, masks (RLE).",
             features=datasets.Features(
                 {
                     "image_id": datasets.Value("int64"),

@@ -33,7 +33,8 @@ class MeanIoU(evaluate.Metric):
     """Mean IoU, mean accuracy and pixel accuracy over a whole data set.
 
     The counts of all images are summed before anything is divided, as the ADE20K benchmark does. A class that is
-    neither labelled nor predicted anywhere is left out of the mean IoU, one that is not labelled out of the mean accuracy.
+    neither labelled nor predicted anywhere is left out of the mean IoU, one that is not labelled out of the mean
+    accuracy.
     """
 
     def _info(self) -> evaluate.MetricInfo:

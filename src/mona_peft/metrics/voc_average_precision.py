@@ -38,8 +38,8 @@ class VocAveragePrecision(evaluate.Metric):
     """AP at one IoU by class, and its mean over the classes with an object that counts.
 
     As in the development kit: a detection belongs to the object of its class that it overlaps most; the first
-    detection of an object is right and further ones are wrong; a detection of a `difficult` object counts for nothing, and
-    difficult objects need not be found. Boxes are x1, y1, x2, y2 with exclusive far edges.
+    detection of an object is right and further ones are wrong; a detection of a `difficult` object counts for
+    nothing, and difficult objects need not be found. Boxes are x1, y1, x2, y2 with exclusive far edges.
     """
 
     def _info(self) -> evaluate.MetricInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from mona_peft.data.dense_transforms import DenseSettings
 from mona_peft.methods import apply_method
 from mona_peft.models.backbones import find_backbone_module
 from mona_peft.models.building import build_model, head_paths
-from mona_peft.training.config import option
+from mona_peft.options import option
 from mona_peft.training.repository import save_repository
 
 
@@ -26,9 +27,9 @@ class DenseConfig:
         "microsoft/swin-tiny-patch4-window7-224", "Pretrained backbone: Hub id or folder."
     )
     architecture: str = option("", "Neck and heads.")
-    architecture_options: dict[str, Any] = option({}, 'Settings of the architecture, as JSON: {"fpn_channels": 128}.')
+    architecture_options: str = option("{}", "Settings of the architecture, as JSON (or a mapping, in a recipe).")
     method: str = option("mona", "Fine-tuning method, a name in mona_peft.methods.")
-    method_options: dict[str, Any] = option({}, 'Settings of the method, as JSON: {"bottleneck_dim": 32}.')
+    method_options: str = option("{}", 'Settings of the method, as JSON (or a mapping, in a recipe): {"r": 16}.')
     out_indices: list[int] = option(
         [], "Stages of the backbone to use, from 1; the architecture's usual ones if unset."
     )
@@ -37,6 +38,25 @@ class DenseConfig:
     short_side: int = option(800, "Shorter side of test images, pixels, unless the longer one exceeds long_side.")
     long_side: int = option(1333, "Most pixels of the longer side.")
     horizontal_flip: float = option(0.5, "Probability of mirroring a training image.")
+
+
+def read_options(name: str, given: Any) -> dict[str, Any]:
+    """Settings given as JSON or as a mapping.
+
+    Args:
+        name (`str`): of the setting, for the message.
+        given (`str` or `dict`): what was given.
+
+    Raises:
+        `ValueError`: if it is neither.
+    """
+    try:
+        options = json.loads(given) if isinstance(given, str) else given
+    except ValueError as error:
+        raise ValueError(f"{name} is no JSON: {given!r} ({error}).") from error
+    if not isinstance(options, dict):
+        raise ValueError(f"{name} must be a mapping, not {given!r}.")
+    return options
 
 
 def image_settings(config: DenseConfig, processor: Any = None) -> DenseSettings:
@@ -67,9 +87,10 @@ def build_dense_model(
         class_names,
         config.out_indices or default_indices,
         config.drop_path,
-        **config.architecture_options,
+        **read_options("architecture_options", config.architecture_options),
     )
-    prepared = apply_method(model, config.method, head=head_paths(model), **config.method_options)
+    options = read_options("method_options", config.method_options)
+    prepared = apply_method(model, config.method, head=head_paths(model), **options)
     if config.gradient_checkpointing:
         # Non-reentrant: the reentrant kind gives no gradients behind inputs that need none, as a frozen stem's output.
         find_backbone_module(model)[1].gradient_checkpointing_enable({"use_reentrant": False})

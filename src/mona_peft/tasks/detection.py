@@ -7,7 +7,7 @@ from typing import Any
 
 from mona_peft.data.objects import ObjectData
 from mona_peft.tasks.objects import ObjectConfig, ObjectTask
-from mona_peft.training.config import option
+from mona_peft.options import option
 
 
 @dataclass
