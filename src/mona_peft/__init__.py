@@ -13,6 +13,7 @@ from .tuners.adaptformer import AdaptFormerConfig, AdaptFormerModel
 from .tuners.bottleneck import BottleneckConfig, BottleneckModel
 from .tuners.lorand import LoRandConfig, LoRandModel
 from .tuners.mona import Mona, MonaConfig, MonaLayer, MonaModel
+from .tuners.ssf import SSFConfig, SSFModel
 
 if TYPE_CHECKING:
     from .inference import load
@@ -31,6 +32,8 @@ __all__ = [
     "MonaConfig",
     "MonaLayer",
     "MonaModel",
+    "SSFConfig",
+    "SSFModel",
     "load",
     "load_official_checkpoint",
     "save_official_checkpoint",

@@ -18,6 +18,7 @@ from mona_peft.tuners.adaptformer import AdaptFormerConfig
 from mona_peft.tuners.bottleneck import BottleneckConfig
 from mona_peft.tuners.lorand import LoRandConfig
 from mona_peft.tuners.mona import MonaConfig
+from mona_peft.tuners.ssf import SSFConfig
 
 # Names of the query and value projections, by the conventions of the libraries that define the models. A fused
 # projection (timm) can only be adapted as a whole.
@@ -244,3 +245,9 @@ def prepare_lora(model: nn.Module, head: tuple[str, ...], r: int = 64, **options
 def prepare_mona(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
     """Train two Mona adapters a block, and the head."""
     return get_peft_model(model, MonaConfig(modules_to_save=list(head), **options))
+
+
+@register_method("ssf", "scales and shifts of every layer's output")
+def prepare_ssf(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train a scale and a shift of each channel of every layer of the backbone, and the head."""
+    return get_peft_model(model, SSFConfig(modules_to_save=list(head), **options))

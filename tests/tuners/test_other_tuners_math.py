@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from mona_peft import AdaptFormerConfig, BottleneckConfig, LoRandConfig
+from mona_peft import AdaptFormerConfig, BottleneckConfig, LoRandConfig, SSFConfig
 from tests.models import TINY_MODELS, images, predict, randomise
 from tests.tuners.plain_blocks import run_swin, run_vit
 
@@ -71,6 +71,31 @@ def test_adaptformer_stands_beside_the_mlp(name):
         mlp_output=lambda block, h, x1: h + 0.1 * bottleneck(block.adaptformer.adaptformer_mlp["default"], x1),
     )
     torch.testing.assert_close(predict(model, images().double()), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["swin-model", "vit-classifier"])
+def test_ssf_is_the_model_with_scales_and_shifts_in_its_weights(name):
+    model = get_peft_model(TINY_MODELS[name].build().double(), SSFConfig()).double().eval()
+    randomise(model, ".ssf_")
+    folded = TINY_MODELS[name].build().double()
+    layers = {n: m for n, m in model.base_model.model.named_modules() if hasattr(m, "ssf_output")}
+    for path, layer in layers.items():
+        base, adapter = folded.get_submodule(path), layer.ssf_output["default"]
+        shape = (-1,) + (1,) * (base.weight.dim() - 1)
+        bias = torch.zeros_like(adapter.shift) if base.bias is None else base.bias
+        base.weight = torch.nn.Parameter(base.weight * adapter.scale.view(shape))
+        base.bias = torch.nn.Parameter(bias * adapter.scale + adapter.shift)
+    kinds = (torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Conv2d)
+    heads = ("classifier", "pooler")
+    assert set(layers) == {n for n, m in folded.named_modules() if isinstance(m, kinds) and n not in heads}
+    x = images().double()
+    torch.testing.assert_close(predict(model, x), predict(folded, x), rtol=1e-10, atol=1e-10)
+
+
+def test_ssf_of_chosen_blocks_leaves_the_rest_alone():
+    model = get_peft_model(TINY_MODELS["swin-model"].build(), SSFConfig(layers_to_transform=[-1]))
+    names = [n for n, m in model.base_model.model.named_modules() if hasattr(m, "ssf_output")]
+    assert len(names) == 8 and all(name.startswith("encoder.layers.1.blocks.1.") for name in names)
 
 
 @pytest.mark.parametrize(

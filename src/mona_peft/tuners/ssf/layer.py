@@ -1,0 +1,21 @@
+"""The tuner layer that holds the scales and shifts of one layer's output."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..wrapped import WrappedLayer
+from .config import SSFConfig
+from .module import ScaleShift
+
+
+class SSFLayer(WrappedLayer):
+    """A linear layer, layer norm or convolution with scales and shifts on its output."""
+
+    adapter_layer_names = ("ssf_output",)
+    ssf_output: nn.ModuleDict
+
+    def make_adapter(self, config: SSFConfig) -> nn.Module:
+        """Make scale and shift of the width of the output."""
+        channel_dim = 1 if isinstance(self.get_base_layer(), nn.Conv2d) else -1
+        return ScaleShift(self.width, channel_dim, config.init_weights)
