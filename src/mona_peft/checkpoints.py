@@ -47,7 +47,10 @@ BACKBONE_PATTERNS = (
     (r"embeddings\.position_embeddings", r"absolute_pos_embed"),
     (_BLOCK + r"layernorm_before\.(\w+)", r"layers.\1.blocks.\2.norm1.\3"),
     (_BLOCK + r"layernorm_after\.(\w+)", r"layers.\1.blocks.\2.norm2.\3"),
-    (_BLOCK + r"attention\.(?:self\.)?(?:q_proj|k_proj|v_proj|query|key|value)\.(\w+)", r"layers.\1.blocks.\2.attn.qkv.\3"),
+    (
+        _BLOCK + r"attention\.(?:self\.)?(?:q_proj|k_proj|v_proj|query|key|value)\.(\w+)",
+        r"layers.\1.blocks.\2.attn.qkv.\3",
+    ),
     (_BLOCK + r"attention\.(?:o_proj|output\.dense)\.(\w+)", r"layers.\1.blocks.\2.attn.proj.\3"),
     (_BLOCK + r"attention\.(?:\w+\.)?(relative_position_bias_table)", r"layers.\1.blocks.\2.attn.\3"),
     (_BLOCK + r"(?:mlp\.fc1|intermediate\.dense)\.(\w+)", r"layers.\1.blocks.\2.mlp.fc1.\3"),
@@ -200,14 +203,14 @@ def _find_adapted_swin(model: nn.Module, adapter_name: str) -> tuple[nn.Module, 
             if hasattr(swin, "embeddings") and hasattr(swin, "encoder"):
                 return swin, outer
     raise ValueError(
-        f"{type(model).__name__} holds no transformers Swin with a Mona adapter '{adapter_name}' at both positions; add "
-        "one first, for example with get_peft_model(model, MonaConfig())."
+        f"{type(model).__name__} holds no transformers Swin with a Mona adapter '{adapter_name}' at both positions; "
+        "add one first, for example with get_peft_model(model, MonaConfig())."
     )
 
 
 def _check_official_design(mona: Mona, adapter_name: str) -> None:
     if set(dict(mona.named_parameters())) != set(ADAPTER_NAMES) or mona.norm.norm_scale.shape != (mona.dim,):
         raise ValueError(
-            f"Adapter '{adapter_name}' is not of the official design (variant='final', three kernels, scale='channel', "
-            "conv_bias=True), the only one the official names cover."
+            f"Adapter '{adapter_name}' is not of the official design (variant='final', three kernels, "
+            "scale='channel', conv_bias=True), the only one the official names cover."
         )

@@ -24,8 +24,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .backbones import ancestors, has_submodule, stream_width
+from .backbones import has_submodule, stream_width
 from .block_spec import BlockSpec
+from .gradient_checkpointing import outermost_checkpointed, require_input_grad
 from .layout import Layout, TokenLayout, apply_layout, group_rows
 from .layout_source import LayoutSource
 
@@ -206,22 +207,22 @@ class TappedBlock:
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
         # The class is made at run time, so pickling and copying name the class it was made from.
-        return _new_tapped, (_base_class(type(self)),), self.__getstate__()  # type: ignore[attr-defined]
+        return _new_tapped, (_base_class(type(self)),), self.__getstate__()
 
 
-def _base_class(cls: type) -> type:
+def _base_class(cls: Any) -> Any:
     """The class a tapped class was made from; the class itself if it is not tapped."""
     mro = cls.__mro__
     return mro[mro.index(TappedBlock) + 1] if TappedBlock in mro else cls
 
 
-def _new_tapped(base: type[nn.Module]) -> nn.Module:
+def _new_tapped(base: Any) -> Any:
     cls = _tapped_class(base)
     return cls.__new__(cls)
 
 
 @functools.cache
-def _tapped_class(base: type[nn.Module]) -> type[nn.Module]:
+def _tapped_class(base: Any) -> type[nn.Module]:
     return type(base.__name__, (TappedBlock, base), {"__module__": base.__module__, "__doc__": base.__doc__})
 
 
@@ -234,11 +235,11 @@ def tap(model: nn.Module, name: str, spec: BlockSpec, adapter: str) -> None:
         spec (`BlockSpec`): The block's row of the table.
         adapter (`str`): Name of the block's child, a `ResidualAdapter`.
     """
-    block = model.get_submodule(name)
+    block: Any = model.get_submodule(name)
     if not isinstance(block, TappedBlock):
         _install(model, name, block, spec)
-    if adapter not in block._tap.adapters:  # type: ignore[attr-defined]
-        block._tap.adapters.append(adapter)  # type: ignore[attr-defined]
+    if adapter not in block._tap.adapters:
+        block._tap.adapters.append(adapter)
 
 
 def untap(block: nn.Module, adapter: str) -> None:
@@ -277,13 +278,13 @@ def check_tappable(model: nn.Module, name: str, spec: BlockSpec) -> None:
         LayoutSource(model, name, spec, stream_width(block, spec))
 
 
-def _install(model: nn.Module, name: str, block: nn.Module, spec: BlockSpec) -> None:
+def _install(model: nn.Module, name: str, block: Any, spec: BlockSpec) -> None:
     tap = Tap(name, spec, LayoutSource(model, name, spec, stream_width(block, spec)))
     tap.source.start()
-    block.__class__ = _tapped_class(type(block))
-    block._tap = tap  # type: ignore[assignment]
-    block._tap_call = None  # type: ignore[assignment]
-    tap.handles.append(block.get_submodule(spec.entry).register_forward_pre_hook(block._tap_entry))  # type: ignore[arg-type]
+    block.__class__ = _tapped_class(block.__class__)
+    block._tap = tap
+    block._tap_call = None
+    tap.handles.append(block.get_submodule(spec.entry).register_forward_pre_hook(block._tap_entry))
     tap.handles.append(outermost_checkpointed(model, name).register_forward_pre_hook(require_input_grad))
     _rebind_forward(block)
 
@@ -292,53 +293,3 @@ def _rebind_forward(block: nn.Module) -> None:
     """Let a forward that accelerate replaced on the instance call the block's present class."""
     if "_old_forward" in block.__dict__:
         block._old_forward = types.MethodType(type(block).forward, block)  # type: ignore[assignment]
-
-
-def outermost_checkpointed(model: nn.Module, name: str) -> nn.Module:
-    """The outermost module around block `name` (or the block) that transformers may checkpoint as a whole."""
-    candidates = [model.get_submodule(name), *ancestors(model, name)]
-    checkpointed = [m for m in candidates if hasattr(type(m), "gradient_checkpointing")]
-    return checkpointed[-1] if checkpointed else candidates[0]
-
-
-def require_input_grad(module: nn.Module, args: tuple) -> tuple | None:
-    """Pre-hook: reentrant checkpointing gives no gradient at all to a module none of whose inputs needs one."""
-    if not (getattr(module, "gradient_checkpointing", False) and module.training and torch.is_grad_enabled()):
-        return None
-    options = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
-    if not options.get("use_reentrant", True) or not args or not isinstance(args[0], Tensor):
-        return None
-    if args[0].requires_grad or not any(p.requires_grad for p in module.parameters()):
-        return None
-    return (args[0].detach().requires_grad_(), *args[1:])
-
-
-def tolerate_tuple_embeddings(model: nn.Module) -> None:
-    """Let `enable_input_require_grads` work where the patch embedding returns a tuple, as Swin's does.
-
-    transformers and PEFT call it when gradient checkpointing meets adapters; transformers' own fails at the next
-    forward there.
-    """
-    if hasattr(model, "enable_input_require_grads"):
-        # a partial and not a bound method: pickle looks a method up by its name in the class
-        model.enable_input_require_grads = functools.partial(_enable_input_require_grads, model)  # type: ignore[assignment]
-
-
-def restore_embeddings(model: nn.Module) -> None:
-    """Take back `tolerate_tuple_embeddings`."""
-    model.__dict__.pop("enable_input_require_grads", None)
-
-
-def _enable_input_require_grads(model: nn.Module) -> None:
-    type(model).enable_input_require_grads(model)  # type: ignore[operator]
-    hooks = getattr(model, "_require_grads_hooks", [])
-    for handle in hooks:
-        hooks_of_module = handle.hooks_dict_ref()
-        if hooks_of_module is not None and handle.id in hooks_of_module:
-            hooks_of_module[handle.id] = _require_output_grad
-
-
-def _require_output_grad(module: nn.Module, args: Any, output: Any) -> None:
-    for tensor in output if isinstance(output, tuple) else (output,):
-        if isinstance(tensor, Tensor) and tensor.is_floating_point():
-            tensor.requires_grad_(True)

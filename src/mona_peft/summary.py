@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from peft import PeftMixedModel, PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
@@ -94,8 +95,10 @@ def summary(model: nn.Module) -> Summary:
     return result
 
 
-def _task_model(model: nn.Module) -> tuple[str, nn.Module]:
+def _task_model(model: Any) -> tuple[str, nn.Module]:
     """The model inside PEFT's wrappers, and the prefix of its parameters' names."""
     if isinstance(model, (PeftModel, PeftMixedModel)):
-        return "base_model.model.", model.base_model.model
-    return ("model.", model.model) if isinstance(model, BaseTuner) else ("", model)
+        inner: Any = model.base_model.model
+        return "base_model.model.", inner
+    inner = model.model if isinstance(model, BaseTuner) else model
+    return ("" if inner is model else "model."), inner

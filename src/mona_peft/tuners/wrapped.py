@@ -11,16 +11,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
-from ..compat import ExcludedModule
-from ..residual import outermost_checkpointed, require_input_grad
+from ..gradient_checkpointing import outermost_checkpointed, require_input_grad
+from .block_tuner import BlockTuner, BlockTunerLayer
 from .branches import output_modules
-from .tapped import match_blocks, merge_refusal, refuse_misfits, warn_of_frozen_head
+from .matching import match_blocks, warn_of_frozen_head
 
 
-class WrappedLayer(nn.Module, BaseTunerLayer):
+class WrappedLayer(BlockTunerLayer):
     """A tuner layer in the place of a module whose output it changes.
 
     Subclasses name one `ModuleDict` in `adapter_layer_names` and make its modules in `make_adapter`; each has a method
@@ -33,12 +32,7 @@ class WrappedLayer(nn.Module, BaseTunerLayer):
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self._disable_adapters = False
-        self._active_adapter: str | list[str] = []
-        self.merged_adapters: list[str] = []
         self.handles: list[Any] = []
-        for name in self.adapter_layer_names:
-            setattr(self, name, nn.ModuleDict())
 
     def make_adapter(self, config: Any) -> nn.Module:
         """Make the module of a new adapter.
@@ -75,17 +69,6 @@ class WrappedLayer(nn.Module, BaseTunerLayer):
             handle.remove()
         self.handles.clear()
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refuse: see `WrappedTuner.merge_and_unload`."""
-        raise ValueError(merge_refusal(type(self).__name__))
-
-    def unmerge(self) -> None:
-        """Nothing is ever merged."""
-
-    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        """No: the method adds no difference of weights."""
-        return False
-
     @property
     def width(self) -> int:
         """Channels of the module's output."""
@@ -94,13 +77,13 @@ class WrappedLayer(nn.Module, BaseTunerLayer):
         return weight.shape[0]
 
 
-class WrappedTuner(BaseTuner):
+class WrappedTuner(BlockTuner):
     """Base of the tuners whose layers are `WrappedLayer`s; subclasses set `prefix` and `tuner_layer_cls`.
 
     Without a `target_names` of their own, they act on the output projections at `config.positions` of the blocks.
     """
 
-    target_module_mapping: dict[str, list[str]] = {}
+    _targets: set[str]
 
     def target_names(self, model: nn.Module, peft_config: Any, blocks: list[str]) -> list[str]:
         """Names of the modules to wrap, given the blocks that the configuration means.
@@ -110,17 +93,11 @@ class WrappedTuner(BaseTuner):
         """
         return list(output_modules(model, blocks, peft_config.positions))
 
-    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
-        return peft_config  # the blocks are found in the model, `target_modules=None` stays as the user gave it
-
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         # Everything that can be refused is refused here, before the model is touched.
         blocks, self._excluded = match_blocks(model, peft_config)
         self._targets = set(self.target_names(model, peft_config, list(blocks)))
         warn_of_frozen_head(model, peft_config)
-
-    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> Any:  # type: ignore[override]
-        return ExcludedModule() if key in self._excluded else key in self._targets
 
     def _create_and_replace(
         self,
@@ -156,22 +133,3 @@ class WrappedTuner(BaseTuner):
             if isinstance(layer, WrappedLayer) and isinstance(layer, self.tuner_layer_cls):
                 layer.release()
         return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
-
-    def _check_merge_allowed(self) -> None:
-        raise ValueError(merge_refusal(type(self).__name__))
-
-    @classmethod
-    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        head, separator, tail = key.partition(f".{cls.prefix}")
-        if not separator:
-            return super()._remove_adapter_name_from_key(key, adapter_name)
-        place, _, rest = tail.partition(".")
-        return f"{head}{separator}{place}.{rest.removeprefix(adapter_name + '.')}"
-
-    @classmethod
-    def _remap_adapter_state_dict_for_load(
-        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        refuse_misfits(model, adapter_name, remapped)
-        return remapped

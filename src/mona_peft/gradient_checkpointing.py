@@ -1,0 +1,65 @@
+"""Gradient checkpointing of a frozen backbone with adapters: gradients have to reach the checkpointed modules.
+
+Reentrant checkpointing gives no gradient, silently, to a module none of whose inputs needs one, as is the case in a
+frozen backbone up to its first adapter.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .backbones import ancestors
+
+
+def outermost_checkpointed(model: nn.Module, name: str) -> nn.Module:
+    """The outermost module around block `name` (or the block) that transformers may checkpoint as a whole."""
+    candidates = [model.get_submodule(name), *ancestors(model, name)]
+    checkpointed = [m for m in candidates if hasattr(type(m), "gradient_checkpointing")]
+    return checkpointed[-1] if checkpointed else candidates[0]
+
+
+def require_input_grad(module: nn.Module, args: tuple) -> tuple | None:
+    """Pre-hook: reentrant checkpointing gives no gradient at all to a module none of whose inputs needs one."""
+    if not (getattr(module, "gradient_checkpointing", False) and module.training and torch.is_grad_enabled()):
+        return None
+    options = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
+    if not options.get("use_reentrant", True) or not args or not isinstance(args[0], Tensor):
+        return None
+    if args[0].requires_grad or not any(p.requires_grad for p in module.parameters()):
+        return None
+    return (args[0].detach().requires_grad_(), *args[1:])
+
+
+def tolerate_tuple_embeddings(model: nn.Module) -> None:
+    """Let `enable_input_require_grads` work where the patch embedding returns a tuple, as Swin's does.
+
+    transformers and PEFT call it when gradient checkpointing meets adapters; transformers' own fails at the next
+    forward there.
+    """
+    if hasattr(model, "enable_input_require_grads"):
+        # a partial and not a bound method: pickle looks a method up by its name in the class
+        model.enable_input_require_grads = functools.partial(_enable_input_require_grads, model)  # type: ignore[assignment]
+
+
+def restore_embeddings(model: nn.Module) -> None:
+    """Take back `tolerate_tuple_embeddings`."""
+    model.__dict__.pop("enable_input_require_grads", None)
+
+
+def _enable_input_require_grads(model: nn.Module) -> None:
+    type(model).enable_input_require_grads(model)  # type: ignore[attr-defined]
+    hooks = getattr(model, "_require_grads_hooks", [])
+    for handle in hooks:
+        hooks_of_module = handle.hooks_dict_ref()
+        if hooks_of_module is not None and handle.id in hooks_of_module:
+            hooks_of_module[handle.id] = _require_output_grad
+
+
+def _require_output_grad(module: nn.Module, args: Any, output: Any) -> None:
+    for tensor in output if isinstance(output, tuple) else (output,):
+        if isinstance(tensor, Tensor) and tensor.is_floating_point():
+            tensor.requires_grad_(True)
