@@ -1,0 +1,1 @@
+"""What a training step, an inference and a start cost, by method: see `scripts/benchmark.py`."""
