@@ -109,7 +109,8 @@ def tensors(output: Any) -> list[Tensor]:
 
 def loss(output: Any) -> Tensor:
     """A number that depends on every tensor of the output."""
-    parts = [t for t in tensors(output) if t.is_floating_point() and t.requires_grad]
+    parts = [t for t in tensors(output) if t.is_floating_point() and t.requires_grad and t.isfinite().all()]
+    parts = [t if t.dim() else t[None] for t in parts]
     return sum((t * torch.linspace(0.5, 1.5, t.shape[-1], dtype=t.dtype)).sum() / t.numel() ** 0.5 for t in parts)
 
 
