@@ -131,7 +131,7 @@ def test_parameter_count_of_swin_large():
         ({"positions": ("attention", "norm")}, r"positions=\('attention', 'norm'\) must be"),
         ({"positions": ()}, "positions="),
         ({"positions": ("mlp", "mlp")}, "each once"),
-        ({"init_weights": "gaussian"}, "init_weights='gaussian' must be True, False or 'official'"),
+        ({"init_weights": "gaussian"}, "init_weights='gaussian' must be True or False or 'official'"),
         ({"conv_bias": "no"}, "conv_bias='no'"),
     ],
 )

@@ -27,12 +27,14 @@ class BlockTunerConfig(PeftConfig):
             backbone from the input; negative from the output.
         layers_pattern (`list[str]` or `str`, *optional*): Names of the containers whose blocks are counted.
         modules_to_save (`list[str]`, *optional*): Modules beside the adapters to train and save, such as the head.
-        block_specs (`list[BlockSpec]`, *optional*): Layouts of blocks that this package does not know, or other layouts
-            of those that it does.
+        block_specs (`list[BlockSpec]`, *optional*): Layouts of blocks that this package does not know, or others
+            for those that it does.
     """
 
     #: Name of the tuner as PEFT registers it; subclasses set it.
     method: ClassVar[str] = ""
+    #: What `init_weights` may be.
+    known_inits: ClassVar[tuple[bool | str, ...]] = (True, False)
 
     init_weights: bool = field(default=True, metadata={"help": "True starts as the base model, False at random."})
     target_modules: list[str] | str | None = field(
@@ -63,8 +65,9 @@ class BlockTunerConfig(PeftConfig):
         for name in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, name), (set, tuple)):
                 setattr(self, name, sorted(getattr(self, name)))
-        if not isinstance(self.init_weights, bool):
-            raise ValueError(f"init_weights={self.init_weights!r} must be True or False.")
+        if (type(self.init_weights), self.init_weights) not in [(type(known), known) for known in self.known_inits]:
+            choices = " or ".join(map(repr, self.known_inits))
+            raise ValueError(f"init_weights={self.init_weights!r} must be {choices}.")
 
 
 def check_count(name: str, value: object, example: int) -> None:
