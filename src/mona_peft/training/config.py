@@ -41,6 +41,7 @@ class TrainingConfig:
     num_workers: int = option(0, "Data loading processes for each training process.")
     channels_last: bool = option(False, "Keep images channels-last in memory.")
     torch_compile: bool = option(False, "Compile the model.")
+    torch_compile_backend: str = option("inductor", "Which compiler of torch.compile.")
     cpu: bool = option(False, "Train on the CPU even if there is an accelerator.")
     eval_epochs: int = option(1, "Evaluate on the validation split every this many epochs.")
     eval_steps: int | None = option(None, "Evaluate every this many optimiser steps instead.")

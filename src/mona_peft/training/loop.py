@@ -100,7 +100,7 @@ class Trainer:
         dataset = task.dataset("train")
         if dataset is None:
             raise ValueError(f"The task {task.name} has no training data.")
-        model: Any = torch.compile(bare) if config.torch_compile else bare
+        model: Any = torch.compile(bare, backend=config.torch_compile_backend) if config.torch_compile else bare
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.loader = self._train_loader(dataset)
         self.eval_loaders: dict[str, DataLoader | None] = {}
@@ -161,7 +161,7 @@ class Trainer:
         """Train without evaluating or saving anything, to see whether it fits in memory."""
         self.model.train()
         for _, batch in zip(range(self.total_steps), self.loader, strict=False):
-            self._train_batch(batch)
+            self.train_batch(batch)
         self.close()
 
     def _restore(self) -> None:
@@ -187,7 +187,7 @@ class Trainer:
         batches_per_epoch = len(self.loader)
         self.stopwatch.reset()
         for batch in self.stopwatch.waiting(loader):
-            loss, grad_norm = self._train_batch(batch)
+            loss, grad_norm = self.train_batch(batch)
             self.progress.batch += 1
             ends_epoch = self.progress.batch == batches_per_epoch
             if ends_epoch:
@@ -198,7 +198,7 @@ class Trainer:
                 if self._finished():
                     break
 
-    def _train_batch(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def train_batch(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         """One forward and backward pass and, when gradients are complete, one optimiser step."""
         self.stopwatch.samples += self.config.batch_size * self.accelerator.num_processes
         grad_norm = None

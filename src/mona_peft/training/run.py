@@ -10,6 +10,7 @@ from typing import Any
 
 from accelerate.utils import find_executable_batch_size
 
+from mona_peft.training.benchmark import benchmark, format_benchmark
 from mona_peft.training.config import TrainingConfig
 from mona_peft.training.curves import draw_curves
 from mona_peft.training.loop import REPOSITORY, Trainer
@@ -32,6 +33,11 @@ def run_task(task: Task, config: TrainingConfig) -> dict[str, Any]:
     """
     if config.auto_batch_size:
         config = fit_batch_size(task, config)
+    if config.benchmark_steps:
+        trainer = Trainer(task, replace(config, output_dir=None, report_to=["none"]))
+        speed = benchmark(trainer, config.benchmark_steps)
+        trainer.accelerator.print(format_benchmark(speed, config.benchmark_steps))
+        return {"benchmark": speed}
     trainer = Trainer(task, config)
     figures = trainer.train()
     for split in ("validation", "test"):
