@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,15 @@ class AblateConfig:
     groups: list[str] = option(list(GROUPS), f"Some of {', '.join(GROUPS)}.")
     bottleneck_dim: int | None = option(None, "Bottleneck of the default Mona; 64, or 16 on the digits.")
     bottlenecks: list[int] = option([], "The other sizes; 16, 32 and 128, or 4, 8 and 32 on the digits.")
+    full_rates: list[float] = option(
+        [], "Grid of full fine-tuning, where backbones are compared; 0.003 on the digits."
+    )
     backbones: list[str] = option([], "Models, or sizes of the digits' Swin, to train with Mona and in full.")
 
+
+# What the comparison on the digits chose for Mona and for full fine-tuning; the ablations take them as given.
+DIGITS_MONA_RATE = 1e-2
+DIGITS_FULL_RATE = 3e-3
 
 # Without a grid of its own a study of a real data set takes the paper's rate, half of it and twice of it.
 RATE_FACTORS = (0.5, 1.0, 2.0)
@@ -109,7 +116,12 @@ def run_ablation(
         ablate.backbones or (tuple(BACKBONE_WIDTHS) if digits else ()),
     )
     benchmark = make_benchmark(study, data, classification, training)
-    return run_study(study, benchmark, make_plan(study, variants, training, digits), DEFAULT_LABEL)
+    plan = make_plan(study, variants, training, digits)
+    full_rates = tuple(ablate.full_rates or ((DIGITS_FULL_RATE,) if digits else plan.learning_rates))
+    plan = replace(plan, rates={v.label: full_rates for v in variants if v.method == "full"})
+    if digits and not study.learning_rates:
+        plan = replace(plan, learning_rates=(DIGITS_MONA_RATE,))
+    return run_study(study, benchmark, plan, DEFAULT_LABEL)
 
 
 def make_benchmark(

@@ -52,20 +52,31 @@ def plot_memory(rows: Sequence[Row], metric_name: str) -> Figure:
 
 
 def plot_losses(records: dict[str, list[Record]], smoothing: float = 0.9) -> Figure:
-    """Training loss over steps, the mean over seeds at the chosen rate, smoothed exponentially.
+    """The loss curves of the runs at the chosen rates; see [`plot_loss_curves`].
 
     Args:
         records (`dict[str, list[Record]]`): By label, as [`chosen_records`] gives them.
         smoothing (`float`): Share of the smoothed value that each step keeps.
     """
+    return plot_loss_curves(
+        {label: [record.losses for record in group] for label, group in records.items()}, smoothing
+    )
+
+
+def plot_loss_curves(curves: dict[str, list[list[list[float]]]], smoothing: float = 0.9) -> Figure:
+    """Training loss over steps, the mean over seeds, smoothed exponentially.
+
+    Args:
+        curves (`dict[str, list[list[list[float]]]]`): By label, for each seed the pairs of step and loss.
+        smoothing (`float`): Share of the smoothed value that each step keeps.
+    """
     figure, axes = _figure()
-    for label, group in records.items():
-        curves = [record.losses for record in group if record.losses]
-        if not curves:
-            continue
-        length = min(len(curve) for curve in curves)
-        values = np.mean([[loss for _, loss in curve[:length]] for curve in curves], axis=0)
-        axes.plot([step for step, _ in curves[0][:length]], smooth(values, smoothing), label=label)
+    for label, runs in curves.items():
+        runs = [run for run in runs if run]
+        if runs:
+            length = min(len(run) for run in runs)
+            values = np.mean([[loss for _, loss in run[:length]] for run in runs], axis=0)
+            axes.plot([step for step, _ in runs[0][:length]], smooth(values, smoothing), label=label)
     axes.set(xlabel="step", ylabel="training loss", yscale="log")
     axes.grid(alpha=0.3)
     if axes.lines:

@@ -49,7 +49,8 @@ class Record:
         backbone_trainable (`int`): Parameters trained in the backbone, the method's own included.
         backbone_total (`int`): All parameters of the backbone, the method's own included.
         head_trainable (`int`): Parameters of the head.
-        seconds (`float`): Training time, evaluation included.
+        seconds (`float`): Training time, evaluation included: of the processor where the model trains on the CPU,
+            which other programs do not lengthen, else of the clock.
         memory_bytes (`int`): What training holds beside the weights; see `training_memory`.
         bytes_on_disk (`int`): Size of the saved weights.
         losses (`list[list[float]]`): Pairs of step and training loss.

@@ -1,0 +1,53 @@
+"""The committed results agree with themselves and with the README's table."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from mona_peft.comparison.ablations import ablation_variants
+from mona_peft.comparison.command import DIGITS_SIZES
+from mona_peft.comparison.digits import BACKBONE_WIDTHS, DIGITS_OPTIONS
+from mona_peft.comparison.report import BEGIN, Results, read_block, to_html
+from mona_peft.comparison.variants import PAPER_METHODS
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
+FOLDERS = ("digits", "digits-ablations")
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_table_csv_and_report_are_made_from_the_same_results(name):
+    results = Results.load(RESULTS / name)
+    assert (RESULTS / name / "table.md").read_text(encoding="utf-8") == results.summary() + "\n"
+    rows = list(csv.DictReader((RESULTS / name / "results.csv").open(encoding="utf-8")))
+    assert [(row["label"], float(row["mean"])) for row in rows] == [(row.label, row.mean) for row in results.rows]
+    images = {p.stem: p.read_bytes() for p in (RESULTS / name).glob("*.png")}
+    order = ("settings", "parameters", "losses", "seconds", "memory")
+    report = (RESULTS / name / "report.html").read_text(encoding="utf-8")
+    assert report == to_html(results, {key: images[key] for key in order if key in images})
+
+
+def test_the_comparison_has_every_method_of_the_paper_at_its_full_size():
+    results = Results.load(RESULTS / "digits")
+    assert {row.label for row in results.rows} == set(PAPER_METHODS)
+    assert {row.seeds for row in results.rows} == {DIGITS_SIZES["full"].seeds}
+    options = {v["label"]: v["options"] for v in results.settings["plan"]["variants"]}
+    assert {label: value for label, value in options.items() if value} == DIGITS_OPTIONS
+    assert results.versions["torch"] and results.command.startswith("python scripts/compare.py")
+
+
+def test_the_ablations_have_every_setting():
+    results = Results.load(RESULTS / "digits-ablations")
+    variants = ablation_variants(bottleneck_dim=16, bottlenecks=(4, 8, 32), backbones=tuple(BACKBONE_WIDTHS))
+    assert [row.label for row in results.rows] == [variant.label for variant in variants]
+
+
+def test_readme_shows_the_committed_table():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    if BEGIN not in readme:
+        pytest.skip(f"The README has no {BEGIN} yet.")
+    assert read_block(readme) == Results.load(RESULTS / "digits").summary().strip(), (
+        "The README's table is not that of results/digits; run "
+        "`python scripts/compare.py --report_only --results_dir results/digits --readme README.md`."
+    )
