@@ -11,8 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .backbones import ancestors
+
+#: Before transformers 5 a checkpoint covers a module's hooks, of which none then runs before it.
+CHECKPOINT_WRAPS_CALL = "__call__" in vars(GradientCheckpointingLayer)
 
 
 def outermost_checkpointed(model: nn.Module, name: str) -> nn.Module:
@@ -32,6 +36,45 @@ def require_input_grad(module: nn.Module, args: tuple) -> tuple | None:
     if args[0].requires_grad or not any(p.requires_grad for p in module.parameters()):
         return None
     return (args[0].detach().requires_grad_(), *args[1:])
+
+
+def register_before_checkpoint(module: nn.Module) -> Any:
+    """Let `require_input_grad` run before `module` is checkpointed; gives back a handle.
+
+    Where a checkpoint covers the hooks, the instance gets a subclass of its class that calls it first; a block with
+    adapters has such a class already.
+    """
+    if not CHECKPOINT_WRAPS_CALL:
+        return module.register_forward_pre_hook(require_input_grad)
+    return _CallHandle(module)
+
+
+class _CallHandle:
+    """Counts the users of a module whose calls begin with `require_input_grad`, and ends that with the last one."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        module._before_checkpoint = getattr(module, "_before_checkpoint", 0) + 1
+        if module._before_checkpoint == 1 and not hasattr(module, "_tap"):
+            module.__class__ = _watched_class(type(module))
+
+    def remove(self) -> None:
+        self.module._before_checkpoint -= 1
+        if self.module._before_checkpoint == 0:
+            del self.module._before_checkpoint
+            if isinstance(self.module, _Watched):
+                self.module.__class__ = type(self.module).__mro__[2]
+
+
+class _Watched:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        args = require_input_grad(self, args) or args  # type: ignore[arg-type]
+        return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+
+@functools.cache
+def _watched_class(base: type) -> type:
+    return type(base.__name__, (_Watched, base), {"__module__": base.__module__, "__doc__": base.__doc__})
 
 
 def tolerate_tuple_embeddings(model: nn.Module) -> None:

@@ -26,7 +26,12 @@ from torch import Tensor, nn
 
 from .backbones import has_submodule, stream_width
 from .block_spec import BlockSpec
-from .gradient_checkpointing import outermost_checkpointed, require_input_grad
+from .gradient_checkpointing import (
+    CHECKPOINT_WRAPS_CALL,
+    outermost_checkpointed,
+    register_before_checkpoint,
+    require_input_grad,
+)
 from .layout import Layout, TokenLayout, apply_layout, group_rows
 from .layout_source import LayoutSource
 
@@ -139,6 +144,8 @@ class TappedBlock:
         return [adapter for adapter in adapters if not adapter.is_idle()]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if CHECKPOINT_WRAPS_CALL and self.__dict__.get("_before_checkpoint"):
+            args = require_input_grad(self, args) or args  # type: ignore[arg-type]
         # Gradient checkpointing recomputes `forward` alone. A grid remembered on the side would by then be that of
         # the latest image, so it is found here and travels as an argument.
         if "tap_layout" not in kwargs and self._tap_adapters():
@@ -253,8 +260,9 @@ def untap(block: nn.Module, adapter: str) -> None:
         handle.remove()
     block._tap.source.stop()
     del block._tap, block._tap_call
-    block.__class__ = _base_class(type(block))
-    _rebind_forward(block)
+    tapped = type(block)
+    block.__class__ = _base_class(tapped)
+    _rebind_forward(block, tapped)
 
 
 def check_tappable(model: nn.Module, name: str, spec: BlockSpec) -> None:
@@ -281,15 +289,22 @@ def check_tappable(model: nn.Module, name: str, spec: BlockSpec) -> None:
 def _install(model: nn.Module, name: str, block: Any, spec: BlockSpec) -> None:
     tap = Tap(name, spec, LayoutSource(model, name, spec, stream_width(block, spec)))
     tap.source.start()
-    block.__class__ = _tapped_class(block.__class__)
+    base = type(block)
+    block.__class__ = _tapped_class(base)
     block._tap = tap
     block._tap_call = None
     tap.handles.append(block.get_submodule(spec.entry).register_forward_pre_hook(block._tap_entry))
-    tap.handles.append(outermost_checkpointed(model, name).register_forward_pre_hook(require_input_grad))
-    _rebind_forward(block)
+    tap.handles.append(register_before_checkpoint(outermost_checkpointed(model, name)))
+    _rebind_forward(block, base)
 
 
-def _rebind_forward(block: nn.Module) -> None:
-    """Let a forward that accelerate replaced on the instance call the block's present class."""
-    if "_old_forward" in block.__dict__:
-        block._old_forward = types.MethodType(type(block).forward, block)  # type: ignore[assignment]
+def _rebind_forward(block: nn.Module, previous: type[nn.Module]) -> None:
+    """Let a forward of the previous class that others keep on the instance be that of the present one.
+
+    accelerate replaces it by its own, which calls `_old_forward`; releases of transformers before 5 leave a bound
+    method behind after they recorded hidden states.
+    """
+    for name in ("_old_forward", "forward"):
+        method = block.__dict__.get(name)
+        if isinstance(method, types.MethodType) and method.__func__ is previous.forward:
+            setattr(block, name, types.MethodType(type(block).forward, block))

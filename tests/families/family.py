@@ -173,7 +173,9 @@ def compose(family: Family, block: TappedBlock, number: int, size: Size, args: t
     """The adapted block written out: attention branch, first adapter, MLP branch, second adapter."""
     plain = plain_copy(block)
     silent = copy.deepcopy(plain)
-    for parameter in silent.get_submodule(family.silence).parameters():
+    # releases of transformers before 5 have the MLP in two halves
+    silence = family.silence if hasattr(silent, family.silence) else "output"
+    for parameter in silent.get_submodule(silence).parameters():
         parameter.zero_()
     x1 = silent(*args, **kwargs)
     x1 = x1[0] if isinstance(x1, tuple) else x1

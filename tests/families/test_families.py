@@ -5,6 +5,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 from peft import PeftModel, get_peft_model
 
 from mona_peft import MonaConfig
@@ -15,6 +16,9 @@ from .family import Family, compose, loss, tapped_blocks, tensors
 from .matrix import FAMILIES
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+# Before transformers 5 the last hidden state is the one behind the final norm.
+OLD_TRANSFORMERS = transformers.__version__.startswith("4.")
 
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.library}-{family.name}")
 
@@ -101,7 +105,7 @@ def test_hidden_states_carry_the_adapters(family):
         block.register_forward_hook(lambda m, args, out: outputs.append(out[0] if isinstance(out, tuple) else out))
     states = hidden_states(family, model)
     for number in family.recorded:
-        if family.processed:
+        if family.processed or (OLD_TRANSFORMERS and number == family.recorded[-1]):
             found = states_between(family, model, number)
         else:
             found = [same(state, as_tokens(outputs[number])) for state in states]
@@ -191,7 +195,10 @@ def gradients(family, model, sizes):
 def test_gradient_checkpointing_equals_none(family, reentrant):
     if not family.checkpointing or (reentrant and not family.reentrant):
         pytest.skip("the family has no gradient checkpointing of this kind")
-    model = adapted(family, std=0.1).double()
+    model = adapted(family, std=0.1)
+    if not getattr(model.base_model.model, "supports_gradient_checkpointing", True):
+        pytest.skip("this release has no gradient checkpointing for the family")
+    model = model.double()
     settle(family, model)
     model.train()
     expected = gradients(family, copy.deepcopy(model), family.sizes)

@@ -9,7 +9,7 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
-from ..compat import ExcludedModule
+from ..compat import CompatibleTuner, ExcludedModule
 
 
 class BlockTunerLayer(nn.Module, BaseTunerLayer):
@@ -35,7 +35,7 @@ class BlockTunerLayer(nn.Module, BaseTunerLayer):
         return False
 
 
-class BlockTuner(BaseTuner):
+class BlockTuner(CompatibleTuner):
     """Base of the tuners.
 
     Subclasses find the modules to adapt in `_prepare_model` and say how in `_create_and_replace`. The parameters of an
@@ -54,14 +54,6 @@ class BlockTuner(BaseTuner):
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(merge_refusal(type(self).__name__))
-
-    @classmethod
-    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        head, separator, tail = key.partition(f".{cls.prefix}")
-        if not separator:
-            return super()._remove_adapter_name_from_key(key, adapter_name)
-        place, _, rest = tail.partition(".")
-        return f"{head}{separator}{place}.{rest.removeprefix(adapter_name + '.')}"
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
