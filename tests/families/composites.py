@@ -17,9 +17,18 @@ STAGES = ["stage1", "stage2", "stage3", "stage4"]
 SWIN4: dict[str, Any] = SWIN | dict(depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], image_size=64, out_features=STAGES)
 DINOV2: dict[str, Any] = PLAIN | dict(out_features=STAGES[:2], reshape_hidden_states=False)
 DETECTION: dict[str, Any] = dict(
-    d_model=32, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
-    encoder_ffn_dim=32, decoder_ffn_dim=32, num_queries=5, num_labels=3, use_timm_backbone=False,
-    use_pretrained_backbone=False, backbone=None,
+    d_model=32,
+    encoder_layers=1,
+    decoder_layers=2,
+    encoder_attention_heads=2,
+    decoder_attention_heads=2,
+    encoder_ffn_dim=32,
+    decoder_ffn_dim=32,
+    num_queries=5,
+    num_labels=3,
+    use_timm_backbone=False,
+    use_pretrained_backbone=False,
+    backbone=None,
 )
 
 
@@ -51,8 +60,14 @@ def swin4() -> tr.SwinConfig:
 def upernet(**options: Any) -> nn.Module:
     return tr.UperNetForSemanticSegmentation(
         tr.UperNetConfig(
-            backbone_config=swin4(), hidden_size=16, num_labels=3, auxiliary_in_channels=32, auxiliary_channels=8,
-            auxiliary_num_convs=1, pool_scales=[1, 2], use_pretrained_backbone=False,
+            backbone_config=swin4(),
+            hidden_size=16,
+            num_labels=3,
+            auxiliary_in_channels=32,
+            auxiliary_channels=8,
+            auxiliary_num_convs=1,
+            pool_scales=[1, 2],
+            use_pretrained_backbone=False,
         )
     )
 
@@ -60,8 +75,17 @@ def upernet(**options: Any) -> nn.Module:
 def mask2former() -> nn.Module:
     return tr.Mask2FormerForUniversalSegmentation(
         tr.Mask2FormerConfig(
-            backbone_config=swin4(), feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=32,
-            encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=32, num_queries=5, num_labels=3,
+            backbone_config=swin4(),
+            feature_size=32,
+            mask_feature_size=32,
+            hidden_dim=32,
+            encoder_feedforward_dim=32,
+            encoder_layers=1,
+            decoder_layers=2,
+            num_attention_heads=2,
+            dim_feedforward=32,
+            num_queries=5,
+            num_labels=3,
             use_pretrained_backbone=False,
         )
     )
@@ -71,7 +95,11 @@ def maskformer() -> nn.Module:
     decoder = tr.DetrConfig(**DETECTION | {"backbone_config": tr.ResNetConfig(out_features=["stage4"])})
     return tr.MaskFormerForInstanceSegmentation(
         tr.MaskFormerConfig(
-            fpn_feature_size=32, mask_feature_size=32, backbone_config=swin4(), decoder_config=decoder, num_labels=3,
+            fpn_feature_size=32,
+            mask_feature_size=32,
+            backbone_config=swin4(),
+            decoder_config=decoder,
+            num_labels=3,
             use_pretrained_backbone=False,
         )
     )
@@ -80,10 +108,25 @@ def maskformer() -> nn.Module:
 def oneformer() -> nn.Module:
     return tr.OneFormerForUniversalSegmentation(
         tr.OneFormerConfig(
-            backbone_config=swin4(), hidden_dim=32, mask_dim=32, conv_dim=32, encoder_feedforward_dim=32,
-            encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=32, num_queries=5, num_labels=3,
-            task_seq_len=4, use_task_norm=True, query_dec_layers=1, text_encoder_width=32, text_encoder_num_layers=1,
-            text_encoder_vocab_size=50, is_training=False, use_pretrained_backbone=False,
+            backbone_config=swin4(),
+            hidden_dim=32,
+            mask_dim=32,
+            conv_dim=32,
+            encoder_feedforward_dim=32,
+            encoder_layers=1,
+            decoder_layers=2,
+            num_attention_heads=2,
+            dim_feedforward=32,
+            num_queries=5,
+            num_labels=3,
+            task_seq_len=4,
+            use_task_norm=True,
+            query_dec_layers=1,
+            text_encoder_width=32,
+            text_encoder_num_layers=1,
+            text_encoder_vocab_size=50,
+            is_training=False,
+            use_pretrained_backbone=False,
         )
     )
 
@@ -109,9 +152,18 @@ def grounding_dino() -> nn.Module:
     text = tr.BertConfig(**{k: v for k, v in TEXT.items()}, max_position_embeddings=64)
     return tr.GroundingDinoForObjectDetection(
         tr.GroundingDinoConfig(
-            backbone_config=tr.SwinConfig(**SWIN4 | {"out_features": STAGES[1:]}), text_config=text, d_model=32,
-            encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
-            encoder_ffn_dim=32, decoder_ffn_dim=32, num_queries=5, num_feature_levels=3, max_text_len=16,
+            backbone_config=tr.SwinConfig(**SWIN4 | {"out_features": STAGES[1:]}),
+            text_config=text,
+            d_model=32,
+            encoder_layers=1,
+            decoder_layers=2,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=32,
+            decoder_ffn_dim=32,
+            num_queries=5,
+            num_feature_levels=3,
+            max_text_len=16,
             use_pretrained_backbone=False,
         )
     )
@@ -125,8 +177,15 @@ def dpt_with_dinov2() -> nn.Module:
     config = tr.Dinov2Config(**DINOV2)
     return tr.DPTForDepthEstimation(
         tr.DPTConfig(
-            backbone_config=config, neck_hidden_sizes=[8, 8], reassemble_factors=[1, 0.5], fusion_hidden_size=8,
-            head_in_index=-1, use_pretrained_backbone=False, patch_size=8, image_size=32, hidden_size=16,
+            backbone_config=config,
+            neck_hidden_sizes=[8, 8],
+            reassemble_factors=[1, 0.5],
+            fusion_hidden_size=8,
+            head_in_index=-1,
+            use_pretrained_backbone=False,
+            patch_size=8,
+            image_size=32,
+            hidden_size=16,
         )
     )
 
@@ -134,8 +193,13 @@ def dpt_with_dinov2() -> nn.Module:
 def depth_anything() -> nn.Module:
     return tr.DepthAnythingForDepthEstimation(
         tr.DepthAnythingConfig(
-            backbone_config=tr.Dinov2Config(**DINOV2), reassemble_hidden_size=16, patch_size=8,
-            neck_hidden_sizes=[8, 8], reassemble_factors=[1, 0.5], fusion_hidden_size=8, head_hidden_size=4,
+            backbone_config=tr.Dinov2Config(**DINOV2),
+            reassemble_hidden_size=16,
+            patch_size=8,
+            neck_hidden_sizes=[8, 8],
+            reassemble_factors=[1, 0.5],
+            fusion_hidden_size=8,
+            head_hidden_size=4,
         )
     )
 
@@ -153,8 +217,12 @@ def captions() -> dict[str, Any]:
 def masked_autoencoder() -> nn.Module:
     return tr.ViTMAEForPreTraining(
         tr.ViTMAEConfig(
-            **PLAIN, mask_ratio=0.0, decoder_hidden_size=16, decoder_num_hidden_layers=2,
-            decoder_num_attention_heads=2, decoder_intermediate_size=32,
+            **PLAIN,
+            mask_ratio=0.0,
+            decoder_hidden_size=16,
+            decoder_num_hidden_layers=2,
+            decoder_num_attention_heads=2,
+            decoder_intermediate_size=32,
         )
     )
 
@@ -169,9 +237,7 @@ COMPOSITES: tuple[Composite, ...] = (
     Composite("Grounding DINO with Swin", grounding_dino, "model.backbone.", 4, grounding_inputs),
     Composite("DPT with DINOv2", dpt_with_dinov2, "backbone.", 2, lambda: pixels(32, 32)),
     Composite("Depth Anything with DINOv2", depth_anything, "backbone.", 2, lambda: pixels(32, 32)),
-    Composite(
-        "VisionEncoderDecoder with Swin", lambda: captioner(tr.SwinConfig(**SWIN)), "encoder.", 4, captions
-    ),
+    Composite("VisionEncoderDecoder with Swin", lambda: captioner(tr.SwinConfig(**SWIN)), "encoder.", 4, captions),
     Composite("VisionEncoderDecoder with ViT", lambda: captioner(tr.ViTConfig(**PLAIN)), "encoder.", 2, captions),
     Composite("ViTMAEForPreTraining, nothing masked", masked_autoencoder, "vit.", 2, lambda: pixels(32, 32)),
 )

@@ -47,8 +47,8 @@ class Family:
         checkpointing: Whether the family supports gradient checkpointing.
         reentrant: Whether it supports, and computes itself the right gradients under, the reentrant kind.
         processed: Whether what is recorded is made from the blocks' output, by a norm or by leaving out tokens.
-        rounding: How far the start may be from the base model, in float64: not at all, unless the order of a sum depends
-            on the strides of the stream, which adapters change.
+        rounding: How far the start may be from the base model, in float64: not at all, unless the order of a sum
+            depends on the strides of the stream, which adapters change.
     """
 
     name: str

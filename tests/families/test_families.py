@@ -9,7 +9,6 @@ import transformers
 from peft import PeftModel, get_peft_model
 
 from mona_peft import MonaConfig
-from mona_peft.residual import TappedBlock
 from tests.models import randomise
 
 from .family import Family, compose, loss, tapped_blocks, tensors
@@ -69,7 +68,9 @@ def test_blocks_agree_with_their_parts(family):
     settle(family, model)
     calls = []
     for block in tapped_blocks(model):
-        block.register_forward_hook(lambda m, args, kwargs, out: calls.append((m, args, kwargs, out)), with_kwargs=True)
+        block.register_forward_hook(
+            lambda m, args, kwargs, out: calls.append((m, args, kwargs, out)), with_kwargs=True
+        )
     for size in family.sizes:
         calls.clear()
         with torch.no_grad():

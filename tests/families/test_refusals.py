@@ -20,7 +20,9 @@ from .transformers_models import PLAIN, TEXT
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-VITDET = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, pretrain_image_size=32, patch_size=8)
+VITDET = dict(
+    hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, pretrain_image_size=32, patch_size=8
+)
 
 REFUSED = {
     "parallel branches": (

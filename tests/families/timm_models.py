@@ -16,7 +16,9 @@ from .family import Family, Size
 from .transformers_models import SQUARE, patches, stages, tokens
 
 PLAIN: dict[str, Any] = dict(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3)
-SWIN: dict[str, Any] = dict(img_size=(32, 48), patch_size=2, embed_dim=8, depths=(2, 2), num_heads=(1, 2), num_classes=3)
+SWIN: dict[str, Any] = dict(
+    img_size=(32, 48), patch_size=2, embed_dim=8, depths=(2, 2), num_heads=(1, 2), num_classes=3
+)
 
 
 def pre_norm(block: nn.Module, x: Tensor, grid: Size) -> Tensor:
@@ -94,7 +96,13 @@ FAMILIES: tuple[Family, ...] = (
         partial(tm.Eva, **PLAIN, init_values=0.1, use_rot_pos_emb=True, swiglu_mlp=True, dynamic_img_size=True),
         prefix=1,
     ),
-    vit("eva, norms after the branches", partial(tm.Eva, **PLAIN, use_post_norm=True), prefix=1, post=True, sizes=SQUARE),
+    vit(
+        "eva, norms after the branches",
+        partial(tm.Eva, **PLAIN, use_post_norm=True),
+        prefix=1,
+        post=True,
+        sizes=SQUARE,
+    ),
     swin("swin", partial(tm.SwinTransformer, **SWIN, window_size=4)),
     swin("swinv2", partial(tm.SwinTransformerV2, **SWIN, window_size=4), post=True),
     vit(
@@ -107,7 +115,12 @@ FAMILIES: tuple[Family, ...] = (
     ),
     swin(
         "swin",
-        partial(wrapped, "swin_tiny_patch4_window7_224", **{k: v for k, v in SWIN.items() if k != "num_classes"}, window_size=4),
+        partial(
+            wrapped,
+            "swin_tiny_patch4_window7_224",
+            **{k: v for k, v in SWIN.items() if k != "num_classes"},
+            window_size=4,
+        ),
         library="transformers' TimmWrapper",
         recorded=(1, 3),
         processed=True,
@@ -125,8 +138,16 @@ FAMILIES: tuple[Family, ...] = (
         swin(
             name,
             partial(
-                tv.SwinTransformer, [2, 2], 8, [2, 2], [1, 2], [4, 4], num_classes=3, block=block,
-                downsample_layer=merging, stochastic_depth_prob=0.0,
+                tv.SwinTransformer,
+                [2, 2],
+                8,
+                [2, 2],
+                [1, 2],
+                [4, 4],
+                num_classes=3,
+                block=block,
+                downsample_layer=merging,
+                stochastic_depth_prob=0.0,
             ),
             post=post,
             library="torchvision",

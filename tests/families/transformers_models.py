@@ -164,7 +164,9 @@ FAMILIES: tuple[Family, ...] = (
     ),
     plain("vit_msn", tr.ViTMSNModel, tr.ViTMSNConfig, prefix=1),
     plain("deit", tr.DeiTForImageClassificationWithTeacher, tr.DeiTConfig, prefix=2),
-    plain("beit", tr.BeitModel, tr.BeitConfig, prefix=1, scale="lambda_2", options={"use_relative_position_bias": True}),
+    plain(
+        "beit", tr.BeitModel, tr.BeitConfig, prefix=1, scale="lambda_2", options={"use_relative_position_bias": True}
+    ),
     plain(
         "data2vec-vision",
         tr.Data2VecVisionModel,
@@ -296,7 +298,10 @@ FAMILIES: tuple[Family, ...] = (
         library="transformers",
         build=lambda: tr.PvtModel(
             tr.PvtConfig(
-                image_size=64, hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 2, 2],
+                image_size=64,
+                hidden_sizes=[8, 16, 16, 16],
+                depths=[1, 1, 1, 1],
+                num_attention_heads=[1, 2, 2, 2],
                 mlp_ratios=[2, 2, 2, 2],
             )
         ),
@@ -314,8 +319,12 @@ FAMILIES: tuple[Family, ...] = (
         library="transformers",
         build=lambda: tr.SegformerModel(
             tr.SegformerConfig(
-                hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 2, 2],
-                mlp_ratios=[2, 2, 2, 2], decoder_hidden_size=8, drop_path_rate=0.0,
+                hidden_sizes=[8, 16, 16, 16],
+                depths=[1, 1, 1, 1],
+                num_attention_heads=[1, 2, 2, 2],
+                mlp_ratios=[2, 2, 2, 2],
+                decoder_hidden_size=8,
+                drop_path_rate=0.0,
             )
         ),
         blocks=4,

@@ -7,6 +7,7 @@ The child's own name does not contain the prefix: PEFT takes a module whose path
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 
 from ..backbones import BlockSpec, find_spec, stream_type, stream_width
 from ..gradient_checkpointing import restore_embeddings, tolerate_tuple_embeddings
+from ..layout import chosen_adapters, rows_choose_adapters
 from ..residual import TappedBlock, TokenLayout, check_tappable, tap, untap
 from .block_tuner import BlockTuner, BlockTunerLayer
 from .matching import match_blocks, warn_of_frozen_head
+from .mixed_batch import check_adapter_names, heads_choose_adapters
 
 
 class TappedLayer(BlockTunerLayer):
@@ -51,6 +54,12 @@ class TappedLayer(BlockTunerLayer):
         device, dtype = self._device_and_dtype
         on_meta = any(p.is_meta for p in module.parameters())
         return module.to(dtype=dtype) if on_meta else module.to(device=device, dtype=dtype)
+
+    @property
+    def active_adapters(self) -> list[str]:
+        """The active adapters, or those that the rows of this thread's batch name."""
+        chosen = chosen_adapters()
+        return super().active_adapters if chosen is None else chosen
 
     def is_idle(self) -> bool:
         """Whether no adapter of this layer is active."""
@@ -121,6 +130,16 @@ class TappedTuner(BlockTuner):
             kwargs["state_dict"] = {k.replace(inner, f".{self.prefix}"): v for k, v in kwargs["state_dict"].items()}
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         tolerate_tuple_embeddings(model)
+
+    @contextlib.contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
+        """Within this context each row of a batch uses the adapter, and the head, named for it."""
+        if adapter_names is None:
+            yield
+            return
+        check_adapter_names(self, adapter_names)
+        with rows_choose_adapters(adapter_names), heads_choose_adapters(self.model, adapter_names):
+            yield
 
     def _create_and_replace(
         self,
