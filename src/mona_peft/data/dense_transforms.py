@@ -178,7 +178,7 @@ class ObjectTransform:
             sample["masks"] = tv_tensors.Mask(torch.from_numpy(targets.masks))
         pixels, sample = self.steps(to_image(image), sample)
         if "masks" in sample:
-            visible = sample["masks"].flatten(1).any(1)
+            visible = sample["masks"].as_subclass(Tensor).flatten(1).bool().any(1)
             sample = {name: value[visible] for name, value in sample.items()}
         return pixels.as_subclass(Tensor), {name: value.as_subclass(Tensor) for name, value in sample.items()}
 

@@ -74,8 +74,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
     """Outlines of a mask `(H, W)` as COCO polygons: x, y, x, y, ... along the outer edges of its pixels.
 
-    One polygon for each run of equal columns would be exact but long; these follow the contour, which COCO's
-    rasteriser turns back into the mask up to its border pixels. Holes are filled, as polygons in COCO cannot have any.
+    COCO's rasteriser turns them back into the mask with its holes filled, as polygons in COCO cannot have any.
     """
     from skimage.measure import find_contours
 

@@ -6,6 +6,7 @@ As the paper's VOC recipe has it: a pyramid over stages 2 to 4 with P6 and P7 co
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,11 +20,18 @@ from mona_peft.models.detector_base import DetectorConfig, DetectorModel, Detect
 
 
 class RetinaNetConfig(DetectorConfig):
-    """Configuration of [`RetinaNetForObjectDetection`]; arguments as for `DetectorConfig`."""
+    """Configuration of [`RetinaNetForObjectDetection`].
+
+    Args:
+        norm_groups (`int`): groups of a group norm after each convolution of the head; 0 for none, as in the paper.
+            A narrow head needs one: its initial weights (normal of 0.01) are made for 256 channels.
+        **kwargs: of `DetectorConfig`.
+    """
 
     model_type = "mona_retinanet"
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, norm_groups: int = 0, **kwargs: Any) -> None:
+        self.norm_groups = norm_groups
         super().__init__(**kwargs)
 
 
@@ -62,11 +70,15 @@ class RetinaNetForObjectDetection(DetectorModel):
         width = config.backbone_config.embed_dim * 2 ** (config.backbone_config.out_indices[-1] - 1)
         super().__init__(config, TopLevels(width, config.fpn_channels))
         anchors = self.make_anchors()
+        norm = partial(nn.GroupNorm, config.norm_groups) if config.norm_groups else None
+        head = RetinaNetHead(
+            config.fpn_channels, anchors.num_anchors_per_location()[0], config.num_labels, norm_layer=norm
+        )
         self.detector = RetinaNet(
             GivenFeatures(config.fpn_channels),
             config.num_labels,
             anchor_generator=anchors,
-            head=RetinaNetHead(config.fpn_channels, anchors.num_anchors_per_location()[0], config.num_labels),
+            head=head,
             score_thresh=config.score_threshold,
             nms_thresh=config.nms_threshold,
             detections_per_img=config.max_detections,

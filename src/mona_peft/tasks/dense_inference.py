@@ -50,7 +50,8 @@ class LoadedDense(Loaded):
         """A picture of what [`LoadedDense.predict`] gave for an image."""
         if "boxes" not in found:
             return draw_label_map(to_rgb(image), found["labels"])
-        names = [self.model.config.id2label[number] for number in sorted(self.model.config.id2label)]  # type: ignore[union-attr, index, arg-type]
+        id2label: Any = self.model.config.id2label  # type: ignore[union-attr]
+        names = [id2label[number] for number in sorted(id2label)]
         return draw_objects(to_rgb(image), found, names)
 
     @torch.inference_mode()

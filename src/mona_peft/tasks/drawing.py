@@ -47,13 +47,13 @@ def draw_objects(image: Image.Image, objects: dict[str, Any], class_names: Seque
     colours = [class_colour(label) for label in labels]
     if "masks" in objects:
         masks = torch.as_tensor(np.asarray(objects["masks"], bool)).repeat_interleave(factor, 1)
-        pixels = draw_segmentation_masks(pixels, masks.repeat_interleave(factor, 2), 0.5, colours)  # type: ignore[arg-type]
+        pixels = draw_segmentation_masks(pixels, masks.repeat_interleave(factor, 2), 0.5, colours)
     boxes = torch.as_tensor(np.asarray(objects["boxes"], float)) * factor
     scores = objects.get("scores")
     names = [class_names[label] for label in labels]
     if scores is not None:
         names = [f"{name} {float(score):.2f}" for name, score in zip(names, scores, strict=True)]
-    pixels = draw_bounding_boxes(pixels, boxes, names, colours, width=2)  # type: ignore[arg-type]
+    pixels = draw_bounding_boxes(pixels, boxes, names, colours, width=2)
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 

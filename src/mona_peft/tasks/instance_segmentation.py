@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mona_peft.data.objects import ObjectData
-from mona_peft.tasks.objects import ObjectConfig, ObjectTask
 from mona_peft.options import option
+from mona_peft.tasks.objects import ObjectConfig, ObjectTask
 
 
 @dataclass

@@ -26,8 +26,8 @@ from mona_peft.data.scene_objects import encode_mask
 from mona_peft.metrics.coco_average_precision import CocoAveragePrecision
 from mona_peft.metrics.voc_average_precision import VocAveragePrecision
 from mona_peft.models.outputs import find_objects, object_loss
-from mona_peft.tasks.dense import DenseConfig, build_dense_model, image_settings, save_dense
 from mona_peft.options import option
+from mona_peft.tasks.dense import DenseConfig, build_dense_model, image_settings, save_dense
 from mona_peft.training.task import Meter, Task
 
 PROTOCOLS = ("coco", "voc")

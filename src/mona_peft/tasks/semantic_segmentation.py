@@ -15,8 +15,8 @@ from mona_peft.data.dense_transforms import LabelMapTransform, eval_pixels, pad_
 from mona_peft.data.segmentation import IGNORED, SegmentationData
 from mona_peft.metrics.mean_iou import MeanIoU, pixel_counts
 from mona_peft.models.sliding import slide_logits
-from mona_peft.tasks.dense import DenseConfig, build_dense_model, image_settings, save_dense
 from mona_peft.options import option
+from mona_peft.tasks.dense import DenseConfig, build_dense_model, image_settings, save_dense
 from mona_peft.training.task import Meter, Task
 
 ARCHITECTURES = ("upernet", "segformer")

@@ -1,0 +1,32 @@
+"""Fine-tune a detector. Without a dataset: the demo on composed scenes, offline.
+
+python scripts/train_detection.py --demo_size tiny
+accelerate launch scripts/train_detection.py \\
+    recipes/mona_swin_large_retinanet_voc0712.yaml --data_dir data/VOCdevkit --output_dir runs/voc
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mona_peft.data.dense_sources import ObjectDataConfig, load_objects
+from mona_peft.tasks.dense_demo import DenseDemoConfig, run_dense_demo
+from mona_peft.tasks.detection import DetectionConfig, DetectionTask
+from mona_peft.training.arguments import parse_arguments
+from mona_peft.training.config import TrainingConfig
+from mona_peft.training.run import run_task
+
+ARGUMENTS = (ObjectDataConfig, DetectionConfig, TrainingConfig, DenseDemoConfig)
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Parse the command line and run."""
+    data, config, training, demo = parse_arguments(ARGUMENTS, arguments)
+    if data.dataset is None:
+        return run_dense_demo("detection", demo.demo_size, Path(demo.demo_dir))
+    return run_task(DetectionTask(load_objects(data), config), training)
+
+
+if __name__ == "__main__":
+    main()

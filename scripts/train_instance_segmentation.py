@@ -1,0 +1,32 @@
+"""Fine-tune an instance segmenter. Without a dataset: the demo on composed scenes, offline.
+
+python scripts/train_instance_segmentation.py --demo_size tiny
+accelerate launch scripts/train_instance_segmentation.py \\
+    recipes/mona_swin_base_cascade_coco.yaml --data_dir data/coco --output_dir runs/coco
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mona_peft.data.dense_sources import ObjectDataConfig, load_objects
+from mona_peft.tasks.dense_demo import DenseDemoConfig, run_dense_demo
+from mona_peft.tasks.instance_segmentation import InstanceSegmentationConfig, InstanceSegmentationTask
+from mona_peft.training.arguments import parse_arguments
+from mona_peft.training.config import TrainingConfig
+from mona_peft.training.run import run_task
+
+ARGUMENTS = (ObjectDataConfig, InstanceSegmentationConfig, TrainingConfig, DenseDemoConfig)
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Parse the command line and run."""
+    data, config, training, demo = parse_arguments(ARGUMENTS, arguments)
+    if data.dataset is None:
+        return run_dense_demo("instance_segmentation", demo.demo_size, Path(demo.demo_dir))
+    return run_task(InstanceSegmentationTask(load_objects(data), config), training)
+
+
+if __name__ == "__main__":
+    main()
