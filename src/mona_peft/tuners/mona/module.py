@@ -178,13 +178,18 @@ class Mona(nn.Module):
 
     def _fuse(self, dtype: torch.dtype) -> fast.Weights:
         """The parameters as [`fast`] wants them; differentiable."""
-        norm, s1 = self.norm.norm, self.norm.norm_scale
+        norm = self.norm.norm
+        # The gradient of s1 is a difference of products with the norm's parameters, so half precision is too coarse.
+        weight, bias, s1, s2 = (
+            t.to(torch.promote_types(t.dtype, torch.float32))
+            for t in (norm.weight, norm.bias, self.norm.norm_scale, self.norm.input_scale)
+        )
         kernel, kernel_bias = self._kernel(skip=True)
         matrix = pointwise_matrix(self.pointwise.weight, skip=True)
         return fast.Weights(
-            s1 * norm.weight,
-            s1 * norm.bias,
-            self.norm.input_scale.expand(self.dim),
+            s1 * weight,
+            s1 * bias,
+            s2.expand(self.dim),
             self.down.weight.to(dtype),
             self.down.bias.to(dtype),
             kernel.to(dtype),

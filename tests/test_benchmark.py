@@ -1,0 +1,129 @@
+"""The benchmark measures what it says, and its script runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mona_peft.benchmarking.measure import peak_bytes, saved_bytes, time_interleaved
+from mona_peft.benchmarking.models import SWIN_SIZES, build_model, model_config
+from mona_peft.benchmarking.subjects import SUBJECTS, prepare
+from mona_peft.benchmarking.suite import BenchmarkConfig
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"
+CPU = torch.device("cpu")
+TINY = ["--model", "swin-nano", "--image_size", "32", "--batch_size", "2", "--repeats", "2", "--warmup", "1"]
+
+
+def script_main(arguments):
+    spec = importlib.util.spec_from_file_location("benchmark_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["benchmark_script"] = module
+    spec.loader.exec_module(module)
+    return module.main(arguments)
+
+
+def test_saved_bytes_counts_each_storage_once_and_no_parameters():
+    layer = nn.Linear(8, 16, bias=False)
+    x = torch.randn(4, 8, requires_grad=True)
+
+    def forward():
+        hidden = layer(x)  # keeps x and the weight
+        return (hidden.sigmoid() * hidden.view(4, 16)).sum()  # keeps the sigmoid's result (twice) and hidden
+
+    assert saved_bytes(forward, layer) == 4 * (4 * 8 + 2 * 4 * 16)
+
+
+def test_times_are_interleaved_and_compared_within_rounds():
+    order: list[str] = []
+
+    def call(name, seconds):
+        order.append(name)
+        time.sleep(seconds)
+
+    calls = {"a": lambda: call("a", 0.01), "b": lambda: call("b", 0.03)}
+    timings = time_interleaved(calls, "a", repeats=4, warmup=1, device=CPU)
+    assert order == ["a", "b", "b", "a"] * 2 + ["a", "b"]
+    assert timings["a"].ratio == 1 and 1.5 < timings["b"].ratio <= 3.5
+    assert timings["b"].low <= timings["b"].median <= timings["b"].high
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process's peak memory")
+def test_peak_memory_sees_a_large_tensor():
+    size = 64 * 2**20
+    peak = peak_bytes(lambda: torch.ones(size, dtype=torch.uint8), CPU)
+    assert size <= peak < 1.5 * size + 2**24
+
+
+def test_floor_goes_back_to_the_first_layer_and_trains_one_bias():
+    model, start_up = prepare("floor", build_model(model_config("swin-nano", 32)))
+    assert start_up is None
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == [
+        "swin.embeddings.patch_embeddings.projection.bias"
+    ]
+
+
+def test_published_sizes():
+    for name, millions in (("swin-t", 27.5), ("swin-b", 86.7), ("vit-b", 85.8)):
+        with torch.device("meta"):
+            model = build_model(model_config(name, 224))
+        backbone = model.base_model
+        assert sum(p.numel() for p in backbone.parameters()) / 1e6 == pytest.approx(millions, abs=0.3)
+    assert set(SWIN_SIZES) >= {"swin-t", "swin-s", "swin-b", "swin-l"}
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(ValueError, match="nothing-like-that"):
+        model_config("nothing-like-that", 224)
+    with pytest.raises(ValueError, match="int3"):
+        BenchmarkConfig(dtype="int3")
+    with pytest.raises(ValueError, match="magic"):
+        BenchmarkConfig(methods=["magic"])
+    with pytest.raises(ValueError, match="sun"):
+        BenchmarkConfig(clock="sun")
+
+
+def test_script_measures_all_methods(tmp_path, capsys):
+    results = script_main([*TINY, "--output_dir", str(tmp_path)])
+    assert json.loads((tmp_path / "benchmark.json").read_text()) == json.loads(json.dumps(results))
+    assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
+    rows = {row["method"]: row for row in results["rows"]}
+    assert list(rows) == list(SUBJECTS)
+    assert rows["floor"]["step"]["ratio"] == 1 and rows["floor"]["trainable"] == 16
+    assert rows["fixed"]["saved"] < rows["floor"]["saved"] < rows["mona"]["saved"] < rows["mona-plain"]["saved"]
+    for name in ("lora", "mona", "mona-plain"):
+        assert all(seconds > 0 for seconds in rows[name]["start_up"].values())
+    assert rows["mona"]["trainable"] == rows["mona-plain"]["trainable"] > rows["fixed"]["trainable"]
+    table = capsys.readouterr().out
+    assert all(f"| {name} |" in table for name in SUBJECTS)
+
+
+def test_script_plots_scaling(tmp_path):
+    scale = ["--scale_batch_size", "1", "2", "--scale_image_size", "32", "64", "--inference", "false"]
+    results = script_main([*TINY, *scale, "--methods", "mona", "--output_dir", str(tmp_path)])
+    assert {name: len(points) for name, points in results.items()} == {"batch_size": 2, "image_size": 2}
+    saved = [[row["saved"] for row in point["rows"]] for point in results["batch_size"]]
+    assert saved[1][0] == pytest.approx(2 * saved[0][0], rel=0.1) and saved[1][1] > saved[0][1]
+    assert (tmp_path / "scaling.png").read_bytes()[:4] == b"\x89PNG"
+    assert json.loads((tmp_path / "scaling.json").read_text())
+
+
+@pytest.mark.slow
+def test_script_is_launched(tmp_path):
+    command = [sys.executable, str(SCRIPT), *TINY, "--dtype", "bfloat16", "--threads", "1", "--compile", "true"]
+    command += ["--methods", "mona", "--output_dir", str(tmp_path)]
+    subprocess.run(command, check=True, timeout=900)
+    assert (tmp_path / "benchmark.json").exists()
+
+
+def test_the_package_does_not_import_the_benchmark():
+    code = "import sys, mona_peft; sys.exit('mona_peft.benchmarking' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
