@@ -14,6 +14,7 @@ from .tuners.bottleneck import BottleneckConfig, BottleneckModel
 from .tuners.lorand import LoRandConfig, LoRandModel
 from .tuners.mona import Mona, MonaConfig, MonaLayer, MonaModel
 from .tuners.ssf import SSFConfig, SSFModel
+from .tuners.vpt import VPTConfig, VPTModel
 
 if TYPE_CHECKING:
     from .inference import load
@@ -34,6 +35,8 @@ __all__ = [
     "MonaModel",
     "SSFConfig",
     "SSFModel",
+    "VPTConfig",
+    "VPTModel",
     "load",
     "load_official_checkpoint",
     "save_official_checkpoint",

@@ -19,6 +19,7 @@ from mona_peft.tuners.bottleneck import BottleneckConfig
 from mona_peft.tuners.lorand import LoRandConfig
 from mona_peft.tuners.mona import MonaConfig
 from mona_peft.tuners.ssf import SSFConfig
+from mona_peft.tuners.vpt import VPTConfig
 
 # Names of the query and value projections, by the conventions of the libraries that define the models. A fused
 # projection (timm) can only be adapted as a whole.
@@ -251,3 +252,9 @@ def prepare_mona(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.
 def prepare_ssf(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
     """Train a scale and a shift of each channel of every layer of the backbone, and the head."""
     return get_peft_model(model, SSFConfig(modules_to_save=list(head), **options))
+
+
+@register_method("vpt", "ten prompts a block")
+def prepare_vpt(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train deep visual prompts, and the head."""
+    return get_peft_model(model, VPTConfig(modules_to_save=list(head), **options))

@@ -24,6 +24,7 @@ PER_BLOCK = {
     "lora": lambda m: 2 * 2 * m * 64,
     "mona": lambda m: 2 * (2 * m * 64 + 5 * m + 64**2 + 88 * 64),
     "fixed": lambda m: 0,
+    "vpt": lambda m: 10 * m,
 }
 
 

@@ -20,7 +20,7 @@ from peft import (
 from safetensors.torch import load_file, save_file
 
 import mona_peft
-from mona_peft import AdaptFormerConfig, BottleneckConfig, LoRandConfig, SSFConfig
+from mona_peft import AdaptFormerConfig, BottleneckConfig, LoRandConfig, SSFConfig, VPTConfig
 from tests.models import TINY_MODELS, features, images, predict, randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -35,12 +35,16 @@ class Case:
         options: Of the first adapter.
         other: Of a second, differently made adapter.
         models: The models of the matrix.
+        starts_as_base: Whether a new adapter leaves the model as it was.
+        adds: Whether what its layers add is a sum over the active adapters.
     """
 
     config: type
     options: dict[str, Any]
     other: dict[str, Any]
     models: tuple[str, ...] = ("swin-classifier", "swin-backbone", "vit-classifier", "vit-model")
+    starts_as_base: bool = True
+    adds: bool = True
 
     @property
     def prefix(self) -> str:
@@ -68,13 +72,24 @@ CASES = {
     ),
     # Only models whose every layer has a part in the output.
     "ssf": Case(SSFConfig, {}, {"init_weights": False}, ("swin-classifier", "swin-model", "vit-classifier")),
+    "vpt": Case(VPTConfig, {"vpt_tokens": 3}, {"vpt_tokens": 2}, starts_as_base=False, adds=False),
 }
 
 
-@pytest.fixture(params=[(case, model) for case in CASES for model in CASES[case].models], ids="-".join)
+PAIRS = [(case, model) for case in CASES for model in CASES[case].models]
+
+
+@pytest.fixture(params=PAIRS, ids="-".join)
 def pair(request):
     case, model = request.param
     return CASES[case], TINY_MODELS[model]
+
+
+def those(flag):
+    """The part of the matrix whose tuners have a capability."""
+    return pytest.mark.parametrize(
+        "pair", [p for p in PAIRS if getattr(CASES[p[0]], flag)], ids="-".join, indirect=True
+    )
 
 
 def snapshot(model):
@@ -89,6 +104,7 @@ def close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
 
 
+@those("starts_as_base")
 def test_starts_as_the_base_model(pair):
     case, tiny = pair
     before = predict(tiny.build(), images())
@@ -207,6 +223,7 @@ def test_several_adapters(pair):
     assert not any(".second." in key for key in model.state_dict())
 
 
+@those("adds")
 def test_deltas_of_active_adapters_add(pair):
     case, tiny = pair
     model = case.adapt(tiny, modules_to_save=None)

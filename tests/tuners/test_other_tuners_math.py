@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from mona_peft import AdaptFormerConfig, BottleneckConfig, LoRandConfig, SSFConfig
+from mona_peft import AdaptFormerConfig, BottleneckConfig, LoRandConfig, SSFConfig, VPTConfig
 from tests.models import TINY_MODELS, images, predict, randomise
 from tests.tuners.plain_blocks import run_swin, run_vit
 
@@ -98,9 +98,58 @@ def test_ssf_of_chosen_blocks_leaves_the_rest_alone():
     assert len(names) == 8 and all(name.startswith("encoder.layers.1.blocks.1.") for name in names)
 
 
+def attend(attention, tokens, prompts, bias=0.0):
+    """Attention of `(B, N, C)` tokens over prompts and tokens; the bias `(B, heads, N, N)` is that of tokens alone."""
+    heads, size = attention.num_attention_heads, attention.head_dim
+    both = torch.cat([prompts, tokens], 1)
+
+    def split(layer, x):
+        return linear(layer, x).unflatten(-1, (heads, size)).transpose(1, 2)
+
+    scores = split(attention.q_proj, tokens) @ split(attention.k_proj, both).mT / size**0.5
+    scores[..., prompts.shape[1] :] += bias
+    mixed = scores.softmax(-1) @ split(attention.v_proj, both)
+    return linear(attention.o_proj, mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("name", ["swin-model", "vit-model"])
+def test_prompts_are_attended_to_and_dropped(name):
+    model = double(VPTConfig(vpt_tokens=3), name).base_model.model
+    blocks = [m for m in model.modules() if type(m).__name__ in ("SwinLayer", "ViTLayer")]
+    for number, block in enumerate(blocks):
+        layer = block.attention
+        base = layer.base_layer
+        tokens = torch.randn(8, 16, layer.width, dtype=torch.float64)
+        prompts = layer.vpt_prompts["default"].tokens
+        norm = block.layernorm_before
+        normed = torch.nn.functional.layer_norm(prompts, (layer.width,), norm.weight, norm.bias, norm.eps)
+        bias, mask = 0.0, None
+        if "swin" in name:
+            table = base.relative_position_bias
+            bias = table.relative_position_bias_table[table.relative_position_index.flatten()]
+            bias = bias.view(16, 16, -1).permute(2, 0, 1)[None]
+            if number % 2:  # four windows an image, masked as in the shifted blocks
+                mask = torch.where(torch.rand(4, 16, 16) < 0.3, -100.0, 0.0).double()
+                bias = bias + mask.repeat(2, 1, 1)[:, None]
+        expected = attend(base, tokens, normed.expand(8, -1, -1), bias)
+        torch.testing.assert_close(layer(tokens, mask)[0], expected, rtol=1e-10, atol=1e-10)
+    assert len(blocks) == TINY_MODELS[name].blocks
+
+
+def test_attention_with_a_position_bias_of_its_own_takes_no_prompts():
+    model = TINY_MODELS["swin-model"].build()
+    attention = model.encoder.layers[0].blocks[1].attention
+    attention.other_relative_position_table = torch.nn.Parameter(torch.zeros(2))
+    before = list(model.state_dict())
+    with pytest.raises(ValueError, match=r"blocks\.1' \(SwinLayer\).*newer transformers"):
+        get_peft_model(model, VPTConfig())
+    assert list(model.state_dict()) == before
+
+
 @pytest.mark.parametrize(
     "config",
     [
+        VPTConfig(vpt_dropout=0.5),
         BottleneckConfig(bottleneck_dropout=0.5, init_weights=False),
         LoRandConfig(lorand_dropout=0.5, init_weights=False),
         AdaptFormerConfig(adaptformer_dropout=0.5, adaptformer_scale=1.0, init_weights=False),
@@ -133,6 +182,8 @@ def test_lorand_shares_its_kernel_between_down_and_up():
         (LoRandConfig, {"lorand_beta": True}, "lorand_beta=True"),
         (LoRandConfig, {"bottleneck_dim": -1}, "bottleneck_dim=-1"),
         (LoRandConfig, {"lorand_dropout": -0.1}, "lorand_dropout=-0.1"),
+        (VPTConfig, {"vpt_tokens": 0}, "vpt_tokens=0"),
+        (VPTConfig, {"vpt_dropout": 2}, "vpt_dropout=2"),
         (AdaptFormerConfig, {"bottleneck_dim": 1.5}, "bottleneck_dim=1.5"),
         (AdaptFormerConfig, {"adaptformer_scale": "0.1"}, "adaptformer_scale='0.1'"),
     ],
@@ -142,7 +193,7 @@ def test_bad_settings_are_named(config, values, message):
         config(**values)
 
 
-@pytest.mark.parametrize("config", [BottleneckConfig, LoRandConfig, AdaptFormerConfig])
+@pytest.mark.parametrize("config", [BottleneckConfig, LoRandConfig, AdaptFormerConfig, SSFConfig, VPTConfig])
 def test_models_without_known_blocks_are_refused(config):
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
     with pytest.raises(ValueError, match="no block that can be adapted"):

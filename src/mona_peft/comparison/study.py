@@ -2,12 +2,13 @@
 
 With `search_seeds` below `seeds`, the grid of learning rates is run for the first seeds alone, and the other seeds at
 the rate chosen by them. Runs whose file is there are left out, so a stopped study continues where it was, and a study
-can be extended by variants, rates and seeds.
+can be extended by variants, rates and seeds. Several processes may share one, best in different orders.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import time
@@ -149,6 +150,8 @@ class Study:
                     order.shuffle(keys)
                 # Ten at a time: the rates chosen meanwhile open more runs.
                 for key in keys[: min(10, len(keys) if max_runs is None else max_runs - count)]:
+                    if (self.runs / key.file_name).exists():  # done meanwhile by another process
+                        continue
                     bar.set_postfix_str(f"{key.label}, rate {key.learning_rate:g}, seed {key.seed}")
                     self.run_one(key).save(self.runs)
                     count += 1
@@ -159,7 +162,7 @@ class Study:
         """Train and evaluate one run; its folder is deleted afterwards."""
         variant = self.variants[key.label]
         task = self.benchmark.task(variant, key.seed, self.folder / "prepared")
-        folder = self.folder / "running" / key.file_name.removesuffix(".json")
+        folder = self.folder / "running" / f"{key.file_name.removesuffix('.json')}-{os.getpid()}"
         config = self.benchmark.training(key.learning_rate, key.seed)
         config = replace(config, output_dir=str(folder), resume=not config.no_checkpoints)
         trainer = Trainer(task, replace(config, overwrite_output_dir=config.no_checkpoints))

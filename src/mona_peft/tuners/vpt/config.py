@@ -1,0 +1,37 @@
+"""Configuration of the VPT tuner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ..configuration import BlockTunerConfig, check_count, check_dropout
+
+
+@dataclass
+class VPTConfig(BlockTunerConfig):
+    """Configuration of a [`VPTModel`].
+
+    Deep visual prompts: each block gets learnt tokens of its own beside those of the image, which every token may
+    attend to; what becomes of them is dropped after the block ("Visual Prompt Tuning", ECCV 2022,
+    https://arxiv.org/abs/2203.12119). In Swin they join the tokens of every window, without a relative position, as
+    in the authors' code. Prompts change attention whatever their values, so the adapted model does not start as the
+    base model, and `init_weights` has no effect.
+
+    Args:
+        vpt_tokens (`int`): Prompts a block.
+        vpt_dropout (`float`): Dropout on the prompts, in [0, 1).
+
+    Raises:
+        ValueError: If a value is not one of those above.
+    """
+
+    method: ClassVar[str] = "vpt"
+
+    vpt_tokens: int = field(default=10, metadata={"help": "Prompts a block."})
+    vpt_dropout: float = field(default=0.0, metadata={"help": "Dropout probability on the prompts."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("vpt_tokens", self.vpt_tokens, 10)
+        check_dropout("vpt_dropout", self.vpt_dropout)
