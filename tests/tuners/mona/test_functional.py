@@ -280,3 +280,16 @@ def test_layers_with_hooks_or_replaced_are_called():
 
     mona.up.__class__ = Doubled
     assert torch.allclose(mona(x, layout) - x, 2 * (wanted - x), rtol=0, atol=1e-12)
+
+
+def test_transforms_of_torch_func_and_forward_mode():
+    layout = LAYOUTS["patches"]
+    mona, x = make_mona(), make_tokens(layout)
+    (wanted,) = torch.autograd.grad(mona(x, layout).sin().sum(), x)
+    assert torch.allclose(torch.func.grad(lambda x: mona(x, layout).sin().sum())(x.detach()), wanted, atol=1e-12)
+    with torch.no_grad():
+        each = torch.func.vmap(lambda x: mona(x[None], layout)[0])(x)
+        assert torch.allclose(each, mona(x, layout), rtol=0, atol=1e-12)
+    direction = torch.randn_like(x)
+    _, slope = torch.func.jvp(lambda x: mona(x, layout).sin().sum(), (x.detach(),), (direction,))
+    assert torch.allclose(slope, (wanted * direction).sum(), rtol=1e-12)

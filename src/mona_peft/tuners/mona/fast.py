@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from ...residual import TokenLayout
@@ -82,6 +83,8 @@ def supports(mona: nn.Module, x: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor or x.device.type == "meta":
         return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(x) or forward_ad.unpack_dual(x).tangent is not None:
+        return False  # transforms of torch.func and forward-mode differentiation see through plain operations only
     parts = (module for module in mona.modules() if module is not mona)
     if any(part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__ for part in parts):
         return False
