@@ -1,7 +1,7 @@
-"""Fine-tune a detector. Without a dataset: the demo on composed scenes, offline.
+r"""Fine-tune a detector. Without a dataset: the demo on composed scenes, offline.
 
 python scripts/train_detection.py --demo_size tiny
-accelerate launch scripts/train_detection.py \\
+accelerate launch scripts/train_detection.py \
     recipes/mona_swin_large_retinanet_voc0712.yaml --data_dir data/VOCdevkit --output_dir runs/voc
 """
 

@@ -1,7 +1,7 @@
-"""Fine-tune an instance segmenter. Without a dataset: the demo on composed scenes, offline.
+r"""Fine-tune an instance segmenter. Without a dataset: the demo on composed scenes, offline.
 
 python scripts/train_instance_segmentation.py --demo_size tiny
-accelerate launch scripts/train_instance_segmentation.py \\
+accelerate launch scripts/train_instance_segmentation.py \
     recipes/mona_swin_base_cascade_coco.yaml --data_dir data/coco --output_dir runs/coco
 """
 

@@ -1,7 +1,7 @@
-"""Fine-tune a semantic segmenter. Without a dataset: the demo on composed scenes, offline.
+r"""Fine-tune a semantic segmenter. Without a dataset: the demo on composed scenes, offline.
 
 python scripts/train_semantic_segmentation.py --demo_size tiny
-accelerate launch scripts/train_semantic_segmentation.py \\
+accelerate launch scripts/train_semantic_segmentation.py \
     recipes/mona_swin_large_upernet_ade20k.yaml --data_dir data/ADEChallengeData2016 --output_dir runs/ade20k
 """
 

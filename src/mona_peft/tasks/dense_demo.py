@@ -1,14 +1,14 @@
 """The dense demo: a small Swin pretrained to classify scanned digits 0 to 4 is adapted to find 5 to 9 in scenes.
 
 Each task is trained with Mona, with the backbone fixed and in full, over several seeds, at the learning rate of the
-grid that serves the method best on the validation scenes (tried with the first seed). The test scenes, whose digits and
-photographs are in no other split, are read once for each run at that rate. The backbone never saw a scene before.
+grid that serves the method best on the validation scenes (tried with the first seed). The test scenes, whose digits
+and photographs are in no other split, are read once for each run at that rate. The backbone never saw a scene before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -138,14 +138,10 @@ class DenseRun:
     repository: Path
 
 
-def train_once(task_name: str, method: str, rate: float, seed: int, size: DenseDemoSize, folder: Path) -> DenseRun:
-    """Train one method at one learning rate with one seed, and save it under `folder`."""
-    task = TASKS[task_name](method, folder / "pretrained" / "model", size.scenes)
+def demo_training(task_name: str, size: DenseDemoSize, rate: float, seed: int) -> TrainingConfig:
+    """The recipe of a run."""
     steps = size.steps[task_name]
-    output = folder / task_name / f"{method}-{rate:g}-{seed}"
-    config = TrainingConfig(
-        output_dir=str(output),
-        overwrite_output_dir=True,
+    return TrainingConfig(
         num_epochs=steps,
         max_steps=steps,
         eval_steps=max(1, steps // 3),
@@ -160,6 +156,14 @@ def train_once(task_name: str, method: str, rate: float, seed: int, size: DenseD
         progress_bar=False,
         logging_steps=5,
     )
+
+
+def train_once(task_name: str, method: str, rate: float, seed: int, size: DenseDemoSize, folder: Path) -> DenseRun:
+    """Train one method at one learning rate with one seed, and save it under `folder`."""
+    task = TASKS[task_name](method, folder / "pretrained" / "model", size.scenes)
+    output = folder / task_name / f"{method}-{rate:g}-{seed}"
+    recipe = demo_training(task_name, size, rate, seed)
+    config = replace(recipe, output_dir=str(output), overwrite_output_dir=True)
     trainer = Trainer(task, config)
     figures = trainer.train()
     trainer.save(figures)
