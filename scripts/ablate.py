@@ -6,16 +6,12 @@ python scripts/ablate.py recipes/mona_swin_large_flowers102.yaml --study_dir stu
 
 from __future__ import annotations
 
-from mona_peft.comparison.command import AblateConfig, StudyConfig, run_ablation
-from mona_peft.data.sources import DataConfig
-from mona_peft.tasks.classification import ClassificationConfig
-from mona_peft.training.arguments import parse_arguments
-from mona_peft.training.config import TrainingConfig
+from mona_peft.comparison.command import AblateConfig, parse_study, run_ablation
 
 
 def main() -> None:
     """Parse the command line and run."""
-    run_ablation(*parse_arguments([StudyConfig, AblateConfig, DataConfig, ClassificationConfig, TrainingConfig]))
+    run_ablation(*parse_study(AblateConfig))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,19 @@
-"""Compare fine-tuning methods. Without a dataset: the study on scanned digits, offline.
+"""Compare fine-tuning methods. Without a dataset: the study on scanned digits, or scenes of them, offline.
 
 python scripts/compare.py --study_size tiny
 python scripts/compare.py recipes/mona_swin_large_flowers102.yaml --study_dir studies/flowers --seeds 3
+python scripts/compare.py --task semantic_segmentation --study_dir outputs/scenes
 python scripts/compare.py --parameters
 """
 
 from __future__ import annotations
 
-from mona_peft.comparison.command import CompareConfig, StudyConfig, run_comparison
-from mona_peft.data.sources import DataConfig
-from mona_peft.tasks.classification import ClassificationConfig
-from mona_peft.training.arguments import parse_arguments
-from mona_peft.training.config import TrainingConfig
+from mona_peft.comparison.command import CompareConfig, parse_study, run_comparison
 
 
 def main() -> None:
     """Parse the command line and run."""
-    run_comparison(*parse_arguments([StudyConfig, CompareConfig, DataConfig, ClassificationConfig, TrainingConfig]))
+    run_comparison(*parse_study(CompareConfig))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,21 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mona_peft.comparison.ablations import ablation_variants
+from mona_peft.comparison.classification import ClassificationBenchmark
+from mona_peft.comparison.command import AblateConfig, CompareConfig, make_benchmark, make_plan, parse_study
+from mona_peft.comparison.dense import ScenesBenchmark
 from mona_peft.comparison.report import BEGIN, END, Results, read_block
+from mona_peft.comparison.variants import Variant
+from mona_peft.data.dense_sources import ObjectDataConfig
+from mona_peft.data.sources import DataConfig
+from mona_peft.tasks.classification import ClassificationConfig
+from mona_peft.tasks.detection import DetectionConfig
+from mona_peft.training import TrainingConfig
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -92,7 +102,7 @@ def test_compare_takes_any_data_set(tmp_path):
     records = [json.loads(path.read_text()) for path in (tmp_path / "study" / "runs").iterdir()]
     assert sorted(r["learning_rate"] for r in records if r["method"] == "lora") == [0.005, 0.01, 0.02]
     assert {json.dumps(r["options"]) for r in records if r["method"] == "lora"} == {'{"r": 2}'}
-    assert "Digits, model; 1 seeds" in output
+    assert "Digits, model; 1 seed;" in output
 
 
 @pytest.mark.slow
@@ -112,6 +122,37 @@ def test_parameters_of_every_method_are_printed():
         "mona",
     ]
     assert lines[0] == "| method | swin-tiny | swin-base | swin-large | vit-base |"
+
+
+@pytest.mark.slow
+def test_compare_takes_the_dense_scenes(tmp_path):
+    arguments = ("--study_size", "tiny", "--study_dir", tmp_path, "--seeds", "1", "--methods", "ssf")
+    output = launch("compare.py", "--task", "semantic_segmentation", *arguments).stdout
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "runs").iterdir())
+    assert record["test"]["mean_iou"] == pytest.approx(Results.load(tmp_path / "results").rows[0].mean)
+    assert "mean IoU, mean ± std" in output
+
+
+def test_the_task_decides_the_settings():
+    study, compare, data, config, _ = parse_study(CompareConfig, ["--task=detection", "--methods", "mona"])
+    assert (type(data), type(config)) == (ObjectDataConfig, DetectionConfig)
+    benchmark = make_benchmark(study, data, config, TrainingConfig())
+    assert isinstance(benchmark, ScenesBenchmark) and benchmark.metric == "ap50"
+    assert make_plan(study, [Variant("mona", "mona")], TrainingConfig(), True).seeds == study.embedded_size.seeds
+    _, _, data, config, _ = parse_study(AblateConfig, ["--dataset", "flowers102"])
+    assert type(config) is ClassificationConfig and data.dataset == "flowers102"
+    with pytest.raises(ValueError, match="Unknown task 'segmentation'; choose one of classification"):
+        parse_study(CompareConfig, ["--task", "segmentation"])
+
+
+def test_a_real_data_set_without_its_splits_is_refused(tmp_path):
+    data, config = DataConfig(dataset="digits"), ClassificationConfig()
+    benchmark = ClassificationBenchmark(data, config, TrainingConfig())
+    splits = {"train": [], "validation": []}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mona_peft.comparison.classification.load_data", lambda *_: SimpleNamespace(splits=splits))
+        with pytest.raises(ValueError, match="digits has no test split"):
+            benchmark.task(Variant("mona", "mona"), 0, tmp_path)
 
 
 def test_unknown_groups_are_refused():

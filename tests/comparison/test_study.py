@@ -63,6 +63,20 @@ def test_a_run_cut_off_in_the_middle_is_done_again(tmp_path):
     assert RunKey("a", 0.2, 1) in again.done
 
 
+def test_what_another_process_did_meanwhile_is_left_alone(tmp_path):
+    other = FakeStudy(PLAN, tmp_path, figure)
+
+    def meanwhile(label, rate, seed):
+        if not other.done:
+            other.run(max_runs=4)
+        return figure(label, rate, seed)
+
+    study = FakeStudy(PLAN, tmp_path, meanwhile)
+    study.run()
+    assert set(study.done) | set(other.done) == expected_keys()
+    assert len(study.done) == 12 - len(other.done) + 1, "the run under way when the other began is done twice"
+
+
 def test_a_study_can_be_extended(tmp_path):
     FakeStudy(PLAN, tmp_path, figure).run()
     wider = Plan((*VARIANTS, Variant("c", "fixed")), (0.1, 0.2), seeds=5, search_seeds=2)

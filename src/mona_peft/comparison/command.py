@@ -16,25 +16,43 @@ from mona_peft.comparison.ablations import DEFAULT_LABEL, GROUPS, ablation_varia
 from mona_peft.comparison.benchmark import Benchmark
 from mona_peft.comparison.classification import ClassificationBenchmark
 from mona_peft.comparison.counts import count_all, format_counts
+from mona_peft.comparison.dense import DenseBenchmark, ScenesBenchmark
 from mona_peft.comparison.digits import BACKBONE_WIDTHS, DIGITS_OPTIONS, DIGITS_SIZES, DigitsBenchmark
 from mona_peft.comparison.report import Results, replace_block, write_report
 from mona_peft.comparison.study import Plan, Study, settings_of
 from mona_peft.comparison.table import REFERENCE, make_rows, sort_rows
 from mona_peft.comparison.variants import PAPER_METHODS, Variant, method_variants
 from mona_peft.comparison.versions import package_versions
+from mona_peft.data.dense_sources import ObjectDataConfig, SegmentationDataConfig
 from mona_peft.data.sources import DataConfig
 from mona_peft.options import option
 from mona_peft.tasks.classification import ClassificationConfig
+from mona_peft.tasks.dense_demo import SIZES as DENSE_SIZES
+from mona_peft.tasks.dense_demo import DenseDemoSize
+from mona_peft.tasks.detection import DetectionConfig
+from mona_peft.tasks.digits_demo import DemoSize
+from mona_peft.tasks.instance_segmentation import InstanceSegmentationConfig
+from mona_peft.tasks.semantic_segmentation import SemanticSegmentationConfig
+from mona_peft.training.arguments import parse_arguments
 from mona_peft.training.config import TrainingConfig
+
+# By task: the settings of its data and of itself.
+TASK_ARGUMENTS: dict[str, tuple[type, type]] = {
+    "classification": (DataConfig, ClassificationConfig),
+    "semantic_segmentation": (SegmentationDataConfig, SemanticSegmentationConfig),
+    "detection": (ObjectDataConfig, DetectionConfig),
+    "instance_segmentation": (ObjectDataConfig, InstanceSegmentationConfig),
+}
 
 
 @dataclass
 class StudyConfig:
     """A study: what of it to run, and where its results go."""
 
+    task: str = option("classification", "What to compare on: classification, semantic_segmentation, detection, ...")
     study_dir: str = option("outputs/study", "Folder of the study; a study in it goes on where it was.")
     results_dir: str | None = option(None, "Where table, figures and report are written; in study_dir if unset.")
-    study_size: str = option("full", "Without a dataset: the digits study at its full (minutes) or tiny size.")
+    study_size: str = option("full", "Without a dataset: the embedded study, full (minutes) or tiny.")
     learning_rates: list[float] = option([], "The grid of learning rates; rates are chosen on the validation split.")
     seeds: int | None = option(None, "Runs of each variant at its chosen rate.")
     search_seeds: int | None = option(None, "Runs at each rate of the grid; all seeds if unset.")
@@ -45,6 +63,13 @@ class StudyConfig:
         """Check what can be checked without data."""
         if self.study_size not in DIGITS_SIZES:
             raise ValueError(f"Unknown study_size {self.study_size!r}; choose one of {', '.join(DIGITS_SIZES)}.")
+        if self.task not in TASK_ARGUMENTS:
+            raise ValueError(f"Unknown task {self.task!r}; choose one of {', '.join(TASK_ARGUMENTS)}.")
+
+    @property
+    def embedded_size(self) -> DemoSize | DenseDemoSize:
+        """Size of the embedded study."""
+        return DIGITS_SIZES[self.study_size] if self.task == "classification" else DENSE_SIZES[self.study_size]
 
 
 @dataclass
@@ -79,21 +104,17 @@ RATE_FACTORS = (0.5, 1.0, 2.0)
 
 
 def run_comparison(
-    study: StudyConfig,
-    compare: CompareConfig,
-    data: DataConfig,
-    classification: ClassificationConfig,
-    training: TrainingConfig,
+    study: StudyConfig, compare: CompareConfig, data: Any, config: Any, training: TrainingConfig
 ) -> Results | None:
     """Compare methods; see `scripts/compare.py`."""
     if compare.parameters:
         print(format_counts(count_all(methods=compare.methods)))
         return None
-    digits = data.dataset is None
-    options = {**(DIGITS_OPTIONS if digits else {}), **json.loads(compare.variant_options)}
+    embedded = data.dataset is None
+    options = {**(DIGITS_OPTIONS if embedded else {}), **json.loads(compare.variant_options)}
     variants = method_variants(compare.methods, options)
-    benchmark = make_benchmark(study, data, classification, training)
-    results = run_study(study, benchmark, make_plan(study, variants, training, digits), REFERENCE)
+    benchmark = make_benchmark(study, data, config, training)
+    results = run_study(study, benchmark, make_plan(study, variants, training, embedded), REFERENCE)
     if compare.readme:
         path = Path(compare.readme)
         path.write_text(replace_block(path.read_text(encoding="utf-8"), results.summary()), encoding="utf-8")
@@ -101,22 +122,19 @@ def run_comparison(
 
 
 def run_ablation(
-    study: StudyConfig,
-    ablate: AblateConfig,
-    data: DataConfig,
-    classification: ClassificationConfig,
-    training: TrainingConfig,
+    study: StudyConfig, ablate: AblateConfig, data: Any, config: Any, training: TrainingConfig
 ) -> Results:
     """Compare settings of Mona; see `scripts/ablate.py`."""
-    digits = data.dataset is None
+    embedded = data.dataset is None
+    digits = embedded and study.task == "classification"
     variants = ablation_variants(
         ablate.groups,
-        ablate.bottleneck_dim or (16 if digits else 64),
-        ablate.bottlenecks or ((4, 8, 32) if digits else (16, 32, 128)),
+        ablate.bottleneck_dim or (16 if embedded else 64),
+        ablate.bottlenecks or ((4, 8, 32) if embedded else (16, 32, 128)),
         ablate.backbones or (tuple(BACKBONE_WIDTHS) if digits else ()),
     )
-    benchmark = make_benchmark(study, data, classification, training)
-    plan = make_plan(study, variants, training, digits)
+    benchmark = make_benchmark(study, data, config, training)
+    plan = make_plan(study, variants, training, embedded)
     full_rates = tuple(ablate.full_rates or ((DIGITS_FULL_RATE,) if digits else plan.learning_rates))
     plan = replace(plan, rates={v.label: full_rates for v in variants if v.method == "full"})
     if digits and not study.learning_rates:
@@ -124,21 +142,23 @@ def run_ablation(
     return run_study(study, benchmark, plan, DEFAULT_LABEL)
 
 
-def make_benchmark(
-    study: StudyConfig, data: DataConfig, classification: ClassificationConfig, training: TrainingConfig
-) -> Benchmark:
-    """The data set that was asked for, or the digits."""
+def make_benchmark(study: StudyConfig, data: Any, config: Any, training: TrainingConfig) -> Benchmark:
+    """The data set that was asked for, or the embedded one of the task."""
+    if study.task == "classification":
+        if data.dataset is None:
+            return DigitsBenchmark(DIGITS_SIZES[study.study_size])
+        return ClassificationBenchmark(data, config, training)
     if data.dataset is None:
-        return DigitsBenchmark(DIGITS_SIZES[study.study_size])
-    return ClassificationBenchmark(data, classification, training)
+        return ScenesBenchmark(study.task, DENSE_SIZES[study.study_size])
+    return DenseBenchmark(study.task, data, config, training)
 
 
-def make_plan(study: StudyConfig, variants: Sequence[Variant], training: TrainingConfig, digits: bool) -> Plan:
+def make_plan(study: StudyConfig, variants: Sequence[Variant], training: TrainingConfig, embedded: bool) -> Plan:
     """The plan that was asked for, with the benchmark's defaults for what was not."""
-    size = DIGITS_SIZES[study.study_size]
-    seeds = study.seeds or (size.seeds if digits else 3)
-    default_rates = size.learning_rates if digits else tuple(f * training.learning_rate for f in RATE_FACTORS)
-    search_seeds = study.search_seeds or (min(2, seeds) if digits else None)
+    size = study.embedded_size
+    seeds = study.seeds or (size.seeds if embedded else 3)
+    default_rates = size.learning_rates if embedded else tuple(f * training.learning_rate for f in RATE_FACTORS)
+    search_seeds = study.search_seeds or (min(2, seeds) if embedded else None)
     return Plan(tuple(variants), tuple(study.learning_rates or default_rates), seeds, search_seeds)
 
 
@@ -191,3 +211,20 @@ def command_line() -> str:
             continue
         words.append(word)
     return "python " + shlex.join(words)
+
+
+def parse_study(kind: type, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Read a command line: settings of the study, of `kind`, of the task's data, of the task and of the loop.
+
+    Args:
+        kind (`type`): `CompareConfig` or `AblateConfig`.
+        arguments (`Sequence[str]`, *optional*): `sys.argv[1:]` if left out.
+
+    Raises:
+        `ValueError`: if the task is unknown.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    spread = [part for word in words for part in (word.split("=", 1) if word.startswith("--task=") else [word])]
+    task = next((after for word, after in zip(spread, spread[1:], strict=False) if word == "--task"), "classification")
+    types = TASK_ARGUMENTS[StudyConfig(task=task).task]
+    return parse_arguments([StudyConfig, kind, *types, TrainingConfig], words)

@@ -58,7 +58,7 @@ class Results:
     def summary(self) -> str:
         """The table in Markdown, with a line that says how it came about."""
         seeds = sorted({row.seeds for row in self.rows})
-        count = f"{seeds[0]} seeds" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+        count = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
         table = to_markdown(self.rows, self.metric_name, self.reference)
         return f"{self.title[0].upper()}{self.title[1:]}; {count}; made by `{self.command}`.\n\n{table}"
 
