@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             name = f"{asked.get('organization') or 'user'}/{asked['name']}"
             self.server.repositories.setdefault(name, {})
-            self.server.private[name] = asked.get("private") or False
+            self.server.private[name] = bool(asked.get("private")) or asked.get("visibility") == "private"
             self._json({"url": f"{self.server.url}/{name}", "name": name, "id": name})
         elif path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})

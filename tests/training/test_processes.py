@@ -40,3 +40,17 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path):
     assert first.keys() == second.keys()
     for name in first:
         assert torch.allclose(first[name].float(), second[name].float(), atol=2e-3), name
+
+
+@pytest.mark.slow
+def test_sharded_processes_train_as_one(tmp_path):
+    model = write_classifier(tmp_path / "model")
+    train_classifier(*run_configs(model, tmp_path / "one", 6))
+    launch("recipes/accelerate/fsdp_cpu.yaml", SCRIPT, as_flags(*run_configs(model, tmp_path / "two", 3)))
+    one, two = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "two"))
+    assert two["test"]["num_samples"] == 600
+    assert one["test"]["loss"] == pytest.approx(two["test"]["loss"], abs=1e-3)
+    first, second = (load_file(tmp_path / run / "model" / "adapter_model.safetensors") for run in ("one", "two"))
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.allclose(first[name], second[name], atol=2e-3), name

@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
+from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.utils.data import DataLoader, IterableDataset
 
 from mona_peft.training.checkpointing import Checkpointer, load_weights, save_weights, trainable_names, write_json
 from mona_peft.training.config import FREE_ON_RESUME, TrainingConfig
 from mona_peft.training.evaluation import evaluate
+from mona_peft.training.launching import allow_sharding_on_cpu, check_launch
 from mona_peft.training.loaders import eval_loader, train_loader
 from mona_peft.training.model_card import write_card
 from mona_peft.training.optim import make_optimizer, make_schedule, set_learning_rate
@@ -69,6 +72,8 @@ class Trainer:
         if config.deterministic:
             torch.use_deterministic_algorithms(True)
         trackers = resolve_trackers(config.report_to) if self.folder else []
+        check_launch()
+        allow_sharding_on_cpu(config.cpu)
         self.accelerator = Accelerator(
             cpu=config.cpu,
             mixed_precision=config.mixed_precision,
@@ -311,7 +316,12 @@ class Trainer:
         """Put the best weights into the model."""
         self.accelerator.wait_for_everyone()
         model = self.unwrapped_model()
-        if self.folder is not None:
+        if self.sharded:
+            assert self.folder is not None, "a sharded model keeps its best weights on disk"
+            options = StateDictOptions(full_state_dict=True, strict=False)
+            best: dict[str, Any] = load_file(self.folder / BEST_WEIGHTS)
+            set_model_state_dict(model, best, options=options)
+        elif self.folder is not None:
             load_weights(model, self.folder / BEST_WEIGHTS)
         else:
             model.load_state_dict(self.best_state, strict=False)
@@ -320,10 +330,24 @@ class Trainer:
         """The model without what accelerate and torch.compile put around it."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each process has a part of the parameters only."""
+        return self.accelerator.distributed_type == DistributedType.FSDP
+
+    def _whole_model(self) -> nn.Module:
+        """The trained model with all of its parameters; a sharded one is built again and given its best weights."""
+        if not self.sharded or self.folder is None:
+            return self.unwrapped_model()
+        set_seed(self.config.seed)
+        model = self.task.build_model()
+        load_weights(model, self.folder / BEST_WEIGHTS)
+        return model
+
     def save(self, figures: dict[str, Any]) -> None:
         """Write the repository of the trained model, and `metrics.json` there and into the folder of the run."""
         if self.folder is not None and self.accelerator.is_main_process:
-            self.task.save(self.unwrapped_model(), self.folder)
+            self.task.save(self._whole_model(), self.folder)
             repository = self.folder / REPOSITORY
             repository.mkdir(exist_ok=True)
             facts = {"task": self.task.name, **self.task.facts()}
