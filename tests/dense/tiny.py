@@ -26,7 +26,7 @@ METHOD_OPTIONS = {"mona": {"bottleneck_dim": 4}, "lora": {"r": 2}}
 DETR = {
     "d_model": 16,
     "encoder_layers": 1,
-    "decoder_layers": 1,
+    "decoder_layers": 2,  # with one, Conditional DETR has layers that it never calls
     "encoder_ffn_dim": 16,
     "decoder_ffn_dim": 16,
     "encoder_attention_heads": 2,
