@@ -34,7 +34,7 @@ from mona_peft.training.task import Task
 
 METHODS = ("mona", "fixed", "full")
 METHOD_OPTIONS = {"mona": {"bottleneck_dim": 16}}
-SCENES = SceneSettings(size=64, max_objects=3)
+SCENES = SceneSettings(size=64, max_objects=2, object_share=(0.4, 0.65))
 
 
 @dataclass
@@ -85,7 +85,7 @@ SIZES = {
 def _common(method: str, backbone: Path) -> dict[str, Any]:
     """Settings of every task. A mirrored digit is another sign, so nothing is mirrored."""
     return {
-        "model_name_or_path": str(backbone),
+        "model_name_or_path": str(backbone.resolve()),
         "method": method,
         "method_options": METHOD_OPTIONS.get(method, {}),
         "short_side": SCENES.size,
@@ -105,7 +105,7 @@ def segmentation_task(method: str, backbone: Path, scenes: dict[str, int]) -> Ta
 
 def detection_task(method: str, backbone: Path, scenes: dict[str, int]) -> Task:
     """RetinaNet, narrow, on all three stages of the small Swin: its digits are as small as the finest anchors."""
-    options: Any = {"fpn_channels": 32}
+    options: Any = {"fpn_channels": 32, "norm_groups": 8}
     config = DetectionConfig(**_common(method, backbone), architecture_options=options, out_indices=[1, 2, 3])
     return DetectionTask(scene_objects(scenes, SCENES), config)
 
@@ -158,13 +158,32 @@ def demo_training(task_name: str, size: DenseDemoSize, rate: float, seed: int) -
     )
 
 
+def demo_training(task_name: str, size: DenseDemoSize, learning_rate: float, seed: int) -> TrainingConfig:
+    """Settings of the loop of one run, without a folder."""
+    steps = size.steps[task_name]
+    return TrainingConfig(
+        num_epochs=steps,
+        max_steps=steps,
+        eval_steps=max(1, steps // 3),
+        batch_size=8,
+        eval_batch_size=20,
+        learning_rate=learning_rate,
+        warmup_steps=steps // 10,
+        weight_decay=0.01,
+        seed=seed,
+        no_checkpoints=True,
+        report_to=["none"],
+        progress_bar=False,
+        logging_steps=5,
+    )
+
+
 def train_once(task_name: str, method: str, rate: float, seed: int, size: DenseDemoSize, folder: Path) -> DenseRun:
     """Train one method at one learning rate with one seed, and save it under `folder`."""
     task = TASKS[task_name](method, folder / "pretrained" / "model", size.scenes)
     output = folder / task_name / f"{method}-{rate:g}-{seed}"
-    recipe = demo_training(task_name, size, rate, seed)
-    config = replace(recipe, output_dir=str(output), overwrite_output_dir=True)
-    trainer = Trainer(task, config)
+    config = demo_training(task_name, size, rate, seed)
+    trainer = Trainer(task, replace(config, output_dir=str(output), overwrite_output_dir=True))
     figures = trainer.train()
     trainer.save(figures)
     return DenseRun(method, rate, seed, figures[f"best_{task.best_metric}"], figures, trainer, output / "model")
