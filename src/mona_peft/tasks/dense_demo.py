@@ -138,26 +138,6 @@ class DenseRun:
     repository: Path
 
 
-def demo_training(task_name: str, size: DenseDemoSize, rate: float, seed: int) -> TrainingConfig:
-    """The recipe of a run."""
-    steps = size.steps[task_name]
-    return TrainingConfig(
-        num_epochs=steps,
-        max_steps=steps,
-        eval_steps=max(1, steps // 3),
-        batch_size=8,
-        eval_batch_size=20,
-        learning_rate=rate,
-        warmup_steps=steps // 10,
-        weight_decay=0.01,
-        seed=seed,
-        no_checkpoints=True,
-        report_to=["none"],
-        progress_bar=False,
-        logging_steps=5,
-    )
-
-
 def demo_training(task_name: str, size: DenseDemoSize, learning_rate: float, seed: int) -> TrainingConfig:
     """Settings of the loop of one run, without a folder."""
     steps = size.steps[task_name]
