@@ -18,6 +18,8 @@ from mona_peft.data.decoding import open_image
 from mona_peft.data.sources import DataConfig, load_data
 from mona_peft.inference import Loaded, load
 from mona_peft.options import option
+from mona_peft.tasks.dense_inference import LoadedDense
+from mona_peft.tasks.dense_prediction import format_dense, predict_dense
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 OUTPUT_SUFFIXES = (".json", ".parquet", ".csv")
@@ -34,6 +36,8 @@ class PredictionConfig:
     batch_size: int = option(16, "Images a process and forward pass.")
     top_k: int = option(5, "Labels an image.")
     output: str | None = option(None, f"File to write the results to: {', '.join(OUTPUT_SUFFIXES)}.")
+    draw_dir: str | None = option(None, "Folder for pictures of boxes, masks or label maps (dense models).")
+    threshold: float = option(0.5, "Objects with a lower score are left out (dense models).")
     cpu: bool = option(False, "Predict on the CPU even if there is an accelerator.")
 
     def __post_init__(self) -> None:
@@ -66,14 +70,18 @@ def predict(config: PredictionConfig, data: DataConfig) -> list[dict[str, Any]]:
     accelerator = Accelerator(cpu=config.cpu)
     items = _from_dataset(data, config.split) if data.dataset else find_images(config.images)
     loaded = load(config.model, base_model=config.base_model, device=accelerator.device)
+    dense = isinstance(loaded, LoadedDense)
     with accelerator.split_between_processes(list(range(len(items)))) as numbers:
         shown = accelerator.is_main_process
-        part = _predict_items(loaded, [items[number] for number in numbers], config, shown)
+        mine = [items[number] for number in numbers]
+        part = (
+            _predict_dense_items(loaded, mine, config, shown) if dense else _predict_items(loaded, mine, config, shown)
+        )
     rows = gather_object(part)
     if accelerator.is_main_process:
         if config.output:
             write_results(rows, Path(config.output))
-        print(format_results(rows))
+        print(format_dense(rows) if dense else format_results(rows))
     accelerator.wait_for_everyone()
     return rows
 
@@ -125,6 +133,13 @@ def _predict_items(loaded: Loaded, items: list[Item], config: PredictionConfig, 
                 rows.append(row if item.label is None else {**row, "true": item.label})
             bar.update(len(batch))
     return rows
+
+
+def _predict_dense_items(
+    loaded: Any, items: list[Item], config: PredictionConfig, shown: bool
+) -> list[dict[str, Any]]:
+    folder = Path(config.draw_dir) if config.draw_dir else None
+    return predict_dense(loaded, [(item.name, item.open) for item in items], config.threshold, folder, shown)
 
 
 def write_results(rows: list[dict[str, Any]], path: Path) -> None:
