@@ -67,7 +67,11 @@ def test_cascade_matches_at_rising_overlaps_and_weighs_its_stages():
     settings = CascadeSettings(num_classes=2, channels=8, box_convs=0, box_features=8, mask_convs=1, batch_norm=False)
     heads = CascadeHeads(settings, ["0"])
     assert [stage.proposal_matcher.high_threshold for stage in heads.stages] == [0.5, 0.6, 0.7]
-    assert [stage.box_predictor.bbox_pred.out_features for stage in heads.stages] == [12, 12, 12]  # a box for each class
+    assert [stage.box_predictor.bbox_pred.out_features for stage in heads.stages] == [
+        12,
+        12,
+        12,
+    ]  # a box for each class
     weights = [torch.tensor(stage.box_coder.weights) for stage in heads.stages]
     assert torch.allclose(1 / weights[1], 0.5 / weights[0]) and torch.allclose(3 * weights[0], weights[2])
     features = {"0": torch.rand(1, 8, 16, 16)}

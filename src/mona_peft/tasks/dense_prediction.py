@@ -33,17 +33,22 @@ def predict_dense(
         shown (`bool`): whether to show a progress bar.
 
     Returns:
-        `list[dict]`: rows for a table or JSON: `image`, and either `names`, `scores`, `boxes` and `masks` (COCO RLE, as
-        JSON), or `classes` with the share of the pixels of each class.
+        `list[dict]`: rows for a table or JSON: `image`, and either `names`, `scores`, `boxes` and `masks` (COCO RLE,
+        as JSON), or `classes` with the share of the pixels of each class.
     """
     rows = []
-    for number, (name, open_image) in enumerate(tqdm(items, desc="predicting", unit="image", disable=not shown)):
+    for name, open_image in tqdm(items, desc="predicting", unit="image", disable=not shown):
         image = to_rgb(open_image())
         (found,) = loaded.predict([image], threshold)
         if folder is not None:
-            _write_pictures(loaded, image, found, folder, f"{number:06d}_{Path(name).stem}")
+            _write_pictures(loaded, image, found, folder, _picture_name(name))
         rows.append({"image": name, **_to_row(found, loaded)})
     return rows
+
+
+def _picture_name(name: str) -> str:
+    """The whole path in one name: images of one name in several folders, or processes, must not overwrite another."""
+    return "_".join(part for part in Path(name).with_suffix("").parts if part != Path(name).anchor)
 
 
 def _to_row(found: dict[str, Any], loaded: LoadedDense) -> dict[str, Any]:
