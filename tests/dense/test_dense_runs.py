@@ -108,7 +108,7 @@ def as_flags(architecture, swin, folder, **changes):
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", sorted(SCRIPTS))
 def test_two_processes_evaluate_as_one(swin, architecture, tmp_path):
-    """Five validation scenes in two processes are five: each is counted once, and the figures are those of one process.
+    """Five validation scenes in two processes are five, each counted once, and the figures are those of one process.
 
     The learning rate is so small that training (whose batches are another's) moves nothing.
     """

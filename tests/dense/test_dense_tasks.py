@@ -152,6 +152,17 @@ def test_gradient_checkpointing_and_channels_last_change_nothing(swin, architect
     assert norm[0] > 0 and norm[0] == pytest.approx(norm[1], rel=1e-3)
 
 
+@pytest.mark.parametrize("method", ["mona", "full"])
+def test_every_trained_parameter_gets_a_gradient(swin, vit, method):
+    """As processes expect that exchange gradients."""
+    cases = [(architecture, swin) for architecture in ARCHITECTURES] + [("upernet", vit), ("conditional_detr", vit)]
+    for architecture, backbone in cases:
+        task = tiny_task(architecture, backbone, method)
+        model = task.build_model().train()
+        task.loss(model, batch_of(task, "train")).backward()
+        assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None], architecture
+
+
 def test_images_without_objects_train(swin):
     for architecture in ("retinanet", "detr", "conditional_detr", "cascade_mask_rcnn", "mask2former"):
         task = tiny_task(architecture, swin)
@@ -193,7 +204,7 @@ def test_the_auxiliary_head_counts_four_tenths(swin):
 
 
 def test_the_loss_falls(swin):
-    """Sixteen steps on one batch, for every architecture: the mean of the last four is below that of the first four."""
+    """Sixteen steps on one batch: the mean of the last four losses is below that of the first four."""
     for architecture in ARCHITECTURES:
         task = tiny_task(architecture, swin, drop_path=0.0)
         torch.manual_seed(0)

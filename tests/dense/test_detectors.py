@@ -25,7 +25,7 @@ def retinanet(**options):
 
 
 def test_the_pyramid_of_the_paper():
-    """Stages 2 to 4 and two levels above, P6 from the backbone's last map even where its channels are the pyramid's."""
+    """Stages 2 to 4 and two levels above, P6 from the last map even where its channels are the pyramid's."""
     model = retinanet(fpn_channels=64)
     assert model.backbone.channels == [16, 32, 64]
     levels = model.pyramid(torch.rand(1, 3, 256, 256))

@@ -91,10 +91,22 @@ def build_dense_model(
     )
     options = read_options("method_options", config.method_options)
     prepared = apply_method(model, config.method, head=head_paths(model), **options)
+    freeze_final_norm(model)
     if config.gradient_checkpointing:
         # Non-reentrant: the reentrant kind gives no gradients behind inputs that need none, as a frozen stem's output.
         find_backbone_module(model)[1].gradient_checkpointing_enable({"use_reentrant": False})
     return prepared
+
+
+def freeze_final_norm(model: nn.Module) -> None:
+    """Leave out of training the norm of the backbone's last hidden state, which no feature map passes.
+
+    Several processes wait for a gradient of every parameter that trains, and this one never gets any.
+    """
+    for child in find_backbone_module(model)[1].children():
+        norm = getattr(child, "layernorm", None)
+        if isinstance(norm, nn.LayerNorm):
+            norm.requires_grad_(False)
 
 
 def save_dense(model: nn.Module, settings: DenseSettings, folder: Path) -> Path:
