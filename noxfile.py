@@ -11,7 +11,7 @@ nox.options.reuse_existing_virtualenvs = True
 OLDEST = [
     "torch==2.6.0",
     "torchvision==0.21.0",
-    "transformers==4.57.0",
+    "transformers==4.57.1",
     "peft==0.18.0",
     "accelerate==1.10.0",
     "numpy<2.3",
