@@ -89,7 +89,8 @@ def teach_key_names() -> None:
     ) -> dict[str, Tensor]:
         entries = saver(model, state_dict, adapter_name, *args, **kwargs)
         tuner = tuner_of(getattr(model, "_orig_mod", model), adapter_name)
-        return entries if tuner is None else _entries_of(tuner, entries, adapter_name)
+        others = set(getattr(model, "peft_config", {})) - {adapter_name}
+        return entries if tuner is None else _entries_of(tuner, entries, adapter_name, others)
 
     @functools.wraps(loader)
     def set_peft_model_state_dict(
@@ -113,12 +114,17 @@ def teach_key_names() -> None:
     _replace(insert, insert_adapter_name)
 
 
-def _entries_of(tuner: type[CompatibleTuner], entries: dict[str, Tensor], adapter_name: str) -> dict[str, Tensor]:
-    """The entries of one adapter without its name; older releases give those of all adapters of the method."""
+def _entries_of(
+    tuner: type[CompatibleTuner], entries: dict[str, Tensor], adapter_name: str, others: set[str]
+) -> dict[str, Tensor]:
+    """The entries of one adapter without its name.
+
+    Older releases give those of all adapters of the method, with the name gone from some keys already.
+    """
     mine = {}
     for key, tensor in entries.items():
         _, separator, tail = key.partition(f".{tuner.prefix}")
-        if not separator or tail.partition(".")[2].startswith(f"{adapter_name}."):
+        if not separator or tail.partition(".")[2].partition(".")[0] not in others:
             mine[tuner._remove_adapter_name_from_key(key, adapter_name)] = tensor
     return mine
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import (
     AutoPeftModel,
     PeftConfig,
@@ -62,6 +63,10 @@ class Case:
         return model
 
 
+# Before transformers 5 Swin's position bias is no module of its own, so that prompts are refused.
+OLD_TRANSFORMERS = transformers.__version__.startswith("4.")
+VPT_MODELS = ("vit-classifier", "vit-model") if OLD_TRANSFORMERS else Case.models
+
 CASES = {
     "bottleneck": Case(BottleneckConfig, {"bottleneck_dim": 8}, {"bottleneck_dim": 4, "init_weights": False}),
     "lorand": Case(LoRandConfig, {"lorand_beta": 4}, {"lorand_alpha": 1, "init_weights": False}),
@@ -72,7 +77,7 @@ CASES = {
     ),
     # Only models whose every layer has a part in the output.
     "ssf": Case(SSFConfig, {}, {"init_weights": False}, ("swin-classifier", "swin-model", "vit-classifier")),
-    "vpt": Case(VPTConfig, {"vpt_tokens": 3}, {"vpt_tokens": 2}, starts_as_base=False, adds=False),
+    "vpt": Case(VPTConfig, {"vpt_tokens": 3}, {"vpt_tokens": 2}, VPT_MODELS, starts_as_base=False, adds=False),
 }
 
 
@@ -334,7 +339,8 @@ def test_config_of_the_user_is_unchanged(pair):
     config = case.make(tiny)
     before = config.to_dict()
     get_peft_model(tiny.build(), config)
-    assert config.to_dict() == before
+    # PEFT itself notes the base model there.
+    assert {**config.to_dict(), "base_model_name_or_path": None} == {**before, "base_model_name_or_path": None}
 
 
 @pytest.mark.slow

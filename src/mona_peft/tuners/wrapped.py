@@ -13,7 +13,7 @@ from typing import Any
 from peft import PeftConfig
 from torch import Tensor, nn
 
-from ..gradient_checkpointing import outermost_checkpointed, require_input_grad
+from ..gradient_checkpointing import outermost_checkpointed, register_before_checkpoint
 from .block_tuner import BlockTuner, BlockTunerLayer
 from .branches import output_modules
 from .matching import match_blocks, warn_of_frozen_head
@@ -116,8 +116,7 @@ class WrappedTuner(BlockTuner):
         layer.update_layer(adapter_name, peft_config)
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
         if layer is not target:
-            checkpointed = outermost_checkpointed(self.model, current_key)
-            layer.handles.append(checkpointed.register_forward_pre_hook(require_input_grad))
+            layer.handles.append(register_before_checkpoint(outermost_checkpointed(self.model, current_key)))
             self._replace_module(parent, target_name, layer, target)
 
     def _unload_and_optionally_merge(
