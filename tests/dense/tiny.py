@@ -42,9 +42,9 @@ ARCHITECTURE_OPTIONS = {
     "conditional_detr": DETR,
     "cascade_mask_rcnn": {"fpn_channels": 16, "proposals": 20, "anchor_scale": 4, "heads": HEADS},
     "mask2former": {
-        "feature_size": 16,
+        "feature_size": 32,  # its group norms have 32 groups
         "mask_feature_size": 16,
-        "hidden_dim": 16,
+        "hidden_dim": 32,
         "encoder_feedforward_dim": 16,
         "encoder_layers": 1,
         "decoder_layers": 2,

@@ -115,8 +115,8 @@ class DetectorModel(PreTrainedModel):
         return self.neck(OrderedDict((str(level), feature) for level, feature in enumerate(maps)))
 
 
-def backbone_strides(config: PretrainedConfig) -> list[int]:
-    """Pixels a step of each feature map of a hierarchical backbone.
+def check_hierarchy(config: PretrainedConfig) -> None:
+    """Refuse a backbone whose maps are all of one size.
 
     Raises:
         `ValueError`: if the backbone is not hierarchical.
@@ -126,6 +126,15 @@ def backbone_strides(config: PretrainedConfig) -> list[int]:
             f"A feature pyramid needs a hierarchical backbone such as Swin, not {config.model_type}. For a ViT choose "
             "a detector of the DETR family (--architecture conditional_detr)."
         )
+
+
+def backbone_strides(config: PretrainedConfig) -> list[int]:
+    """Pixels a step of each feature map of a hierarchical backbone.
+
+    Raises:
+        `ValueError`: if the backbone is not hierarchical.
+    """
+    check_hierarchy(config)
     return [config.patch_size * 2 ** (index - 1) for index in config.out_indices]
 
 

@@ -16,7 +16,14 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from transformers import AutoConfig
 
-from mona_peft.models.detector_base import DetectorConfig, DetectorModel, DetectorOutput, Objects, image_list
+from mona_peft.models.detector_base import (
+    DetectorConfig,
+    DetectorModel,
+    DetectorOutput,
+    Objects,
+    check_hierarchy,
+    image_list,
+)
 
 
 class RetinaNetConfig(DetectorConfig):
@@ -67,6 +74,7 @@ class RetinaNetForObjectDetection(DetectorModel):
     config_class: type = RetinaNetConfig
 
     def __init__(self, config: RetinaNetConfig) -> None:
+        check_hierarchy(config.backbone_config)
         width = config.backbone_config.embed_dim * 2 ** (config.backbone_config.out_indices[-1] - 1)
         super().__init__(config, TopLevels(width, config.fpn_channels))
         anchors = self.make_anchors()
