@@ -32,6 +32,7 @@ DETR = {
     "encoder_attention_heads": 2,
     "decoder_attention_heads": 2,
     "num_queries": 8,
+    "dropout": 0.0,  # its draws depend on the memory layout, which tests vary
 }
 HEADS = {"box_convs": 1, "box_features": 16, "mask_convs": 1, "rois_per_image": 16}
 ARCHITECTURE_OPTIONS = {
