@@ -41,6 +41,7 @@ def test_rows_hold_the_figures_of_the_chosen_rate():
     assert full.mean == pytest.approx(0.55) and full.std == pytest.approx(0.05 * 2**0.5)
     assert full.low == pytest.approx(0.5) and full.high == pytest.approx(0.6)
     assert full.p_value is None and 0 < mona.p_value < 1
+    assert full.at_grid_end and not mona.at_grid_end, "0.1 of 0.1 and 0.2; the only one"
     assert full.seconds == 5.0 and full.backbone_share == 1.0 and mona.backbone_share == 0.1
 
 
@@ -52,6 +53,7 @@ def test_the_best_comes_first():
 def test_formats_agree():
     markdown = to_markdown(rows(), "accuracy").splitlines()
     assert markdown[0].count("|") == markdown[1].count("|") == markdown[2].count("|")
+    assert markdown[2].endswith("| 0.1 (end) |") and markdown[3].endswith("| 0.1 |")
     assert "55.0% ± 7.1" in markdown[2] and "50.0 to 60.0" in markdown[2]
     parsed = list(csv.DictReader(io.StringIO(to_csv(rows()))))
     assert [float(row["mean"]) for row in parsed] == [row.mean for row in rows()]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mona_peft.comparison.ablations import ablation_variants
-from mona_peft.comparison.command import DIGITS_SIZES
+from mona_peft.comparison.command import DIGITS_FULL_RATE, DIGITS_MONA_RATE, DIGITS_SIZES
 from mona_peft.comparison.digits import BACKBONE_WIDTHS, DIGITS_OPTIONS
 from mona_peft.comparison.report import BEGIN, Results, read_block, to_html
 from mona_peft.comparison.variants import PAPER_METHODS
@@ -35,6 +35,13 @@ def test_the_comparison_has_every_method_of_the_paper_at_its_full_size():
     options = {v["label"]: v["options"] for v in results.settings["plan"]["variants"]}
     assert {label: value for label, value in options.items() if value} == DIGITS_OPTIONS
     assert results.versions["torch"] and results.command.startswith("python scripts/compare.py")
+
+
+def test_the_ablations_take_the_rates_that_the_comparison_chose():
+    rates = {row.label: row.learning_rate for row in Results.load(RESULTS / "digits").rows}
+    assert (rates["mona"], rates["full"]) == (DIGITS_MONA_RATE, DIGITS_FULL_RATE)
+    for row in Results.load(RESULTS / "digits-ablations").rows:
+        assert row.learning_rate == rates["full" if row.label.endswith("full") else "mona"]
 
 
 def test_the_ablations_have_every_setting():

@@ -60,7 +60,11 @@ class Results:
         seeds = sorted({row.seeds for row in self.rows})
         count = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
         table = to_markdown(self.rows, self.metric_name, self.reference)
-        return f"{self.title[0].upper()}{self.title[1:]}; {count}; made by `{self.command}`.\n\n{table}"
+        ends = ", (end) where that is an end of the grid" if any(row.at_grid_end for row in self.rows) else ""
+        return (
+            f"{self.title[0].upper()}{self.title[1:]}; {count}; rates chosen on the validation split{ends}; made by "
+            f"`{self.command}`.\n\n{table}"
+        )
 
 
 def write_report(

@@ -15,6 +15,9 @@ from mona_peft.comparison.statistics import bootstrap_interval, paired_p_value, 
 
 REFERENCE = "full"
 
+# Marks a chosen learning rate at the end of its grid, in tables of text.
+END_MARK = " (end)"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -24,6 +27,7 @@ class Row:
         label (`str`): The variant.
         group (`str`): What it is a setting of, in an ablation.
         learning_rate (`float`): Chosen on the validation split.
+        at_grid_end (`bool`): Whether it is the lowest or the highest of several tried: another might be better still.
         seeds (`int`): How many runs the figures are of.
         mean (`float`): Of the test figure.
         std (`float`): Sample standard deviation of it.
@@ -43,6 +47,7 @@ class Row:
     label: str
     group: str
     learning_rate: float
+    at_grid_end: bool
     seeds: int
     mean: float
     std: float
@@ -76,10 +81,13 @@ def make_rows(
     """
     chosen = chosen_records(records, greater_is_better, searched)
     by_seed = {label: {r.seed: r.test[metric] for r in group} for label, group in chosen.items()}
-    return [_row(group, by_seed, metric, reference) for group in chosen.values()]
+    tried = {label: {r.learning_rate for r in records if r.label == label} for label in chosen}
+    return [_row(group, tried[label], by_seed, metric, reference) for label, group in chosen.items()]
 
 
-def _row(group: list[Record], by_seed: dict[str, dict[int, float]], metric: str, reference: str) -> Row:
+def _row(
+    group: list[Record], tried: set[float], by_seed: dict[str, dict[int, float]], metric: str, reference: str
+) -> Row:
     first = group[0]
     values = [record.test[metric] for record in group]
     low, high = bootstrap_interval(values)
@@ -88,6 +96,7 @@ def _row(group: list[Record], by_seed: dict[str, dict[int, float]], metric: str,
         label=first.label,
         group=first.group,
         learning_rate=first.learning_rate,
+        at_grid_end=len(tried) > 1 and first.learning_rate in (min(tried), max(tried)),
         seeds=len(group),
         mean=mean(values),
         std=spread(values),
@@ -122,7 +131,7 @@ def text_cells(row: Row) -> list[str]:
         f"{100 * row.mean:.1f}% ± {100 * row.std:.1f}",
         f"{100 * row.low:.1f} to {100 * row.high:.1f}",
         "" if row.p_value is None else f"{row.p_value:.3f}",
-        f"{row.learning_rate:g}",
+        f"{row.learning_rate:g}{END_MARK if row.at_grid_end else ''}",
     ]
 
 
