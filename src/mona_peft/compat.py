@@ -131,10 +131,11 @@ def _entries_of(
 
 def _replace(original: Any, replacement: Any) -> None:
     """Put a function in the place of another one in every module of PEFT that has imported it."""
-    modules = [module for name, module in sys.modules.items() if name == "peft" or name.startswith("peft.")]
+    modules = [module for path, module in sys.modules.items() if path == "peft" or path.startswith("peft.")]
+    name = original.__name__
     for module in modules:
-        if getattr(module, original.__name__, None) is original:
-            setattr(module, original.__name__, replacement)
+        if vars(module).get(name) is original:
+            setattr(module, name, replacement)
 
 
 if not TUNERS_TRANSLATE_KEYS:

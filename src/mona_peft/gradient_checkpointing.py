@@ -56,7 +56,7 @@ class _CallHandle:
         self.module = module
         module._before_checkpoint = getattr(module, "_before_checkpoint", 0) + 1
         if module._before_checkpoint == 1 and not hasattr(module, "_tap"):
-            module.__class__ = _watched_class(type(module))
+            module.__class__ = _watched_class(module.__class__)
 
     def remove(self) -> None:
         self.module._before_checkpoint -= 1
@@ -70,6 +70,15 @@ class _Watched:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         args = require_input_grad(self, args) or args  # type: ignore[arg-type]
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        # The class is made at run time, so pickling and copying name the class it was made from.
+        return _new_watched, (type(self).__mro__[2],), self.__getstate__()
+
+
+def _new_watched(base: Any) -> Any:
+    cls: Any = _watched_class(base)
+    return cls.__new__(cls)
 
 
 @functools.cache
@@ -95,8 +104,9 @@ def restore_embeddings(model: nn.Module) -> None:
 
 def _enable_input_require_grads(model: nn.Module) -> None:
     type(model).enable_input_require_grads(model)  # type: ignore[attr-defined]
-    hooks = getattr(model, "_require_grads_hooks", [])
-    for handle in hooks:
+    # releases of transformers before 5 keep a single hook
+    single = [model._require_grads_hook] if hasattr(model, "_require_grads_hook") else []
+    for handle in [*getattr(model, "_require_grads_hooks", []), *single]:
         hooks_of_module = handle.hooks_dict_ref()
         if hooks_of_module is not None and handle.id in hooks_of_module:
             hooks_of_module[handle.id] = _require_output_grad

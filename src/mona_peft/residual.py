@@ -289,7 +289,7 @@ def check_tappable(model: nn.Module, name: str, spec: BlockSpec) -> None:
 def _install(model: nn.Module, name: str, block: Any, spec: BlockSpec) -> None:
     tap = Tap(name, spec, LayoutSource(model, name, spec, stream_width(block, spec)))
     tap.source.start()
-    base = type(block)
+    base: Any = type(block)
     block.__class__ = _tapped_class(base)
     block._tap = tap
     block._tap_call = None
