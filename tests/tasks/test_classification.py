@@ -206,3 +206,21 @@ def test_wrong_settings_are_refused(changes, message):
 
 def test_options_may_come_as_a_mapping():
     assert ClassificationConfig(method_options={"r": 4}).options() == {"r": 4}
+
+
+def test_streams_train_end_to_end(base, tmp_path):
+    """Parquet shards as a stream: every figure over the whole test split, the training measured in steps."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["dark", "light"])})
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        rows = {
+            "image": [Image.new("L", (8, 8), 200 * (i % 2)) for i in range(24)],
+            "label": [i % 2 for i in range(24)],
+        }
+        table = datasets.Dataset.from_dict(rows, features=features)
+        table.to_parquet(str(tmp_path / "data" / f"{split}-00000-of-00001.parquet"))
+    data, classification, training = configs(base, tmp_path / "run", max_steps=12, eval_steps=6, learning_rate=2e-2)
+    data.dataset, data.streaming = str(tmp_path / "data"), True
+    figures = train_classifier(data, classification, training)
+    assert figures["steps"] == 12 and figures["test"]["num_samples"] == 24
+    assert figures["test"]["accuracy"] > 0.9

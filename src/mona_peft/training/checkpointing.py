@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -59,6 +60,17 @@ def load_weights(model: nn.Module, path: Path) -> None:
     result = model.load_state_dict(load_file(path), strict=False)
     if result.unexpected_keys:
         raise ValueError(f"{path} holds weights that the model does not have: {', '.join(result.unexpected_keys)}.")
+
+
+def load_sharded_weights(model: nn.Module, path: Path) -> None:
+    """Load what [`save_weights`] wrote into a model of which each process has a part."""
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, whole in load_file(path).items():
+            target = own[name]
+            if isinstance(target, DTensor):
+                whole = distribute_tensor(whole.to(target.device), target.device_mesh, target.placements)
+            target.copy_(whole)
 
 
 class Checkpointer:

@@ -12,12 +12,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
-from safetensors.torch import load_file
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.utils.data import DataLoader, IterableDataset
 
-from mona_peft.training.checkpointing import Checkpointer, load_weights, save_weights, trainable_names, write_json
+from mona_peft.training.checkpointing import (
+    Checkpointer,
+    load_sharded_weights,
+    load_weights,
+    save_weights,
+    trainable_names,
+    write_json,
+)
 from mona_peft.training.config import FREE_ON_RESUME, TrainingConfig
 from mona_peft.training.evaluation import evaluate
 from mona_peft.training.launching import allow_sharding_on_cpu, check_launch
@@ -318,9 +323,7 @@ class Trainer:
         model = self.unwrapped_model()
         if self.sharded:
             assert self.folder is not None, "a sharded model keeps its best weights on disk"
-            options = StateDictOptions(full_state_dict=True, strict=False)
-            best: dict[str, Any] = load_file(self.folder / BEST_WEIGHTS)
-            set_model_state_dict(model, best, options=options)
+            load_sharded_weights(model, self.folder / BEST_WEIGHTS)
         elif self.folder is not None:
             load_weights(model, self.folder / BEST_WEIGHTS)
         else:
