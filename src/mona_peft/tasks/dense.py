@@ -18,6 +18,14 @@ from mona_peft.models.building import build_model, head_paths
 from mona_peft.options import option
 from mona_peft.training.repository import save_repository
 
+USAGE = """import mona_peft
+from PIL import Image
+
+loaded = mona_peft.load("{repository}")
+image = Image.open("image.jpg")
+found = loaded.predict([image])[0]
+loaded.draw(image).save("found.png")"""
+
 
 @dataclass
 class DenseConfig:

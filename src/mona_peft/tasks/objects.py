@@ -21,16 +21,19 @@ from mona_peft.data.dense_transforms import (
     object_train_transform,
     pad_batch,
 )
-from mona_peft.data.objects import ObjectData, ObjectImage, training_targets
+from mona_peft.data.objects import ObjectData, ObjectImage, decode_mask, training_targets
 from mona_peft.data.scene_objects import encode_mask
 from mona_peft.metrics.coco_average_precision import CocoAveragePrecision
 from mona_peft.metrics.voc_average_precision import VocAveragePrecision
 from mona_peft.models.outputs import find_objects, object_loss
 from mona_peft.options import option
-from mona_peft.tasks.dense import DenseConfig, build_dense_model, image_settings, save_dense
+from mona_peft.tasks.dense import USAGE, DenseConfig, build_dense_model, image_settings, save_dense
+from mona_peft.tasks.drawing import draw_objects, draw_sheet
 from mona_peft.training.task import Meter, Task
 
 PROTOCOLS = ("coco", "voc")
+PICTURES = 8
+DRAWN_ABOVE = 0.3
 
 
 @dataclass
@@ -234,6 +237,42 @@ class ObjectTask(Task):
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the model repository to `folder / "model"`."""
         save_dense(model, self.settings, folder / "model")
+
+    def report(self, meter: Meter, split: str, folder: Path) -> None:
+        """Draw what was found in the first images beside what is annotated."""
+        if not isinstance(meter, ObjectMeter):
+            return
+        rows = []
+        for one in sorted(meter.found, key=lambda entry: entry["index"])[:PICTURES]:
+            image, targets = (
+                one["image"].read(),
+                training_targets(one["image"], self.data.category_ids, self.with_masks),
+            )
+            truth = {"boxes": targets.boxes, "labels": targets.labels}
+            found = above_threshold(one, image.height, image.width)
+            if targets.masks is not None:
+                truth["masks"] = targets.masks
+            rows.append([draw_objects(image, objects, self.data.class_names) for objects in (truth, found)])
+        draw_sheet(rows, ("annotated", "found"), folder / f"predictions_{split}.png")
+
+    def facts(self) -> dict[str, Any]:
+        """Base model, data set and method."""
+        config = self.config
+        return {"base_model": config.model_name_or_path, "dataset": self.data.name, "method": config.method}
+
+    def usage(self, repository: str) -> str:
+        """Load, predict and draw."""
+        return USAGE.format(repository=repository)
+
+
+def above_threshold(found: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+    """What [`to_lists`] gave, without the objects that score too little to draw, masks decoded."""
+    kept = [number for number, score in enumerate(found["scores"]) if score >= DRAWN_ABOVE]
+    objects = {name: [found[name][number] for number in kept] for name in ("boxes", "labels", "scores")}
+    if "masks" in found:
+        segmentations = [{"size": [height, width], "counts": found["masks"][number]} for number in kept]
+        objects["masks"] = [decode_mask({"segmentation": one}, height, width) for one in segmentations]
+    return objects
 
 
 def to_lists(found: dict[str, torch.Tensor]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mona_peft.data.segmentation import IGNORED, SegmentationData
 from mona_peft.metrics.mean_iou import MeanIoU, pixel_counts
 from mona_peft.models.sliding import slide_logits
 from mona_peft.options import option
-from mona_peft.tasks.dense import DenseConfig, build_dense_model, image_settings, save_dense
+from mona_peft.tasks.dense import USAGE, DenseConfig, build_dense_model, image_settings, save_dense
 from mona_peft.training.task import Meter, Task
 
 ARCHITECTURES = ("upernet", "segformer")
@@ -192,3 +192,12 @@ class SemanticSegmentationTask(Task):
     def save(self, model: nn.Module, folder: Any) -> None:
         """Write the model repository to `folder / "model"`."""
         save_dense(model, self.settings, folder / "model")
+
+    def facts(self) -> dict[str, Any]:
+        """Base model, data set and method."""
+        config = self.config
+        return {"base_model": config.model_name_or_path, "dataset": self.data.name, "method": config.method}
+
+    def usage(self, repository: str) -> str:
+        """Load, predict and draw."""
+        return USAGE.format(repository=repository)
