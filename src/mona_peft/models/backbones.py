@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, ViTConfig
+from transformers.utils import logging
 
 from mona_peft.models.vit_backbone import ViTBackboneConfig
 
@@ -73,7 +74,12 @@ def load_backbone_weights(model: nn.Module, name_or_path: str) -> None:
     """
     _, backbone = find_backbone_module(model)
     loader: Any = type(backbone)
-    loaded, info = loader.from_pretrained(name_or_path, config=backbone.config, output_loading_info=True)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # that a classifier's head is left over, and output norms are new, is expected
+    try:
+        loaded, info = loader.from_pretrained(name_or_path, config=backbone.config, output_loading_info=True)
+    finally:
+        logging.set_verbosity(verbosity)
     missing = sorted(key for key in info["missing_keys"] if "hidden_states_norms" not in key)
     if missing or info["mismatched_keys"]:
         raise ValueError(
