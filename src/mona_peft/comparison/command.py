@@ -95,7 +95,7 @@ class AblateConfig:
     backbones: list[str] = option([], "Models, or sizes of the digits' Swin, to train with Mona and in full.")
 
 
-# The ablations on the digits compare settings at one rate each, good for Mona and for full fine-tuning in the comparison.
+# The ablations on the digits are at one rate each, a good one for Mona and one for full fine-tuning.
 DIGITS_MONA_RATE = 1e-2
 DIGITS_FULL_RATE = 3e-3
 
