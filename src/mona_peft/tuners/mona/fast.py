@@ -4,13 +4,15 @@ The plain form keeps four tensors as wide as the residual stream for each adapte
 times. Here
 
 - the result, which the next layer norm keeps anyway, is kept instead of the input: `x = out - Up(...)`;
-- of the rest only Down's output, as wide as the bottleneck, and the dropout mask are kept; the backward pass computes
-  the others again;
+- of the rest only Down's output and the GELU's input, as wide as the bottleneck, and the dropout mask are kept; the
+  backward pass computes the others again;
 - a CPU handles a few images at a time, so that everything in between stays in its cache.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +27,7 @@ from .functional import depthwise
 aten = torch.ops.aten
 
 # Bytes of the residual stream that a CPU handles at a time.
-CHUNK_BYTES = 2**21
+CHUNK_BYTES = 5 * 2**19
 
 
 class Weights(NamedTuple):
@@ -92,13 +94,13 @@ def supports(mona: nn.Module, x: Tensor) -> bool:
     return linear and all(type(p) is nn.Parameter and p.device == x.device for p in mona.parameters())
 
 
-def run(x: Tensor, extra: Tensor | None, dropped: Tensor | None, options: Options, weights: Weights) -> Any:
+def run(x: Tensor, extra: Tensor | None, kept: Tensor | None, options: Options, weights: Weights) -> Any:
     """Compute Mona of `x + extra`.
 
     Args:
         x (`Tensor`): `(B, N, m)`, contiguous.
         extra (`Tensor`, *optional*): What is to be added to `x` first.
-        dropped (`Tensor`, *optional*): `(B, N, n)`, bool: what dropout sets to zero.
+        kept (`Tensor`, *optional*): `(B, N, n)`, uint8: 0 for what dropout sets to zero, else 1.
         options (`Options`): See there.
         weights (`Weights`): The projections, kernel and matrix in the type to compute in, the norm in its own.
 
@@ -106,34 +108,35 @@ def run(x: Tensor, extra: Tensor | None, dropped: Tensor | None, options: Option
         `tuple[Tensor | None, Tensor | None]`: The new stream and what was added to it, as `options` ask for.
     """
     if torch.is_grad_enabled():
-        return _Mona.apply(x, extra, dropped, options, *weights)
-    return _forward(x, extra, dropped, options, weights, None)
+        return _Mona.apply(x, extra, kept, options, *weights)
+    return _forward(x, extra, kept, options, weights, None)
 
 
 class _Mona(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Any, extra: Any, dropped: Any, options: Options, *weights: Any) -> Any:
+    def forward(ctx: Any, x: Any, extra: Any, kept: Any, options: Options, *weights: Any) -> Any:
         ctx.set_materialize_grads(False)
         ctx.options, ctx.has_extra = options, extra is not None
         keep_stream = not options.add or x.element_size() < 4
         with torch.autocast(x.device.type, enabled=False):
-            z = weights[3].new_empty(*x.shape[:-1], weights[3].shape[0])
+            down, mixed = (weights[3].new_empty(*x.shape[:-1], weights[3].shape[0]) for _ in range(2))
             if keep_stream and extra is not None:
                 x, extra = x + extra, None
-            out, delta = _forward(x, extra, dropped, options, Weights(*weights), z)
+            out, delta = _forward(x, extra, kept, options, Weights(*weights), (down, mixed))
         ctx.keep_stream = keep_stream
-        ctx.save_for_backward(x if keep_stream else out, z, dropped, *weights)
+        ctx.save_for_backward(x if keep_stream else out, down, mixed, kept, *weights)
         return out, delta
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Any, grad_delta: Any) -> Any:
-        stream, z, dropped, *weights = ctx.saved_tensors
+        saved = ctx.saved_tensors  # checkpointing lets them be asked for once only
+        tensors, weights = saved[:4], saved[4:]
         if grad_out is None and grad_delta is None:
             return (None,) * (4 + len(weights))
-        with torch.autocast(stream.device.type, enabled=False):
+        with torch.autocast(tensors[0].device.type, enabled=False):
             task = _Backward(Weights(*weights), ctx.options, ctx.keep_stream, ctx.needs_input_grad)
-            grad_x, grads = task.run(stream, z, dropped, grad_out, grad_delta)
+            grad_x, grads = task.run(tensors, grad_out, grad_delta)
         return grad_x, grad_x if ctx.has_extra else None, None, None, *grads
 
 
@@ -142,7 +145,8 @@ def _images_at_a_time(stream: Tensor, weights: Weights) -> int:
     batch = stream.shape[0]
     if stream.device.type != "cpu" or weights.down.element_size() < 4:
         return batch  # partial sums of half precision gradients would lose digits
-    return max(1, min(batch, CHUNK_BYTES // (stream[0].numel() * stream.element_size())))
+    parts = math.ceil(batch * stream[0].numel() * stream.element_size() / CHUNK_BYTES)
+    return math.ceil(batch / max(1, min(batch, parts)))
 
 
 def _normalize(x: Tensor, weights: Weights, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,42 +155,55 @@ def _normalize(x: Tensor, weights: Weights, eps: float) -> tuple[Tensor, Tensor,
     return normed.addcmul_(x, weights.input_scale), mean, rstd
 
 
-def _filter(z: Tensor, dropped: Tensor | None, weights: Weights, layout: TokenLayout) -> tuple[Tensor, Tensor, Tensor]:
-    """From Down's output `(b, N, n)`: the filters' output, the GELU's input, and what Up gets but for the scale."""
-    filtered = depthwise(z, weights.kernel, weights.kernel_bias, layout).reshape(-1, z.shape[-1])
-    mixed = _linear(filtered, weights.matrix, weights.matrix_bias)
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    return torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
+
+
+def _activate(mixed: Tensor, kept: Tensor | None) -> Tensor:
+    """What Up gets, but for dropout's scale."""
     activated = aten.gelu(mixed)
-    if dropped is not None:
-        activated.masked_fill_(dropped.reshape_as(activated), 0)
-    return filtered, mixed, activated
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+    return activated if kept is None else activated.mul_(kept.view_as(activated))
 
 
 def _forward(
-    x: Tensor, extra: Tensor | None, dropped: Tensor | None, options: Options, weights: Weights, z: Tensor | None
+    x: Tensor,
+    extra: Tensor | None,
+    kept: Tensor | None,
+    options: Options,
+    weights: Weights,
+    keep: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Compute Mona, writing Down's output to `z` if it is given; see [`run`]."""
+    """Compute Mona, writing Down's output and the GELU's input to `keep` if it is given; see [`run`]."""
     out = torch.empty_like(x) if options.add else None
     delta = torch.empty_like(x) if options.split or not options.add else None
-    width, count = x.shape[-1], _images_at_a_time(x, weights)
-    norm_dtype, dtype = weights.norm_weight.dtype, weights.down.dtype
+    count = _images_at_a_time(x, weights)
     for start in range(0, x.shape[0], count):
         part = slice(start, start + count)
         stream = x[part] if extra is None else x[part] + extra[part]
-        normed = _normalize(stream.view(-1, width).to(norm_dtype), weights, options.eps)[0]
-        target = None if z is None else z[part].view(-1, z.shape[-1])
-        down = torch.addmm(weights.down_bias, normed.to(dtype), weights.down.t(), out=target)
-        drop = None if dropped is None else dropped[part]
-        activated = _filter(down.view(*stream.shape[:-1], -1), drop, weights, options.layout)[2]
+        places = (None, None) if keep is None else (keep[0][part].flatten(0, 1), keep[1][part].flatten(0, 1))
+        activated = _narrow(stream, None if kept is None else kept[part], options, weights, *places)
         added = torch.addmm(weights.up_bias, activated, weights.up.t(), alpha=options.scale).view(stream.shape)
         if delta is not None:
             delta[part] = added
         if out is not None:
             torch.add(stream, added, out=out[part])
     return out, delta
+
+
+def _narrow(
+    stream: Tensor,
+    kept: Tensor | None,
+    options: Options,
+    weights: Weights,
+    down_out: Tensor | None,
+    mixed_out: Tensor | None,
+) -> Tensor:
+    """From the stream `(b, N, m)` to what Up gets, `(b * N, n)`."""
+    tokens = stream.view(-1, stream.shape[-1]).to(weights.norm_weight.dtype)
+    normed = _normalize(tokens, weights, options.eps)[0].to(weights.down.dtype)
+    down = _linear(normed, weights.down, weights.down_bias, down_out).view(*stream.shape[:-1], -1)
+    filtered = depthwise(down, weights.kernel, weights.kernel_bias, options.layout).flatten(0, 1)
+    return _activate(_linear(filtered, weights.matrix, weights.matrix_bias, mixed_out), kept)
 
 
 class _Backward:
@@ -205,54 +222,60 @@ class _Backward:
         self.grads: list[Tensor | None] = [None] * len(weights)
 
     def run(
-        self, stream: Tensor, z: Tensor, dropped: Tensor | None, grad_out: Tensor | None, grad_delta: Tensor | None
+        self, tensors: Sequence[Any], grad_out: Tensor | None, grad_delta: Tensor | None
     ) -> tuple[Tensor | None, list[Tensor | None]]:
-        """Give the gradients of the input and of the weights."""
-        grad_x = torch.empty_like(stream) if self.needs_x else None
-        count = _images_at_a_time(stream, self.weights)
-        for start in range(0, stream.shape[0], count):
+        """Give the gradients of the input and of the weights.
+
+        Args:
+            tensors (`Sequence[Tensor]`): The stream, Down's output, the GELU's input, what dropout keeps or None.
+            grad_out (`Tensor`, *optional*): Gradient of the new stream.
+            grad_delta (`Tensor`, *optional*): Gradient of what was added to it.
+        """
+        grad_x = torch.empty_like(tensors[0]) if self.needs_x else None
+        count = _images_at_a_time(tensors[0], self.weights)
+        for start in range(0, tensors[0].shape[0], count):
             part = slice(start, start + count)
             grads = [grad[part] for grad in (grad_out, grad_delta) if grad is not None]
             grad = grads[0] if len(grads) == 1 else grads[0] + grads[1]
-            drop = None if dropped is None else dropped[part]
-            grad_through = self._part(stream[part], z[part], drop, grad)
+            grad_through = self._part(grad, *(None if t is None else t[part] for t in tensors)).view_as(grad)
             if grad_x is not None and grad_out is not None:
-                torch.add(grad_out[part], grad_through.view_as(grad), out=grad_x[part])
+                torch.add(grad_out[part], grad_through, out=grad_x[part])
             elif grad_x is not None:
-                grad_x[part] = grad_through.view_as(grad)
+                grad_x[part] = grad_through
         return grad_x, self.grads
 
-    def _part(self, stream: Tensor, z: Tensor, dropped: Tensor | None, grad: Tensor) -> Tensor:
-        weights, width = self.weights, stream.shape[-1]
-        filtered, mixed, activated = _filter(z, dropped, weights, self.options.layout)
-        stream = stream.view(-1, width)
+    def _part(self, grad: Tensor, stream: Any, down: Any, mixed: Any, kept: Tensor | None) -> Tensor:
+        weights = self.weights
+        mixed = mixed.flatten(0, 1)
+        activated = _activate(mixed, kept)
+        stream = stream.view(-1, stream.shape[-1])
         if not self.kept_stream:
             added = torch.addmm(weights.up_bias, activated, weights.up.t(), alpha=self.options.scale)
             stream = torch.sub(stream, added, out=added if added.dtype == stream.dtype else None)
-        grad = grad.reshape(-1, width).to(weights.up.dtype)
-        grad_mixed = self._up(activated, mixed, dropped, grad)
-        grad_z = self._filters(z, filtered, grad_mixed).view(-1, z.shape[-1])
-        return self._down(stream.to(weights.norm_weight.dtype), grad_z)
+        grad = grad.reshape(-1, grad.shape[-1]).to(weights.up.dtype)
+        grad_down = self._filters(down, self._up(activated, mixed, kept, grad))
+        return self._down(stream.to(weights.norm_weight.dtype), grad_down.flatten(0, 1))
 
-    def _up(self, activated: Tensor, mixed: Tensor, dropped: Tensor | None, grad: Tensor) -> Tensor:
+    def _up(self, activated: Tensor, mixed: Tensor, kept: Tensor | None, grad: Tensor) -> Tensor:
         if self.needs_weights:
             self._accumulate_product("up", grad, activated, self.options.scale)
             self._accumulate("up_bias", grad.sum(0))
         grad = torch.addmm(self.weights.down_bias, grad, self.weights.up, beta=0, alpha=self.options.scale)
-        if dropped is not None:
-            grad.masked_fill_(dropped.reshape_as(grad), 0)
+        if kept is not None:
+            grad.mul_(kept.view_as(grad))
         return aten.gelu_backward(grad, mixed)
 
-    def _filters(self, z: Tensor, filtered: Tensor, grad: Tensor) -> Tensor:
+    def _filters(self, down: Tensor, grad: Tensor) -> Tensor:
+        weights, layout = self.weights, self.options.layout
+        grad_filtered = torch.mm(grad, weights.matrix).view_as(down)
         if self.needs_weights:
+            filtered = depthwise(down, weights.kernel, weights.kernel_bias, layout).flatten(0, 1)
             self._accumulate_product("matrix", grad, filtered)
             self._accumulate("matrix_bias", grad.sum(0))
-        grad = torch.mm(grad, self.weights.matrix).view_as(z)
-        layout, kernel = self.options.layout, self.weights.kernel
-        if self.needs_weights:
-            self._accumulate("kernel", kernel_gradient(z, grad, kernel, layout))
-            self._accumulate("kernel_bias", grad.sum((0, 1)))
-        return depthwise(grad, kernel.flip(-1, -2), None, layout)  # zero padded, so its own transpose but for the flip
+            self._accumulate("kernel", kernel_gradient(down, grad_filtered, weights.kernel, layout))
+            self._accumulate("kernel_bias", grad_filtered.sum((0, 1)))
+        # With zero padding a convolution is its own transpose but for the flip.
+        return depthwise(grad_filtered, weights.kernel.flip(-1, -2), None, layout)
 
     def _down(self, x: Tensor, grad_z: Tensor) -> Tensor:
         weights = self.weights

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...residual import TokenLayout
 from . import fast
-from .dropout import draw_dropped, dropout
+from .dropout import draw_kept, dropout
 from .functional import depthwise, pointwise, pointwise_matrix, scaled_norm, sum_kernels
 
 
@@ -154,12 +154,12 @@ class Mona(nn.Module):
 
     def _run_fast(self, x: Tensor, extra: Tensor | None, layout: TokenLayout, **options: bool) -> Any:
         tokens = self._tokens(x)
-        dropped, scale = None, 1.0
+        kept, scale = None, 1.0
         if self.training and self.dropout.p > 0:
-            dropped, scale = draw_dropped((*tokens.shape[:-1], self.down.out_features), self.dropout.p, x.device)
+            kept, scale = draw_kept((*tokens.shape[:-1], self.down.out_features), self.dropout.p, x.device)
         settings = fast.Options(layout, self.norm.norm.eps, scale, **options)
         more = None if extra is None else self._tokens(extra)
-        results = fast.run(tokens, more, dropped, settings, self._weights(x.device.type))
+        results = fast.run(tokens, more, kept, settings, self._weights(x.device.type))
         return tuple(None if result is None else result.view(x.shape) for result in results)
 
     def _tokens(self, x: Tensor) -> Tensor:
