@@ -49,7 +49,7 @@ def test_sharded_processes_train_as_one(tmp_path):
     launch(
         "recipes/accelerate/fsdp_cpu.yaml",
         SCRIPT,
-        as_flags(*run_configs(model, tmp_path / "two", 3, no_checkpoints=True)),
+        as_flags(*run_configs(model, tmp_path / "two", 3)),
     )
     one, two = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "two"))
     assert two["test"]["num_samples"] == 600

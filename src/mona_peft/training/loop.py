@@ -28,7 +28,7 @@ from mona_peft.training.evaluation import evaluate
 from mona_peft.training.launching import allow_sharding_on_cpu, check_launch
 from mona_peft.training.loaders import eval_loader, train_loader
 from mona_peft.training.model_card import write_card
-from mona_peft.training.optim import make_optimizer, make_schedule, set_learning_rate
+from mona_peft.training.optim import make_optimizer, make_schedule, parameter_groups, set_learning_rate
 from mona_peft.training.progress import Stopwatch, peak_memory_gib, progress_bar
 from mona_peft.training.run_folder import LOG_FILE, FigureLog, open_run
 from mona_peft.training.streams import StreamLoader
@@ -112,6 +112,11 @@ class Trainer:
             raise ValueError(f"The task {task.name} has no training data.")
         model: Any = torch.compile(bare, backend=config.torch_compile_backend) if config.torch_compile else bare
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if self.sharded:
+            # accelerate finds the shards of the optimiser's parameters by their addresses, which may coincide.
+            sharded_groups = parameter_groups(self.unwrapped_model(), config.weight_decay)
+            for group, sharded in zip(self.optimizer.param_groups, sharded_groups, strict=True):
+                group["params"] = sharded["params"]
         self.loader = self._train_loader(dataset)
         self.eval_loaders: dict[str, DataLoader | None] = {}
         self.steps_per_epoch = math.ceil(len(self.loader) / config.gradient_accumulation_steps)
