@@ -96,7 +96,9 @@ def _common(method: str, backbone: Path) -> dict[str, Any]:
 
 def segmentation_task(method: str, backbone: Path, scenes: dict[str, int]) -> Task:
     """UperNet, narrow."""
-    options: Any = {"hidden_size": 32, "auxiliary_channels": 16}
+    # Batch norm hides the scale of the weights before it: from the usual 0.02, made for hundreds of channels, every
+    # step of Adam would turn them into others.
+    options: Any = {"hidden_size": 32, "auxiliary_channels": 16, "initializer_range": 0.1}
     config = SemanticSegmentationConfig(
         **_common(method, backbone), architecture_options=options, crop_side=SCENES.size, scale=[0.9, 1.2]
     )
