@@ -12,7 +12,7 @@ from .matrix import FAMILIES
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "backbones.md"
 README = ROOT / "README.md"
-BEGIN, END = "<!-- backbones: begin -->", "<!-- backbones: end -->"
+BEGIN, END = "<!-- backbones:begin -->", "<!-- backbones:end -->"
 
 #: What each column shows, and the tests it is read from.
 COLUMNS = {

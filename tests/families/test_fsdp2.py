@@ -17,7 +17,9 @@ from tests.models import TINY_MODELS, images, randomise
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 LABELS = torch.tensor([0, 1, 2, 3])
+# The first process gets the whole state dict, and gives it to the others when it is loaded.
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+FROM_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
 def build(name):
@@ -55,9 +57,10 @@ def run(rank, name, folder):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.zero_()
-        set_model_state_dict(model, restored, options=WHOLE)
+        set_model_state_dict(model, restored, options=FROM_FIRST)
         again = get_model_state_dict(model, options=WHOLE)
         if rank == 0:
+            assert state.keys() == again.keys()
             assert all(torch.equal(state[key], again[key]) for key in state)
             torch.save({"loss": loss / 2, "state": state}, f"{folder}/result.pt")
     finally:
