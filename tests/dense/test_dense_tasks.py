@@ -10,6 +10,7 @@ import mona_peft
 from mona_peft.models.backbones import find_backbone_module
 from mona_peft.models.building import head_paths
 from mona_peft.tasks.dense_inference import LoadedDense
+from mona_peft.tasks.detection import DetectionConfig, DetectionTask
 from mona_peft.training import Trainer
 from mona_peft.training.run_folder import read_log
 from tests.dense.tiny import (
@@ -232,7 +233,7 @@ def test_head_paths_are_everything_but_the_backbone(swin):
 
 def test_settings_are_checked(swin):
     with pytest.raises(ValueError, match="choose one of retinanet"):
-        tiny_task("retinanet", swin, architecture="yolo")
+        DetectionTask(None, DetectionConfig(model_name_or_path=str(swin), architecture="yolo"))
     with pytest.raises(ValueError, match="protocol"):
         tiny_task("retinanet", swin, protocol="pascal")
     with pytest.raises(ValueError, match="masks are measured"):
