@@ -30,9 +30,11 @@ DIGITS_OPTIONS: dict[str, dict[str, Any]] = {
 BACKBONE_WIDTHS = {"small": 16, "base": 32, "large": 48}
 DEFAULT_BACKBONE = "base"
 
-# The grid spans what full fine-tuning wants and what methods with few parameters want, thirty times apart.
+# The grid spans what full fine-tuning wants and what methods with few parameters want, a hundred times apart.
 DIGITS_SIZES = {
-    "full": DemoSize(pretraining_epochs=12, epochs=40, shots=8, seeds=5, learning_rates=(1e-3, 3e-3, 1e-2, 3e-2)),
+    "full": DemoSize(
+        pretraining_epochs=12, epochs=40, shots=8, seeds=5, learning_rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    ),
     "tiny": DemoSize(pretraining_epochs=1, epochs=2, shots=2, seeds=2, learning_rates=(1e-3, 1e-2)),
 }
 
