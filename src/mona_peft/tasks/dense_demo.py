@@ -68,9 +68,9 @@ SIZES = {
     "full": DenseDemoSize(
         pretraining_epochs=20,
         scenes={"train": 160, "validation": 40, "test": 100},
-        steps={"semantic_segmentation": 150, "detection": 200, "instance_segmentation": 150},
+        steps={"semantic_segmentation": 300, "detection": 200, "instance_segmentation": 150},
         seeds=3,
-        learning_rates=(1e-3, 3e-3),
+        learning_rates=(3e-3, 1e-2),
     ),
     "tiny": DenseDemoSize(
         pretraining_epochs=1,
