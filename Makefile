@@ -8,7 +8,7 @@ DEMO_SIZE ?= full
 DEMO_OUTPUT ?= outputs/demo
 WORKERS ?= 2
 
-.PHONY: help env demo test test-slow quality style clean
+.PHONY: help env demo demo-dense backbones versions test test-slow quality style clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -25,11 +25,22 @@ $(VENV)/.installed: pyproject.toml
 demo: env  ## Adapt a small Swin to new digits by three methods, print the results, save the adapter
 	$(BIN)/python scripts/train_classification.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)
 
+demo-dense: env  ## Segmentation, detection and instance segmentation on composed scenes, by three methods each
+	$(BIN)/python scripts/train_semantic_segmentation.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)-segmentation
+	$(BIN)/python scripts/train_detection.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)-detection
+	$(BIN)/python scripts/train_instance_segmentation.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)-instances
+
+backbones: env  ## Run the matrix of backbones and write its table into docs/ and the README
+	$(BIN)/python -m pytest tests/families --write-backbones
+
+versions: env  ## Run the core of the tests on the oldest and the newest supported releases (several gigabytes)
+	$(BIN)/nox
+
 test: env  ## Run the tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
 
 test-slow: env  ## Run the slow tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m slow
 
 quality: env  ## Check lint, format and types
 	$(BIN)/ruff check .
