@@ -59,7 +59,10 @@ class TappedLayer(BlockTunerLayer):
     def active_adapters(self) -> list[str]:
         """The active adapters, or those that the rows of this thread's batch name."""
         chosen = chosen_adapters()
-        return super().active_adapters if chosen is None else chosen
+        if chosen is not None:
+            return chosen
+        # torch.compile takes `super().active_adapters` for the property itself
+        return [self._active_adapter] if isinstance(self._active_adapter, str) else self._active_adapter
 
     def is_idle(self) -> bool:
         """Whether no adapter of this layer is active."""
