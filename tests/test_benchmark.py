@@ -60,7 +60,8 @@ def test_times_are_interleaved_and_compared_within_rounds():
 def test_peak_memory_sees_a_large_tensor():
     size = 64 * 2**20
     peak = peak_bytes(lambda: torch.ones(size, dtype=torch.uint8), CPU)
-    assert size <= peak < 1.5 * size + 2**24
+    pages = 2**20  # already mapped before, and used again
+    assert size - pages <= peak < 1.5 * size + 2**24
 
 
 def test_floor_goes_back_to_the_first_layer_and_trains_one_bias():
