@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The versions the tests ran with; TORCH="torch torchvision" takes the newest ones.
 TORCH ?= torch==2.14.1 torchvision==0.29.1
+# "dev,quantization" adds the tests of quantised base models.
+EXTRAS ?= dev
 DEMO_SIZE ?= full
 DEMO_OUTPUT ?= outputs/demo
 WORKERS ?= 2
@@ -19,7 +21,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -e ".[$(EXTRAS)]"
 	touch $@
 
 demo: env  ## Adapt a small Swin to new digits by three methods, print the results, save the adapter
