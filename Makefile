@@ -39,10 +39,11 @@ versions: env  ## Run the core of the tests on the oldest and the newest support
 	$(BIN)/nox
 
 test: env  ## Run the tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --ignore tests/families
+	$(BIN)/python -m pytest -m "not slow" tests/families  # in one process: the table of backbones is read from it
 
 test-slow: env  ## Run the slow tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 quality: env  ## Check lint, format and types
 	$(BIN)/ruff check .

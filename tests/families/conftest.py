@@ -27,9 +27,6 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_collection_modifyitems(items):
-    for item in items:
-        if "tests/families/" in item.nodeid:
-            item.add_marker(pytest.mark.xdist_group("families"))  # the table is read from what ran in one process
     items.sort(key=lambda item: bool(re.search(r"test_table\.py", item.nodeid)))  # after what it reads from
 
 
