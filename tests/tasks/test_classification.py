@@ -224,3 +224,13 @@ def test_streams_train_end_to_end(base, tmp_path):
     figures = train_classifier(data, classification, training)
     assert figures["steps"] == 12 and figures["test"]["num_samples"] == 24
     assert figures["test"]["accuracy"] > 0.9
+
+
+def test_benchmark_steps_time_and_write_nothing(tmp_path, capsys):
+    model = write_classifier(tmp_path / "model")
+    settings = configs(model, tmp_path / "run", benchmark_steps=3)
+    speed = train_classifier(*settings)["benchmark"]
+    assert speed["step_seconds"] > 0 and speed["samples_per_second"] > 0 and speed["peak_memory_gib"] > 0
+    assert 0 <= speed["data_wait"] < 1
+    assert "3 steps: " in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
