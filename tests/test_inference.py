@@ -20,6 +20,7 @@ from mona_peft.tasks.classification import ClassificationTask, train_classifier
 from mona_peft.tasks.prediction import PredictionConfig, find_images, predict
 from mona_peft.training.evaluation import evaluate_model
 from tests.tasks.tiny_classifier import configs, write_classifier
+from tests.training.launching import launch
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "predict.py"
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
@@ -152,21 +153,17 @@ def test_wrong_settings_are_refused():
 
 
 @pytest.mark.slow
-def test_script_predicts_a_data_set(runs, tmp_path):
-    model, output = runs / "mona" / "model", tmp_path / "labels.json"
-    command = [
-        sys.executable,
-        str(SCRIPT),
-        "--model",
-        str(model),
-        "--dataset",
-        "digits",
-        "--output",
-        str(output),
-        "--cpu",
-    ]
+def test_script_predicts_a_data_set_alike_in_two_processes(runs, tmp_path):
+    model = runs / "mona" / "model"
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    flags = ["--model", str(model), "--dataset", "digits", "--cpu", "--output"]
+    command = [sys.executable, str(SCRIPT), *flags, str(one)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     accuracy = json.loads((model / "metrics.json").read_text())["test"]["accuracy"]
-    right = sum(row["label"] == row["true"] for row in json.loads(output.read_text()))
+    rows = json.loads(one.read_text())
+    right = sum(row["label"] == row["true"] for row in rows)
     assert f"Accuracy: {right / 600:.2%} ({right} of 600)" in printed
     assert right / 600 == pytest.approx(accuracy, abs=0.01)  # transformers resizes by other code
+    assert "Accuracy" in launch("recipes/accelerate/cpu.yaml", SCRIPT, [*flags, str(two)]).stdout
+    again = json.loads(two.read_text())
+    assert [(r["image"], r["label"]) for r in again] == [(r["image"], r["label"]) for r in rows]
