@@ -82,12 +82,12 @@ def check_resume(swin, architecture, tmp_path):
 def test_killed_at_any_moment(swin, architecture, tmp_path):
     started = time.perf_counter()
     train(architecture, swin, tmp_path / "whole", resume=False)
-    quarter = (time.perf_counter() - started) / 4  # so that it takes several kills, on any machine
+    moment = (time.perf_counter() - started) / 8  # so that it takes several kills, on a machine at any load
 
     def target(folder, resume):
         train(architecture, swin, folder, resume)
 
-    assert kill_until_done(target, (tmp_path / "cut",), kills=4, longest=quarter) >= 2
+    assert kill_until_done(target, (tmp_path / "cut",), kills=4, longest=moment) >= 2
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
