@@ -15,8 +15,9 @@ from torch import nn
 
 from .block_spec import PADDING, BlockSpec
 
-__all__ = ["BLOCK_SPECS", "BlockSpec", "ancestors", "find_blocks", "find_spec", "head_modules"]
+__all__ = ["BLOCK_SPECS", "BlockSpec", "ancestors", "backbone_child", "find_blocks", "find_spec", "head_modules"]
 
+BACKBONE_NAMES = ("backbone", "base_model")
 HEAD_NAMES = ("head", "heads", "classifier", "fc", "head_dist")
 
 _transformers = partial(BlockSpec, package="transformers.models")
@@ -224,14 +225,23 @@ def _first_with_parameters(block: nn.Module, spec: BlockSpec) -> nn.Module:
     )
 
 
+def backbone_child(model: nn.Module) -> str | None:
+    """Name of the child of a task model that is its backbone, or None where there is no such child.
+
+    transformers names it in `base_model_prefix` or calls it `backbone` or `base_model`.
+    """
+    children = {name for name, _ in model.named_children()}
+    return next((n for n in (getattr(model, "base_model_prefix", ""), *BACKBONE_NAMES) if n in children), None)
+
+
 def head_modules(model: nn.Module) -> list[str]:
     """Names of the children of a task model that are not its backbone and have parameters.
 
-    transformers names the backbone of a task model in `base_model_prefix` or calls it `backbone`; in timm and
-    torchvision the head stands beside the blocks and goes by one of a few names.
+    In timm and torchvision, where the backbone is no child of its own, the head stands beside the blocks and goes by
+    one of a few names.
     """
     children = dict(model.named_children())
-    backbone = next((n for n in (getattr(model, "base_model_prefix", ""), "backbone") if n in children), None)
+    backbone = backbone_child(model)
     if hasattr(model, "out_features") and hasattr(model, "channels"):  # a backbone with its output norms
         names: list[str] = []
     elif backbone is not None:

@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -178,7 +179,7 @@ def select_rows(layout: TokenLayout | ShuffledLayout, rows: list[int]) -> TokenL
 _thread = threading.local()
 
 
-class Recorder:
+class Recorder(ABC):
     """Remembers what a module last told in this thread, for the blocks that come after it.
 
     Args:
@@ -190,9 +191,9 @@ class Recorder:
         self.latest: Any = None
         self.handle = self.watch(module)
 
+    @abstractmethod
     def watch(self, module: nn.Module) -> Any:
         """Register the hook that calls `keep`; gives back its handle."""
-        raise NotImplementedError
 
     def keep(self, value: Any) -> None:
         """Remember `value`."""

@@ -13,7 +13,7 @@ from typing import Any
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from mona_peft.backbones import find_blocks
+from mona_peft.backbones import backbone_child, find_blocks, head_modules
 from mona_peft.tuners.adaptformer import AdaptFormerConfig
 from mona_peft.tuners.bottleneck import BottleneckConfig
 from mona_peft.tuners.lorand import LoRandConfig
@@ -24,8 +24,6 @@ from mona_peft.tuners.vpt import VPTConfig
 # Names of the query and value projections, by the conventions of the libraries that define the models. A fused
 # projection (timm) can only be adapted as a whole.
 QUERY_VALUE_NAMES = (("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"), ("q", "v"), ("qkv",))
-
-BACKBONE_NAMES = ("backbone", "base_model")
 
 ORIGINAL_MODULE = "original_module"
 
@@ -89,13 +87,6 @@ def apply_method(model: nn.Module, name: str, head: Iterable[str] | None = None,
     return METHODS[name].prepare(model, head, **options)
 
 
-def find_backbone(model: nn.Module) -> str | None:
-    """Name of the child of `model` that holds the backbone, or `None` where there is no such child."""
-    children = {child_name for child_name, _ in model.named_children()}
-    prefix = getattr(model, "base_model_prefix", "")
-    return next((name for name in (prefix, *BACKBONE_NAMES) if name in children), None)
-
-
 def find_head(model: nn.Module) -> tuple[str, ...]:
     """Paths of the modules that are not the backbone.
 
@@ -104,13 +95,8 @@ def find_head(model: nn.Module) -> tuple[str, ...]:
     Raises:
         `ValueError`: if the model follows neither convention.
     """
-    backbone = find_backbone(model)
-    if backbone is not None:
-        return tuple(
-            child_name
-            for child_name, child in model.named_children()
-            if child_name != backbone and any(True for _ in child.parameters())
-        )
+    if backbone_child(model) is not None:
+        return tuple(head_modules(model))
     if hasattr(model, "get_classifier"):
         classifier = model.get_classifier()  # type: ignore[operator]
         return tuple(path for path, module in model.named_modules() if module is classifier and path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mona_peft.comparison.benchmark import Benchmark
+from mona_peft.comparison.recipe import RecipeBenchmark
 from mona_peft.comparison.variants import Variant
 from mona_peft.data.dense_sources import load_objects, load_segmentation
 from mona_peft.tasks.dense_demo import TASKS, DenseDemoSize, demo_training
@@ -17,7 +18,6 @@ from mona_peft.tasks.detection import DetectionTask
 from mona_peft.tasks.instance_segmentation import InstanceSegmentationTask
 from mona_peft.tasks.semantic_segmentation import SemanticSegmentationTask
 from mona_peft.training import Task, TrainingConfig
-from mona_peft.training.config import FREE_ON_RESUME
 
 # By task: what makes it of data and settings, what loads its data.
 DENSE_TASKS: dict[str, tuple[Callable[[Any, Any], Task], Callable[[Any], Any]]] = {
@@ -33,56 +33,32 @@ METRICS = {
 }
 
 
-class DenseBenchmark(Benchmark):
+class DenseBenchmark(RecipeBenchmark):
     """A dense data set with the recipe of a run.
 
     Args:
         task_name (`str`): A key of `DENSE_TASKS`.
-        data (`Any`): Settings of the data set; it needs both a validation and a test split.
-        config (`Any`): Settings of the task; a variant gives the method and its settings, and its `backbone`, where it
-            has one, is the model.
-        training (`TrainingConfig`): Settings of the loop; a run gives its learning rate and seed.
+        data (`Any`): See `RecipeBenchmark`.
+        config (`Any`): See `RecipeBenchmark`.
+        training (`TrainingConfig`): See `RecipeBenchmark`.
     """
 
+    remedy = "lay the data set out with both"
+
     def __init__(self, task_name: str, data: Any, config: Any, training: TrainingConfig) -> None:
-        self.task_name = task_name
-        self.data = data
-        self.config = config
-        self.base = training
+        super().__init__(task_name, data, config, training)
         self.title = f"{data.dataset}, {task_name.replace('_', ' ')}, {Path(config.model_name_or_path).name}"
         self.metric, self.metric_name = METRICS[task_name]
         if task_name == "detection" and config.protocol != "voc":
             self.metric, self.metric_name = "box_ap", "box AP"
 
-    def describe(self) -> dict[str, Any]:
-        """Data, model and recipe without what variants and runs decide."""
-        free = FREE_ON_RESUME | {"method", "method_options", "learning_rate", "seed"}
-        settings = {**asdict(self.data), **asdict(self.config), **asdict(self.base)}
-        return {"benchmark": self.task_name} | {name: value for name, value in settings.items() if name not in free}
+    def load(self, seed: int) -> Any:
+        """Load the data set; nothing of it is drawn."""
+        return DENSE_TASKS[self.task_name][1](self.data)
 
-    def task(self, variant: Variant, seed: int, folder: Path) -> Task:
-        """The task with the variant's method.
-
-        Raises:
-            `ValueError`: if the data lacks a validation or a test split.
-        """
-        make, load = DENSE_TASKS[self.task_name]
-        data = load(self.data)
-        missing = [split for split in ("validation", "test") if split not in data.splits]
-        if missing:
-            raise ValueError(
-                f"{self.data.dataset} has no {' and no '.join(missing)} split. Rates are chosen on the first and "
-                "results read from the second: lay the data set out with both."
-            )
-        model = variant.backbone or self.config.model_name_or_path
-        options = json.dumps(variant.options)
-        return make(
-            data, replace(self.config, method=variant.method, method_options=options, model_name_or_path=model)
-        )
-
-    def training(self, learning_rate: float, seed: int) -> TrainingConfig:
-        """The recipe at this rate and seed."""
-        return replace(self.base, learning_rate=learning_rate, seed=seed)
+    def make(self, data: Any, config: Any) -> Task:
+        """Give the dense task."""
+        return DENSE_TASKS[self.task_name][0](data, config)
 
 
 class ScenesBenchmark(Benchmark):
