@@ -28,9 +28,9 @@ demo: env  ## Adapt a small Swin to new digits by three methods, print the resul
 	$(BIN)/python scripts/train_classification.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)
 
 demo-dense: env  ## Segmentation, detection and instance segmentation on composed scenes, by three methods each
-	$(BIN)/python scripts/train_semantic_segmentation.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)-segmentation
-	$(BIN)/python scripts/train_detection.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)-detection
-	$(BIN)/python scripts/train_instance_segmentation.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)-instances
+	$(BIN)/python scripts/train_semantic_segmentation.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)-dense
+	$(BIN)/python scripts/train_detection.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)-dense
+	$(BIN)/python scripts/train_instance_segmentation.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)-dense
 
 backbones: env  ## Run the matrix of backbones and write its table into docs/ and the README
 	$(BIN)/python -m pytest tests/families --write-backbones

@@ -12,7 +12,7 @@ import pytest
 
 from mona_peft.comparison.command import collect
 from mona_peft.comparison.plots import plot_groups, plot_losses, plot_memory, plot_parameters, plot_seconds, smooth
-from mona_peft.comparison.report import BEGIN, END, Results, read_block, replace_block, write_report
+from mona_peft.comparison.report import Results, markers, read_block, replace_block, write_report
 from mona_peft.comparison.selection import chosen_records
 from mona_peft.comparison.study import Plan
 from mona_peft.comparison.table import make_rows, rows_from_json, sort_rows, to_csv, to_json, to_markdown
@@ -133,11 +133,14 @@ def test_a_study_is_collected_in_order(tmp_path):
     assert found.settings["plan"]["seeds"] == 2
 
 
-def test_blocks_are_replaced_between_their_markers_alone():
-    text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    new = replace_block(text, "new")
-    assert new == f"before\n{BEGIN}\nnew\n{END}\nafter\n" and read_block(new) == "new"
-    assert replace_block(new, "new") == new
-    for broken in ("nothing", END + BEGIN, text + BEGIN + END, f"{BEGIN} no end"):
-        with pytest.raises(ValueError, match="once each"):
-            replace_block(broken, "new")
+@pytest.mark.parametrize("name", ["results", "results-detection"])
+def test_blocks_are_replaced_between_their_markers_alone(name):
+    begin, end = markers(name)
+    others = "\n".join(markers("results-other"))
+    text = f"before\n{others}\n{begin}\nold\n{end}\nafter\n"
+    new = replace_block(text, "new", name)
+    assert new == f"before\n{others}\n{begin}\nnew\n{end}\nafter\n" and read_block(new, name) == "new"
+    assert replace_block(new, "new", name) == new
+    for broken in ("nothing", end + begin, text + begin + end, f"{begin} no end"):
+        with pytest.raises(ValueError, match=f"{name}:begin.*once each"):
+            replace_block(broken, "new", name)

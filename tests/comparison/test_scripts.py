@@ -13,7 +13,7 @@ from mona_peft.comparison.ablations import ablation_variants
 from mona_peft.comparison.classification import ClassificationBenchmark
 from mona_peft.comparison.command import AblateConfig, CompareConfig, make_benchmark, make_plan, parse_study
 from mona_peft.comparison.dense import ScenesBenchmark
-from mona_peft.comparison.report import BEGIN, END, Results, read_block
+from mona_peft.comparison.report import Results, markers, read_block
 from mona_peft.comparison.variants import Variant
 from mona_peft.data.dense_sources import ObjectDataConfig
 from mona_peft.data.sources import DataConfig
@@ -32,7 +32,7 @@ def launch(script, *arguments):
 @pytest.mark.slow
 def test_compare_stops_goes_on_and_reports(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"{BEGIN}\n{END}\n")
+    readme.write_text("\n".join(markers()))
     common = ("--study_size", "tiny", "--study_dir", tmp_path / "study", "--methods", "full", "bitfit", "lorand")
     first = launch("compare.py", *common, "--max_runs", "5")
     assert "5 runs done, 7 known to be left" in first.stdout

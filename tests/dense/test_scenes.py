@@ -71,8 +71,20 @@ def test_splits_share_no_scan_and_no_photograph():
     assert not scans[0] & scans[1] and not scans[0] & scans[2] and not scans[1] & scans[2]
 
 
+def test_ink_and_brightness_are_settings():
+    dim = SceneSettings(size=64, empty_share=0.0, dark_ink_share=0.0, brightness=0.4)
+    for index in range(20):
+        scene = compose_scene("train", index, dim)
+        photograph, digits = scene.image[scene.semantic == 0], scene.image[scene.masks.any(0)]
+        assert photograph.mean() < 0.4 * 255 < digits.mean()
+    dark = SceneSettings(size=64, empty_share=0.0, dark_ink_share=1.0)
+    assert all(s.image[s.masks.any(0)].mean() < 128 for s in (compose_scene("train", i, dark) for i in range(20)))
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="no split 'val'"):
         compose_scene("val", 0)
     with pytest.raises(ValueError, match="describes no scene"):
         SceneSettings(object_share=(0.5, 0.2))
+    with pytest.raises(ValueError, match="brightness=1.5 must be from 0 to 1"):
+        SceneSettings(brightness=1.5)

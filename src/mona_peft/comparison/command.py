@@ -79,7 +79,9 @@ class CompareConfig:
     methods: list[str] = option(list(PAPER_METHODS), "Names of methods in mona_peft.methods.")
     variant_options: str = option("{}", 'Settings by method, as JSON: {"mona": {"bottleneck_dim": 32}}.')
     parameters: bool = option(False, "Only print what every method trains in Swin-T, B, L and ViT-B.")
-    readme: str | None = option(None, "Put the table between the markers of this file.")
+    readme: str | None = option(
+        None, "Put the table between this file's markers, results:begin and results:end (dense: results-<task>)."
+    )
 
 
 @dataclass
@@ -117,8 +119,14 @@ def run_comparison(
     results = run_study(study, benchmark, make_plan(study, variants, training, embedded), REFERENCE)
     if compare.readme:
         path = Path(compare.readme)
-        path.write_text(replace_block(path.read_text(encoding="utf-8"), results.summary()), encoding="utf-8")
+        text = replace_block(path.read_text(encoding="utf-8"), results.summary(), block_name(study.task))
+        path.write_text(text, encoding="utf-8")
     return results
+
+
+def block_name(task: str) -> str:
+    """Name of the markers between which a document shows the comparison on a task."""
+    return "results" if task == "classification" else f"results-{task}"
 
 
 def run_ablation(

@@ -12,7 +12,7 @@ from mona_peft.comparison.benchmark import Benchmark
 from mona_peft.comparison.recipe import RecipeBenchmark
 from mona_peft.comparison.variants import Variant
 from mona_peft.data.dense_sources import load_objects, load_segmentation
-from mona_peft.tasks.dense_demo import TASKS, DenseDemoSize, demo_training
+from mona_peft.tasks.dense_demo import SCENES, TASKS, DenseDemoSize, demo_training
 from mona_peft.tasks.dense_demo_pretraining import pretrain_small_swin
 from mona_peft.tasks.detection import DetectionTask
 from mona_peft.tasks.instance_segmentation import InstanceSegmentationTask
@@ -78,7 +78,7 @@ class ScenesBenchmark(Benchmark):
     def describe(self) -> dict[str, Any]:
         """Everything of the size but what a plan decides."""
         size = {name: value for name, value in asdict(self.size).items() if name not in ("seeds", "learning_rates")}
-        return {"benchmark": f"scenes-{self.task_name}", **size}
+        return {"benchmark": f"scenes-{self.task_name}", "settings": asdict(SCENES), **size}
 
     def prepare(self, variants: list[Variant], folder: Path) -> None:
         """Pretrain the backbone, once."""

@@ -20,7 +20,6 @@ from mona_peft.comparison.table import Row, headers, rows_from_json, text_cells,
 from mona_peft.training.checkpointing import write_json
 
 RESULTS_FILE = "results.json"
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 @dataclass(frozen=True)
@@ -157,19 +156,26 @@ def _html_figure(name: str, png: bytes) -> str:
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def replace_block(text: str, block: str) -> str:
-    """Put `block` between the markers of a document.
+def markers(name: str = "results") -> tuple[str, str]:
+    """The lines of a document between which the table of that name stands."""
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def replace_block(text: str, block: str, name: str = "results") -> str:
+    """Put `block` between the markers `name` of a document.
 
     Raises:
         `ValueError`: if the markers are not there once each, in order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise ValueError(f"The document must hold {BEGIN} and, after it, {END}, once each.")
+    first, last = markers(name)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not begin or not end or first in rest or last in after:
+        raise ValueError(f"The document must hold {first} and, after it, {last}, once each.")
     return f"{before}{begin}\n{block.strip()}\n{end}{after}"
 
 
-def read_block(text: str) -> str:
-    """What stands between the markers of a document."""
-    return text.partition(BEGIN)[2].partition(END)[0].strip()
+def read_block(text: str, name: str = "results") -> str:
+    """What stands between the markers `name` of a document."""
+    first, last = markers(name)
+    return text.partition(first)[2].partition(last)[0].strip()

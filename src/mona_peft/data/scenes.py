@@ -42,6 +42,8 @@ class SceneSettings:
         empty_share (`float`): share of scenes without any digit.
         object_share (`tuple[float, float]`): least and greatest side of a digit over the side of the image.
         max_overlap (`float`): greatest share of a digit that later ones may hide.
+        dark_ink_share (`float`): share of digits in dark ink; the others are light.
+        brightness (`float`): factor of the photograph's values; below 1, light ink stands out.
     """
 
     size: int = 96
@@ -49,9 +51,14 @@ class SceneSettings:
     empty_share: float = 0.05
     object_share: tuple[float, float] = (0.25, 0.45)
     max_overlap: float = 0.3
+    dark_ink_share: float = 0.5
+    brightness: float = 1.0
 
     def __post_init__(self) -> None:
         low, high = self.object_share
+        for name in ("empty_share", "max_overlap", "dark_ink_share", "brightness"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be from 0 to 1.")
         if self.size < 16 or not 0 < low <= high <= 1 or self.max_objects < 1:
             raise ValueError(f"{self} describes no scene: size >= 16, 0 < object_share <= 1, max_objects >= 1.")
 
@@ -132,7 +139,7 @@ def compose_scene(split: str, index: int, settings: SceneSettings = SceneSetting
     if split not in SPLITS:
         raise ValueError(f"Scenes have no split {split!r}; choose one of {', '.join(SPLITS)}.")
     rng = np.random.default_rng([SPLIT_SEED, SPLITS.index(split), index])
-    canvas = _crop_photograph(split, rng, settings.size).astype(np.float64)
+    canvas = _crop_photograph(split, rng, settings.size).astype(np.float64) * settings.brightness
     owner = np.full(canvas.shape[:2], -1)
     rim = np.zeros(canvas.shape[:2], dtype=bool)
     labels: list[int] = []
@@ -172,7 +179,7 @@ def _place(
     left, top = (int(value) for value in rng.integers(settings.size - side + 1, size=2))
     ink = np.zeros(owner.shape)
     ink[top : top + side, left : left + side] = np.clip(np.asarray(scan), 0, 1)
-    dark = rng.random() < 0.5
+    dark = rng.random() < settings.dark_ink_share
     colour = rng.uniform(0, 60, 3) if dark else rng.uniform(195, 255, 3)
     visible = np.bincount(owner[owner >= 0], minlength=len(labels))
     hidden = np.bincount(owner[(owner >= 0) & (ink > INK)], minlength=len(labels))

@@ -34,7 +34,7 @@ from mona_peft.training.task import Task
 
 METHODS = ("mona", "fixed", "full")
 METHOD_OPTIONS = {"mona": {"bottleneck_dim": 16}}
-SCENES = SceneSettings(size=64, max_objects=2, object_share=(0.4, 0.65))
+SCENES = SceneSettings(size=64, max_objects=2, object_share=(0.4, 0.65), dark_ink_share=0.0, brightness=0.4)
 
 
 @dataclass
