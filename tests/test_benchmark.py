@@ -16,7 +16,7 @@ from torch import nn
 from mona_peft.benchmarking.measure import peak_bytes, saved_bytes, time_interleaved
 from mona_peft.benchmarking.models import SWIN_SIZES, build_model, model_config
 from mona_peft.benchmarking.subjects import SUBJECTS, prepare
-from mona_peft.benchmarking.suite import BenchmarkConfig
+from mona_peft.benchmarking.config import BenchmarkConfig
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"
 CPU = torch.device("cpu")

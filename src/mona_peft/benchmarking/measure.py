@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 
 class Timing(NamedTuple):
@@ -30,9 +30,11 @@ class Timing(NamedTuple):
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what an accelerator has been given to do."""
+    """Wait for what an accelerator has been given to do, and for the processes that train together with this one."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
 
 
 def time_interleaved(
