@@ -75,7 +75,7 @@ def _seconds(call: Callable[[], Any], device: torch.device, clock: Callable[[], 
 
 
 def _summarize(values: list[float], baseline: list[float]) -> Timing:
-    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     ratio = statistics.median(value / base for value, base in zip(values, baseline, strict=True))
     return Timing(statistics.median(values), low, high, ratio)
 

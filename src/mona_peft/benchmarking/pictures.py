@@ -62,7 +62,7 @@ def draw_lines(series: dict[str, Points], title: str, path: Path) -> None:
         for axis, label in zip(column, ("step, ms", "saved activations, MB", "share of the step"), strict=True):
             _finish(axis, name, [value for value, _ in points], label)
         column[2].axhline(0, color="black", linewidth=0.8)
-        column[2].yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1))
+        column[2].yaxis.set_major_formatter("{x:.0%}")
     axes[2, 0].set_ylabel("adapter's share of the step:\n(method - floor) / method")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
@@ -90,6 +90,9 @@ def _finish(axis: Any, name: str, places: list[Any], label: str) -> None:
         axis.minorticks_off()
     if label.endswith(("ms", "MB")):
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(_pyplot().matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:,g}")
+        axis.tick_params(axis="y", which="minor", labelleft=False)
 
 
 def _pyplot() -> Any:

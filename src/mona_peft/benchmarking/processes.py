@@ -48,24 +48,34 @@ def run_in_processes(function: Callable[[BenchmarkConfig], Result], config: Benc
     """
     config = replace(config, threads=process_threads(config))
     if config.processes == 1:
-        torch.set_num_threads(config.threads)
-        return function(config)
+        return _call(function, config)
     if torch.device(config.device).type == "cuda" and torch.cuda.device_count() < config.processes:
         raise ValueError(f"processes={config.processes}, but there are {torch.cuda.device_count()} GPUs.")
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_call, args=(function, config, folder), nprocs=config.processes)
+        multiprocessing.spawn(_join, args=(function, config, folder), nprocs=config.processes)
         return pickle.loads((Path(folder) / "result").read_bytes())
 
 
-def _call(rank: int, function: Callable[[BenchmarkConfig], Result], config: BenchmarkConfig, folder: str) -> None:
+def _call(function: Callable[[BenchmarkConfig], Result], config: BenchmarkConfig) -> Result:
     torch.set_num_threads(config.threads)
+    if not config.compile:
+        return function(config)
+    import torch._dynamo as dynamo
+
+    # PyTorch runs code as it is once it has compiled it for too many models or sizes: here, all share their code.
+    dynamo.reset()
+    with dynamo.config.patch(recompile_limit=8 * len(config.methods)):
+        return function(config)
+
+
+def _join(rank: int, function: Callable[[BenchmarkConfig], Result], config: BenchmarkConfig, folder: str) -> None:
     on_cuda = torch.device(config.device).type == "cuda"
     if on_cuda:
         torch.cuda.set_device(rank)
     meeting = f"file://{folder}/meeting"
     distributed.init_process_group("nccl" if on_cuda else "gloo", meeting, rank=rank, world_size=config.processes)
     try:
-        result = function(config)
+        result = _call(function, config)
         if rank == 0:
             (Path(folder) / "result").write_bytes(pickle.dumps(result))
     finally:

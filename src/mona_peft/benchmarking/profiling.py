@@ -10,7 +10,6 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from .config import BenchmarkConfig
-from .measure import synchronize
 from .processes import run_in_processes
 from .steps import build_subjects
 
@@ -49,7 +48,8 @@ def profile_operations(call: Callable[[], Any], device: torch.device, steps: int
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
         for _ in range(steps):
             call()
-        synchronize(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
     operations = [
         Operation(
             event.key,
@@ -74,7 +74,7 @@ def operations_table(operations: Sequence[Operation], top: int = TOP) -> str:
 def _cells(one: Operation, total: Operation) -> list[str]:
     cpu = [f"{1e3 * one.cpu:.2f}", f"{one.cpu / total.cpu:.1%}"]
     gpu = [f"{1e3 * one.gpu:.2f}", f"{one.gpu / total.gpu:.1%}"] if total.gpu else []
-    return [one.name, *cpu, *gpu, f"{one.calls:g}"]
+    return [one.name, *cpu, *gpu, f"{one.calls:.4g}"]
 
 
 def run_profile(config: BenchmarkConfig) -> dict[str, str]:

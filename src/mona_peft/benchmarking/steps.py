@@ -34,7 +34,7 @@ class Subject:
         self.model = model.to(memory_format=torch.channels_last) if config.channels_last else model
         self.device = next(model.parameters()).device
         self.batch, self.test_batch = (self._place(batch) for batch in (workload.batch, workload.test_batch))
-        self.single: Any = torch.compile(model) if config.compile else model
+        self.single: Any = torch.compile(model, dynamic=False) if config.compile else model
         self.parallel: Any = DistributedDataParallel(self.single) if config.processes > 1 else self.single
         trainable = [p for p in model.parameters() if p.requires_grad]
         self.trainable = sum(p.numel() for p in trainable)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ViTImageProcessor
 
@@ -128,8 +130,7 @@ class Dense(Workload):
         settings |= {side: config.image_size for side in kind.sides}
         settings |= {"architecture": config.architecture} if config.architecture else {}
         with tempfile.TemporaryDirectory() as folder:  # the tasks build their models around a checkpoint
-            checkpoint: Any = build_model(model_config(config.model, config.image_size))
-            checkpoint.save_pretrained(folder)
+            _save(build_model(model_config(config.model, config.image_size)), Path(folder))
             self.task = kind.make(data, kind.settings(model_name_or_path=folder, **settings), ViTImageProcessor())
             base: Any = self.task.build_model()
         base.config.name_or_path = base.name_or_path = ""  # no adapter is to look for the folder
@@ -160,6 +161,13 @@ class Dense(Workload):
         """What the tasks do after they have applied a method."""
         freeze_final_norm(model)
         super().finish(model, gradient_checkpointing)
+
+
+def _save(model: nn.Module, folder: Path) -> None:
+    """Save as `save_pretrained` does, which writes in the first of several processes alone."""
+    module: Any = model
+    module.config.save_pretrained(folder)
+    save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
 
 
 def build_workload(config: BenchmarkConfig, rank: int = 0) -> Workload:
