@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from mona_peft.benchmarking.config import BenchmarkConfig
 from mona_peft.benchmarking.measure import peak_bytes, saved_bytes, time_interleaved
 from mona_peft.benchmarking.models import SWIN_SIZES, build_model, model_config
 from mona_peft.benchmarking.subjects import SUBJECTS, prepare
-from mona_peft.benchmarking.suite import BenchmarkConfig
+from tests.benchmark_script import SCRIPT, TINY, script_main
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"
 CPU = torch.device("cpu")
-TINY = ["--model", "swin-nano", "--image_size", "32", "--batch_size", "2", "--repeats", "2", "--warmup", "1"]
-
-
-def script_main(arguments):
-    spec = importlib.util.spec_from_file_location("benchmark_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark_script"] = module
-    spec.loader.exec_module(module)
-    return module.main(arguments)
 
 
 def test_saved_bytes_counts_each_storage_once_and_no_parameters():
@@ -56,6 +45,14 @@ def test_times_are_interleaved_and_compared_within_rounds():
     assert timings["b"].low <= timings["b"].median <= timings["b"].high
 
 
+def test_quartiles_lie_among_the_times():
+    ticks = iter([0, 1, 10, 13])  # two calls of one and three seconds
+    timing = time_interleaved({"a": lambda: None}, "a", repeats=2, warmup=0, device=CPU, clock=lambda: next(ticks))[
+        "a"
+    ]
+    assert 1 <= timing.low < timing.median == 2 < timing.high <= 3
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process's peak memory")
 def test_peak_memory_sees_a_large_tensor():
     size = 64 * 2**20
@@ -81,15 +78,32 @@ def test_published_sizes():
     assert set(SWIN_SIZES) >= {"swin-t", "swin-s", "swin-b", "swin-l"}
 
 
-def test_bad_settings_are_refused():
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"dtype": "int3"}, "int3"),
+        ({"methods": ["magic"]}, "magic"),
+        ({"clock": "sun"}, "sun"),
+        ({"task": "poetry"}, "poetry.*semantic_segmentation"),
+        ({"autocast": "int8"}, "int8.*bfloat16"),
+        ({"autocast": "bfloat16", "dtype": "float16"}, "dtype='float16'.*--autocast bfloat16 alone"),
+        ({"task": "detection", "dtype": "bfloat16"}, "heads of dense tasks need float32"),
+        ({"architecture": "upernet"}, "upernet.*--task semantic_segmentation"),
+        ({"architecture_options": '{"hidden_size": 1}'}, "hidden_size.*--task semantic_segmentation"),
+        ({"processes": 0}, "processes=0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"repeats": 0}, "repeats=0 must be at least 1"),
+        ({"processes": 2, "clock": "process"}, "--clock wall"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        BenchmarkConfig(**settings)
+
+
+def test_unknown_models_are_refused():
     with pytest.raises(ValueError, match="nothing-like-that"):
         model_config("nothing-like-that", 224)
-    with pytest.raises(ValueError, match="int3"):
-        BenchmarkConfig(dtype="int3")
-    with pytest.raises(ValueError, match="magic"):
-        BenchmarkConfig(methods=["magic"])
-    with pytest.raises(ValueError, match="sun"):
-        BenchmarkConfig(clock="sun")
 
 
 def test_script_measures_all_methods(tmp_path, capsys):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 
 class Timing(NamedTuple):
@@ -30,9 +30,11 @@ class Timing(NamedTuple):
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what an accelerator has been given to do."""
+    """Wait for what an accelerator has been given to do, and for the processes that train together with this one."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
 
 
 def time_interleaved(
@@ -73,7 +75,7 @@ def _seconds(call: Callable[[], Any], device: torch.device, clock: Callable[[], 
 
 
 def _summarize(values: list[float], baseline: list[float]) -> Timing:
-    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     ratio = statistics.median(value / base for value, base in zip(values, baseline, strict=True))
     return Timing(statistics.median(values), low, high, ratio)
 

@@ -12,28 +12,44 @@ from typing import NamedTuple
 from peft import PeftModel
 from torch import nn
 
-from ..methods import apply_method
+from ..methods import apply_method, freeze_all_but, is_head
+from ..models.backbones import find_backbone_module
+from ..models.building import architecture_of, head_paths
 from ..tuners.mona.reference import use_plain
 
 FLOOR = "floor"
 
 
+def task_head(model: nn.Module) -> tuple[str, ...] | None:
+    """Paths of neck and heads of a dense model; None for a classifier, whose head `apply_method` finds."""
+    config = getattr(model, "config", None)
+    return head_paths(model) if config is not None and architecture_of(config) is not None else None
+
+
 def prepare_floor(model: nn.Module) -> nn.Module:
     """Train one bias, the patch embedding's: the gradient goes back through all of the frozen backbone.
+
+    Neck and heads of a dense model train as well, as they do with every method.
 
     Raises:
         ValueError: If the model has no patch embedding with a bias.
     """
-    model.requires_grad_(False)
-    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    head = task_head(model)
+    backbone = model if head is None else find_backbone_module(model)[1]
+    convolution = next((m for m in backbone.modules() if isinstance(m, nn.Conv2d)), None)
     if convolution is None or convolution.bias is None:
         raise ValueError(f"{type(model).__name__} has no patch embedding with a bias that could train.")
+    freeze_all_but(model, lambda name: is_head(name, head or ()))
     convolution.bias.requires_grad_()
     return model
 
 
+def _apply(model: nn.Module, name: str) -> nn.Module:
+    return apply_method(model, name, task_head(model))
+
+
 def _method(name: str) -> Callable[[nn.Module], nn.Module]:
-    return lambda model: apply_method(model, name)
+    return lambda model: _apply(model, name)
 
 
 SUBJECTS: dict[str, Callable[[nn.Module], nn.Module]] = {
@@ -41,7 +57,7 @@ SUBJECTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "fixed": _method("fixed"),
     "full": _method("full"),
     "lora": _method("lora"),
-    "mona-plain": lambda model: use_plain(apply_method(model, "mona")),
+    "mona-plain": lambda model: use_plain(_apply(model, "mona")),
     "mona": _method("mona"),
 }
 
