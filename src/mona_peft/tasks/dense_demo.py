@@ -41,7 +41,7 @@ SCENES = SceneSettings(size=64, max_objects=2, object_share=(0.4, 0.65), dark_in
 class DenseDemoConfig:
     """The demo, run when no dataset is given."""
 
-    demo_size: str = option("full", "How much the demo does: full (minutes) or tiny (seconds).")
+    demo_size: str = option("full", "How much the demo does: full (half an hour) or tiny (seconds).")
     demo_dir: str = option("outputs/demo-dense", "Where the demo writes; the tasks share its pretrained backbone.")
 
 
@@ -67,8 +67,8 @@ class DenseDemoSize:
 SIZES = {
     "full": DenseDemoSize(
         pretraining_epochs=20,
-        scenes={"train": 160, "validation": 40, "test": 100},
-        steps={"semantic_segmentation": 300, "detection": 200, "instance_segmentation": 150},
+        scenes={"train": 640, "validation": 60, "test": 200},
+        steps={"semantic_segmentation": 500, "detection": 600, "instance_segmentation": 300},
         seeds=3,
         learning_rates=(3e-3, 1e-2),
     ),
