@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import nn
 
 from ..methods import apply_method
+from ..tuners.mona import use_triton
 from ..tuners.mona.reference import use_plain
 
 FLOOR = "floor"
@@ -36,6 +37,13 @@ def _method(name: str) -> Callable[[nn.Module], nn.Module]:
     return lambda model: apply_method(model, name)
 
 
+def _mona_triton(model: nn.Module) -> nn.Module:
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        raise ValueError(f"mona-triton measures kernels for a GPU, and the model is on {device}; add `--device cuda`.")
+    return use_triton(apply_method(model, "mona"))
+
+
 SUBJECTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     FLOOR: prepare_floor,
     "fixed": _method("fixed"),
@@ -43,7 +51,9 @@ SUBJECTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "lora": _method("lora"),
     "mona-plain": lambda model: use_plain(apply_method(model, "mona")),
     "mona": _method("mona"),
+    "mona-triton": _mona_triton,
 }
+DEFAULT_SUBJECTS = [name for name in SUBJECTS if name != "mona-triton"]  # which needs a GPU
 
 
 class StartUp(NamedTuple):

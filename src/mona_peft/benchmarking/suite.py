@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..options import option
 from .measure import Timing, peak_bytes, saved_bytes, time_interleaved
 from .models import LABELS, build_model, model_config
-from .subjects import FLOOR, SUBJECTS, StartUp, prepare
+from .subjects import DEFAULT_SUBJECTS, FLOOR, SUBJECTS, StartUp, prepare
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "process": time.process_time}
@@ -32,7 +32,7 @@ class BenchmarkConfig:
     threads: int = option(0, "Threads on the CPU; 0 leaves PyTorch's own number.")
     device: str = option("cpu", "Device, such as cpu or cuda.")
     compile: bool = option(False, "Whether to compile the models with torch.compile.")
-    methods: list[str] = option(list(SUBJECTS), "Methods to compare; the floor always takes part.")
+    methods: list[str] = option(DEFAULT_SUBJECTS, "Methods to compare; the floor always takes part.")
     repeats: int = option(15, "Rounds that are timed.")
     warmup: int = option(3, "Rounds before them.")
     inference: bool = option(True, "Whether to time inference as well.")
