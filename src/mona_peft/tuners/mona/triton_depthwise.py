@@ -6,6 +6,9 @@ from the nearest cache, not K * K times, and once from memory but for the strips
 its extra tokens, too. Sums are float32, in an order that the shapes alone determine.
 """
 
+# mypy: disable-error-code="assignment, var-annotated"
+# In the kernels, tuples grow while Triton unrolls a loop.
+
 from __future__ import annotations
 
 from typing import Any
@@ -43,6 +46,14 @@ def _strip(height, width, rows, COLUMNS: tl.constexpr):
     top = strip // across * rows
     columns = strip % across * COLUMNS + tl.arange(0, COLUMNS)[:, None].to(tl.int64)
     return tl.program_id(0) // strips, strip, top, tl.minimum(top + rows, height), columns
+
+
+@triton.jit
+def _repeat(value, count: tl.constexpr):
+    values = ()
+    for _ in tl.static_range(count):
+        values = values + (value,)
+    return values
 
 
 @triton.jit
@@ -96,9 +107,7 @@ def filter_kernel(
     start = tl.zeros((COLUMNS, CHANNELS), tl.float32)
     if HAS_BIAS:
         start += tl.load(bias + channel, mask=valid, other=0.0).to(tl.float32)
-    sums = ()  # of the output rows row - HALF to row + HALF
-    for _ in tl.static_range(SIZE):
-        sums = sums + (start,)
+    sums = _repeat(start, SIZE)  # of the output rows row - HALF to row + HALF
 
     for row in range(top - HALF, bottom + HALF):
         for j in tl.static_range(SIZE):
@@ -150,18 +159,14 @@ def gradient_kernel(
     width = width.to(tl.int64)  # offsets may not fit 32 bits
     patches = height * width
     zeros = tl.zeros((COLUMNS, CHANNELS), tl.float32)
-    sums = ()  # for column j and row i of the kernel at j * SIZE + i
-    for _ in tl.static_range(SIZE * SIZE):
-        sums = sums + (zeros,)
+    sums = _repeat(zeros, SIZE * SIZE)  # for column j and row i of the kernel at j * SIZE + i
     centre = zeros
 
     for image in range(group, batch, groups):
         z_tokens = z + tl.cast(image, tl.int64) * z_image + channel.to(tl.int64) * z_channel
         grad_tokens = grad + tl.cast(image, tl.int64) * grad_image + channel.to(tl.int64) * grad_channel
         grid, grad_grid = z_tokens + prefix.to(tl.int64) * z_token, grad_tokens + prefix.to(tl.int64) * grad_token
-        window = ()  # rows row - HALF to row + HALF of the gradient, of the strip's own
-        for _ in tl.static_range(SIZE):
-            window = window + (zeros,)
+        window = _repeat(zeros, SIZE)  # rows row - HALF to row + HALF of the gradient, of the strip's own
         for row in range(top - HALF, bottom + HALF):
             window = window[1:] + (_load_row(grad_grid, row + HALF, columns, top, bottom, width, grad_token, valid),)
             added = ()
