@@ -117,15 +117,23 @@ def test_any_strides():
     check(torch.cat([z, z], 1)[:, 5 : 5 + z.shape[1]], torch.cat([grad, grad], 2)[..., 3:9], kernel, bias, layout)
 
 
-def test_offsets_beyond_32_bits():
-    """The second image, the second row, and the channels lie more than 2^31 elements behind the first."""
-    layout = TokenLayout(2, 1)
-    z, grad, kernel, bias = make(layout, 2, 3, torch.float16, batch=3)
-    for strides in [(2**30 + 8, 2, 1), (4, 2**31 + 8, 1), (4, 1, 2**31 + 8)]:
-        size = 1 + sum(stride * (length - 1) for stride, length in zip(strides, z.shape, strict=True))
-        far = torch.empty(size, dtype=z.dtype).as_strided(z.shape, strides)  # memory that nothing touches takes none
-        far_grad = torch.empty(size, dtype=z.dtype).as_strided(z.shape, strides)
-        check(far.copy_(z), far_grad.copy_(grad), kernel, bias, layout)
+@pytest.mark.parametrize(
+    ("layout", "strides"),
+    [
+        (TokenLayout(3, 1), (2**30 + 8, 3, 1)),
+        (TokenLayout(3, 1), (9, 2**30 + 8, 1)),
+        (TokenLayout(1, 1, 2), (9, 2**30 + 8, 1)),
+        (TokenLayout(1, 1, 1, 1), (9, 2**30 + 8, 1)),
+        (TokenLayout(3, 1), (9, 1, 2**30 + 8)),
+    ],
+    ids=["image", "row", "patch behind extra tokens", "extra token", "channel"],
+)
+def test_offsets_beyond_32_bits(layout, strides):
+    """The third of three lies more than 2^31 elements behind the first."""
+    z, grad, kernel, bias = make(layout, 3, 3, torch.float16, batch=3)
+    memory = torch.empty(2**31 + 100, dtype=z.dtype)  # what nothing touches takes none
+    far, far_grad = (memory.as_strided(z.shape, strides, offset).copy_(t) for offset, t in ((0, z), (40, grad)))
+    check(far, far_grad, kernel, bias, layout)
 
 
 def test_empty():

@@ -140,6 +140,13 @@ def test_without_a_gpu_the_switch_is_refused():
     assert not mona.triton and use_triton(mona, enabled=False) is mona
 
 
+@needs_triton
+def test_an_old_triton_is_refused(monkeypatch):
+    monkeypatch.setattr("triton.__version__", "3.2.0")
+    with pytest.raises(ImportError, match="needs Triton 3.3.*3.2.0 is installed"):
+        use_triton(Mona(4, 2))
+
+
 def test_without_triton_the_package_works_and_the_switch_is_refused():
     code = """
 import sys

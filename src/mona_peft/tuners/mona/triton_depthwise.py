@@ -3,7 +3,7 @@
 A program walks down a strip of columns of an image, row by row. What K rows share stays in registers: the K output
 rows that an input row adds to, or the K rows of the output's gradient that it meets. So an element is fetched K times
 from the nearest cache, not K * K times, and once from memory but for the strips' edges. An image's first strip sees to
-its extra tokens, too. Sums are float32, in an order that the shapes alone determine.
+its extra tokens, too. Sums are float32, in an order that the shapes alone determine. Offsets have 64 bits.
 """
 
 # mypy: disable-error-code="assignment, var-annotated"
@@ -95,7 +95,6 @@ def filter_kernel(
     image, strip, top, bottom, columns = _strip(height, width, rows, COLUMNS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     valid = channel < channels
-    width = width.to(tl.int64)  # offsets may not fit 32 bits
     patches = height * width
     z += tl.cast(image, tl.int64) * z_image + channel.to(tl.int64) * z_channel
     out += tl.cast(image, tl.int64) * (patches + extras) * channels + channel
@@ -156,7 +155,6 @@ def gradient_kernel(
     group, strip, top, bottom, columns = _strip(height, width, rows, COLUMNS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     valid = channel < channels
-    width = width.to(tl.int64)  # offsets may not fit 32 bits
     patches = height * width
     zeros = tl.zeros((COLUMNS, CHANNELS), tl.float32)
     sums = _repeat(zeros, SIZE * SIZE)  # for column j and row i of the kernel at j * SIZE + i

@@ -7,6 +7,8 @@ from torch import nn
 
 from .module import Mona
 
+OLDEST_TRITON = (3, 3)  # older ones have no tuples
+
 
 def use_triton(model: nn.Module, enabled: bool = True) -> nn.Module:
     """Let every Mona adapter that `model` has now run its depthwise filter as a Triton kernel, in place.
@@ -24,7 +26,7 @@ def use_triton(model: nn.Module, enabled: bool = True) -> nn.Module:
 
     Raises:
         ValueError: If `model` has no Mona adapter.
-        ImportError: If Triton is missing.
+        ImportError: If Triton is missing or older than 3.3.
         RuntimeError: If PyTorch finds no GPU, unless the kernels run in Triton's interpreter (`TRITON_INTERPRET=1`).
     """
     adapters = [module for module in model.modules() if isinstance(module, Mona)]
@@ -39,11 +41,15 @@ def use_triton(model: nn.Module, enabled: bool = True) -> nn.Module:
 
 def _require_triton() -> None:
     try:
-        from .triton_depthwise import INTERPRETED
+        import triton
     except ImportError as error:
         raise ImportError(
             f"use_triton needs Triton, which cannot be imported ({error}). PyTorch for CUDA installs it on Linux; "
             "otherwise `pip install triton`, or leave use_triton out."
         ) from error
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST_TRITON:
+        raise ImportError(f"use_triton needs Triton 3.3, which PyTorch 2.7 brings; {triton.__version__} is installed.")
+    from .triton_depthwise import INTERPRETED
+
     if not INTERPRETED and not torch.cuda.is_available():
         raise RuntimeError("use_triton needs a GPU, and torch.cuda.is_available() is False; leave it out on a CPU.")
