@@ -112,6 +112,8 @@ def test_kernels_compile_for_gpus(capability, dtype, size, compiled, tmp_path):
         assert len(wide) == len(re.findall(r"ld\.global", ptx)) == loads[kernel.metadata.name]
         assert len(re.findall(r"fma\.rn\.f32", ptx)) == 2 * (size**2 + 1)
         assert not re.search(r"\b(atom|red)\.", ptx)  # sums in a fixed order
+    if dtype == torch.bfloat16:
+        assert "cvt.rn.bf16" in compiled[0].asm["ptx"]  # to the nearest, unlike the interpreter
 
 
 @needs_triton
