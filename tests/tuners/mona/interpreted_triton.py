@@ -189,7 +189,9 @@ def test_adapter_equals_the_formulas(options, layout, launches):
 
 
 @pytest.mark.parametrize("autocast", [pytest.param(False, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize(("dtype", "factor"), [(torch.float16, 1.1), (torch.bfloat16, 2.0)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "factor"), [pytest.param(torch.float16, 1.1, marks=pytest.mark.slow), (torch.bfloat16, 2.0)], ids=str
+)
 def test_adapter_rounds_no_worse_than_the_formulas(dtype, factor, autocast, launches):
     """In half precision; bfloat16 to within the interpreter's rounding, see `assert_rounded`."""
     layout = LAYOUTS["extra tokens"]

