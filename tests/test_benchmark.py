@@ -14,7 +14,7 @@ from torch import nn
 from mona_peft.benchmarking.config import BenchmarkConfig
 from mona_peft.benchmarking.measure import peak_bytes, saved_bytes, time_interleaved
 from mona_peft.benchmarking.models import SWIN_SIZES, build_model, model_config
-from mona_peft.benchmarking.subjects import SUBJECTS, prepare
+from mona_peft.benchmarking.subjects import DEFAULT_SUBJECTS, SUBJECTS, prepare
 from tests.benchmark_script import SCRIPT, TINY, script_main
 
 CPU = torch.device("cpu")
@@ -106,19 +106,25 @@ def test_unknown_models_are_refused():
         model_config("nothing-like-that", 224)
 
 
+def test_kernels_for_a_gpu_are_measured_on_request_and_on_one_only(tmp_path):
+    assert set(SUBJECTS) - set(DEFAULT_SUBJECTS) == {"mona-triton"}
+    with pytest.raises(ValueError, match="mona-triton .* the model is on cpu; add `--device cuda`"):
+        script_main([*TINY, "--methods", "mona-triton", "--output_dir", str(tmp_path)])
+
+
 def test_script_measures_all_methods(tmp_path, capsys):
     results = script_main([*TINY, "--output_dir", str(tmp_path)])
     assert json.loads((tmp_path / "benchmark.json").read_text()) == json.loads(json.dumps(results))
     assert (tmp_path / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
     rows = {row["method"]: row for row in results["rows"]}
-    assert list(rows) == list(SUBJECTS)
+    assert list(rows) == DEFAULT_SUBJECTS
     assert rows["floor"]["step"]["ratio"] == 1 and rows["floor"]["trainable"] == 16
     assert rows["fixed"]["saved"] < rows["floor"]["saved"] < rows["mona"]["saved"] < rows["mona-plain"]["saved"]
     for name in ("lora", "mona", "mona-plain"):
         assert all(seconds > 0 for seconds in rows[name]["start_up"].values())
     assert rows["mona"]["trainable"] == rows["mona-plain"]["trainable"] > rows["fixed"]["trainable"]
     table = capsys.readouterr().out
-    assert all(f"| {name} |" in table for name in SUBJECTS)
+    assert all(f"| {name} |" in table for name in DEFAULT_SUBJECTS)
 
 
 def test_script_plots_scaling(tmp_path):

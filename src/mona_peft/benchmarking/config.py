@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..options import option
-from .subjects import FLOOR, SUBJECTS
+from .subjects import DEFAULT_SUBJECTS, FLOOR, SUBJECTS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTOCAST = ("bfloat16", "float16")
@@ -37,7 +37,7 @@ class BenchmarkConfig:
     threads: int = option(0, "Threads of each process on the CPU; 0 shares PyTorch's own number among them.")
     device: str = option("cpu", "Device, such as cpu or cuda.")
     methods: list[str] = option(
-        list(SUBJECTS),
+        list(DEFAULT_SUBJECTS),
         "Methods to compare. The floor always takes part: the gradient goes back to the patch embedding's bias, which "
         "trains (beside it the heads of a dense task, as with every method). With fixed the head alone trains.",
     )

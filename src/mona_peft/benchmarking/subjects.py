@@ -15,6 +15,7 @@ from torch import nn
 from ..methods import apply_method, freeze_all_but, is_head
 from ..models.backbones import find_backbone_module
 from ..models.building import architecture_of, head_paths
+from ..tuners.mona import use_triton
 from ..tuners.mona.reference import use_plain
 
 FLOOR = "floor"
@@ -52,6 +53,13 @@ def _method(name: str) -> Callable[[nn.Module], nn.Module]:
     return lambda model: _apply(model, name)
 
 
+def _mona_triton(model: nn.Module) -> nn.Module:
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        raise ValueError(f"mona-triton measures kernels for a GPU, and the model is on {device}; add `--device cuda`.")
+    return use_triton(_apply(model, "mona"))
+
+
 SUBJECTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     FLOOR: prepare_floor,
     "fixed": _method("fixed"),
@@ -59,7 +67,9 @@ SUBJECTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "lora": _method("lora"),
     "mona-plain": lambda model: use_plain(_apply(model, "mona")),
     "mona": _method("mona"),
+    "mona-triton": _mona_triton,
 }
+DEFAULT_SUBJECTS = [name for name in SUBJECTS if name != "mona-triton"]  # which needs a GPU
 
 
 class StartUp(NamedTuple):

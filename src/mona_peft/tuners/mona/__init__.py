@@ -5,7 +5,8 @@ from .config import MonaConfig
 from .layer import MonaLayer
 from .model import MonaModel
 from .module import Mona
+from .triton_switch import use_triton
 
-__all__ = ["Mona", "MonaConfig", "MonaLayer", "MonaModel"]
+__all__ = ["Mona", "MonaConfig", "MonaLayer", "MonaModel", "use_triton"]
 
 register_tuner("mona", config_cls=MonaConfig, model_cls=MonaModel)

@@ -12,7 +12,7 @@ times. Here
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -60,6 +60,18 @@ class Weights(NamedTuple):
     up_bias: Tensor
 
 
+class Filters(NamedTuple):
+    """How the depthwise filter is computed.
+
+    Args:
+        depthwise (`Callable`): As [`functional.depthwise`].
+        kernel_gradient (`Callable`): As [`depthwise.kernel_gradient`].
+    """
+
+    depthwise: Callable[..., Tensor] = depthwise
+    kernel_gradient: Callable[..., Tensor] = kernel_gradient
+
+
 class Options(NamedTuple):
     """What else the computation needs to know.
 
@@ -69,6 +81,7 @@ class Options(NamedTuple):
         scale (`float`): What dropout multiplies the rest with.
         add (`bool`): Whether the result is the new residual stream rather than what is to be added to it.
         split (`bool`): Whether to give back what was added as well.
+        filters (`Filters`): How the depthwise filter is computed.
     """
 
     layout: TokenLayout
@@ -76,6 +89,7 @@ class Options(NamedTuple):
     scale: float = 1.0
     add: bool = True
     split: bool = False
+    filters: Filters = Filters()
 
 
 def supports(mona: nn.Module, x: Tensor) -> bool:
@@ -202,7 +216,7 @@ def _narrow(
     tokens = stream.view(-1, stream.shape[-1]).to(weights.norm_weight.dtype)
     normed = _normalize(tokens, weights, options.eps)[0].to(weights.down.dtype)
     down = _linear(normed, weights.down, weights.down_bias, down_out).view(*stream.shape[:-1], -1)
-    filtered = depthwise(down, weights.kernel, weights.kernel_bias, options.layout).flatten(0, 1)
+    filtered = options.filters.depthwise(down, weights.kernel, weights.kernel_bias, options.layout).flatten(0, 1)
     return _activate(_linear(filtered, weights.matrix, weights.matrix_bias, mixed_out), kept)
 
 
@@ -266,16 +280,16 @@ class _Backward:
         return aten.gelu_backward(grad, mixed)
 
     def _filters(self, down: Tensor, grad: Tensor) -> Tensor:
-        weights, layout = self.weights, self.options.layout
+        weights, layout, filters = self.weights, self.options.layout, self.options.filters
         grad_filtered = torch.mm(grad, weights.matrix).view_as(down)
         if self.needs_weights:
-            filtered = depthwise(down, weights.kernel, weights.kernel_bias, layout).flatten(0, 1)
+            filtered = filters.depthwise(down, weights.kernel, weights.kernel_bias, layout).flatten(0, 1)
             self._accumulate_product("matrix", grad, filtered)
             self._accumulate("matrix_bias", grad.sum(0))
-            self._accumulate("kernel", kernel_gradient(down, grad_filtered, weights.kernel, layout))
+            self._accumulate("kernel", filters.kernel_gradient(down, grad_filtered, weights.kernel, layout))
             self._accumulate("kernel_bias", grad_filtered.sum((0, 1)))
         # With zero padding a convolution is its own transpose but for the flip.
-        return depthwise(grad_filtered, weights.kernel.flip(-1, -2), None, layout)
+        return filters.depthwise(grad_filtered, weights.kernel.flip(-1, -2), None, layout)
 
     def _down(self, x: Tensor, grad_z: Tensor) -> Tensor:
         weights = self.weights

@@ -70,6 +70,8 @@ class Mona(nn.Module):
         norm (`str`): Of the scaled norms: `"layer"`, `"batch"`, or `"none"` for no scaled norm at all.
     """
 
+    triton = False  # see `use_triton`
+
     def __init__(
         self,
         dim: int,
@@ -157,10 +159,17 @@ class Mona(nn.Module):
         kept, scale = None, 1.0
         if self.training and self.dropout.p > 0:
             kept, scale = draw_kept((*tokens.shape[:-1], self.down.out_features), self.dropout.p, x.device)
-        settings = fast.Options(layout, self.norm.norm.eps, scale, **options)
+        settings = fast.Options(layout, self.norm.norm.eps, scale, filters=self._filters(), **options)
         more = None if extra is None else self._tokens(extra)
         results = fast.run(tokens, more, kept, settings, self._weights(x.device.type))
         return tuple(None if result is None else result.view(x.shape) for result in results)
+
+    def _filters(self) -> fast.Filters:
+        if not self.triton:
+            return fast.Filters()
+        from . import triton_depthwise  # not at the top: Triton may be missing
+
+        return fast.Filters(triton_depthwise.depthwise, triton_depthwise.kernel_gradient)
 
     def _tokens(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], -1, self.dim).contiguous()
