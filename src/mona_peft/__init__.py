@@ -11,6 +11,7 @@ from .checkpoints import load_official_checkpoint, save_official_checkpoint, to_
 from .summary import summary
 from .tuners.adaptformer import AdaptFormerConfig, AdaptFormerModel
 from .tuners.bottleneck import BottleneckConfig, BottleneckModel
+from .tuners.convpass import ConvpassConfig, ConvpassModel
 from .tuners.lorand import LoRandConfig, LoRandModel
 from .tuners.mona import Mona, MonaConfig, MonaLayer, MonaModel
 from .tuners.ssf import SSFConfig, SSFModel
@@ -27,6 +28,8 @@ __all__ = [
     "BlockSpec",
     "BottleneckConfig",
     "BottleneckModel",
+    "ConvpassConfig",
+    "ConvpassModel",
     "LoRandConfig",
     "LoRandModel",
     "Mona",

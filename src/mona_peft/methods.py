@@ -16,6 +16,7 @@ from torch import nn
 from mona_peft.backbones import backbone_child, find_blocks, head_modules
 from mona_peft.tuners.adaptformer import AdaptFormerConfig
 from mona_peft.tuners.bottleneck import BottleneckConfig
+from mona_peft.tuners.convpass import ConvpassConfig
 from mona_peft.tuners.lorand import LoRandConfig
 from mona_peft.tuners.mona import MonaConfig
 from mona_peft.tuners.ssf import SSFConfig
@@ -244,3 +245,9 @@ def prepare_ssf(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.M
 def prepare_vpt(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
     """Train deep visual prompts, and the head."""
     return get_peft_model(model, VPTConfig(modules_to_save=list(head), **options))
+
+
+@register_method("convpass", "two convolutional bypasses a block, beside attention and MLP")
+def prepare_convpass(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train two convolutional bypasses a block, and the head."""
+    return get_peft_model(model, ConvpassConfig(modules_to_save=list(head), **options))

@@ -27,13 +27,16 @@ from .mixed_batch import check_adapter_names, heads_choose_adapters
 class TappedLayer(BlockTunerLayer):
     """A tuner layer that is a child of a block and acts on its residual stream.
 
-    Subclasses name their `ModuleDict`s in `adapter_layer_names`, fill them in `update_layer` and override the deltas.
+    Subclasses name their `ModuleDict`s in `adapter_layer_names`, fill them in `update_layer` and override the deltas;
+    those with deltas of the norms' outputs set `reads_norms`.
 
     Args:
         dim (`int`): Channels of the residual stream.
         device (`torch.device`): Where new adapters are put.
         dtype (`torch.dtype`): Data type of new adapters.
     """
+
+    reads_norms = False
 
     def __init__(self, dim: int, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
@@ -80,6 +83,14 @@ class TappedLayer(BlockTunerLayer):
         """See `ResidualAdapter`."""
         return None
 
+    def attention_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
+        """See `ResidualAdapter`."""
+        return None
+
+    def mlp_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
+        """See `ResidualAdapter`."""
+        return None
+
     def entry_stream(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
         """See `ResidualAdapter`."""
         return None
@@ -123,7 +134,7 @@ class TappedTuner(BlockTuner):
         # Everything that can be refused is refused here, before the model is touched.
         self._targets, self._excluded = match_blocks(model, peft_config)
         for name, spec in self._targets.items():
-            check_tappable(model, name, spec)
+            check_tappable(model, name, spec, self.tuner_layer_cls.reads_norms)  # type: ignore[attr-defined]
         warn_of_frozen_head(model, peft_config)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
