@@ -14,6 +14,7 @@ from .tuners.bottleneck import BottleneckConfig, BottleneckModel
 from .tuners.convpass import ConvpassConfig, ConvpassModel
 from .tuners.lorand import LoRandConfig, LoRandModel
 from .tuners.mona import Mona, MonaConfig, MonaLayer, MonaModel
+from .tuners.sct import SCTConfig, SCTModel, select_salient_channels
 from .tuners.ssf import SSFConfig, SSFModel
 from .tuners.vpt import VPTConfig, VPTModel
 
@@ -36,6 +37,8 @@ __all__ = [
     "MonaConfig",
     "MonaLayer",
     "MonaModel",
+    "SCTConfig",
+    "SCTModel",
     "SSFConfig",
     "SSFModel",
     "VPTConfig",
@@ -43,6 +46,7 @@ __all__ = [
     "load",
     "load_official_checkpoint",
     "save_official_checkpoint",
+    "select_salient_channels",
     "summary",
     "to_official_state_dict",
 ]

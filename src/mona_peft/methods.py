@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 
 from mona_peft.backbones import backbone_child, find_blocks, head_modules
 from mona_peft.tuners.adaptformer import AdaptFormerConfig
@@ -19,6 +19,7 @@ from mona_peft.tuners.bottleneck import BottleneckConfig
 from mona_peft.tuners.convpass import ConvpassConfig
 from mona_peft.tuners.lorand import LoRandConfig
 from mona_peft.tuners.mona import MonaConfig
+from mona_peft.tuners.sct import SCTConfig, select_salient_channels
 from mona_peft.tuners.ssf import SSFConfig
 from mona_peft.tuners.vpt import VPTConfig
 
@@ -37,18 +38,23 @@ class Method:
         name (`str`): the name given on the command line.
         prepare (`Callable`): `prepare(model, head, **options)` gives back the model to train.
         description (`str`): what trains in the backbone, in a few words.
+        calibrate (`Callable`, *optional*): `calibrate(model, batches)` fits the prepared model to training data before
+            it trains; `batches` are pairs of the model's inputs (a mapping) and one label an image `(B,)`.
     """
 
     name: str
     prepare: Callable[..., nn.Module]
     description: str
+    calibrate: Callable[[nn.Module, Iterable[tuple[Any, Tensor]]], None] | None = None
 
 
 METHODS: dict[str, Method] = {}
 
 
-def register_method(name: str, description: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Add the decorated `prepare(model, head, **options)` to the table under `name`.
+def register_method(
+    name: str, description: str, calibrate: Callable[[nn.Module, Iterable[tuple[Any, Tensor]]], None] | None = None
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Add the decorated `prepare(model, head, **options)` to the table under `name`; see [`Method`].
 
     Raises:
         `ValueError`: if the name is taken.
@@ -57,7 +63,7 @@ def register_method(name: str, description: str) -> Callable[[Callable[..., nn.M
     def add(prepare: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         if name in METHODS:
             raise ValueError(f"A method named {name!r} exists already; choose another name.")
-        METHODS[name] = Method(name, prepare, description)
+        METHODS[name] = Method(name, prepare, description, calibrate)
         return prepare
 
     return add
@@ -251,3 +257,9 @@ def prepare_vpt(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.M
 def prepare_convpass(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
     """Train two convolutional bypasses a block, and the head."""
     return get_peft_model(model, ConvpassConfig(modules_to_save=list(head), **options))
+
+
+@register_method("sct", "a map of the salient channels in each block", calibrate=select_salient_channels)
+def prepare_sct(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train maps of the channels that are salient for the training data, and the head."""
+    return get_peft_model(model, SCTConfig(modules_to_save=list(head), **options))

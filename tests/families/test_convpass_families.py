@@ -12,6 +12,7 @@ from tests.models import randomise
 
 from .family import Family, adapt_rows, after_attention, plain_copy, tapped_blocks
 from .matrix import FAMILIES
+from .recording import recorded_calls, stream
 from .test_families import attributes_of, every_family_of, frozen, gradients, hooks, same, settle
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -49,36 +50,12 @@ def reference_bypass(bypass, tokens, grid, prefix, suffix):
     return bypass.up(quick_gelu(torch.cat(parts)))
 
 
-def recorded_calls(family, model):
-    """The blocks in the order they ran in, with their arguments and outputs."""
-    calls = []
-    handles = [
-        block.register_forward_hook(
-            lambda m, args, kwargs, out: calls.append((m, args, kwargs, out)), with_kwargs=True
-        )
-        for block in tapped_blocks(model)
-    ]
-    for size in family.sizes:
-        calls.clear()
-        family.call(model, size)
-        assert len(calls) == family.blocks
-        for number, (block, args, kwargs, output) in enumerate(calls):
-            kwargs = {name: value for name, value in kwargs.items() if name != "tap_layout"}
-            yield number, size, block, args, kwargs, output[0] if isinstance(output, tuple) else output
-    for handle in handles:
-        handle.remove()
-
-
-def stream(family, args):
-    return args[0].permute(0, 2, 3, 1) if family.arrangement == "channels_first" else args[0]
-
-
 @every_family_of(READABLE)
 @torch.no_grad()
 def test_blocks_agree_with_their_parts(family):
     model = adapted(family).double()
     settle(family, model)
-    for number, size, block, args, kwargs, output in recorded_calls(family, model):
+    for number, size, block, args, kwargs, output in recorded_calls(family, model, family.sizes):
         plain, spec = plain_copy(block), block._tap.spec
 
         def beside(position, norm, x, block=block, number=number, size=size):
@@ -108,7 +85,7 @@ def test_the_norm_gives_all_that_attention_reads(family):
     """With its norm's output fixed, what a block's attention adds does not depend on the block's input."""
     model = adapted(family).double()
     settle(family, model)
-    for _, _, block, args, kwargs, _ in recorded_calls(family, model):
+    for _, _, block, args, kwargs, _ in recorded_calls(family, model, family.sizes):
         plain, path = plain_copy(block), block._tap.spec.attention_norm
         normed = plain.get_submodule(path)(stream(family, args))
         added = after_attention(family, plain, args, kwargs) - stream(family, args)

@@ -21,7 +21,16 @@ from peft import (
 from safetensors.torch import load_file, save_file
 
 import mona_peft
-from mona_peft import AdaptFormerConfig, BottleneckConfig, ConvpassConfig, LoRandConfig, SSFConfig, VPTConfig
+from mona_peft import (
+    AdaptFormerConfig,
+    BottleneckConfig,
+    ConvpassConfig,
+    LoRandConfig,
+    SCTConfig,
+    SSFConfig,
+    VPTConfig,
+)
+from mona_peft.methods import METHODS
 from tests.models import TINY_MODELS, features, images, predict, randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -57,7 +66,11 @@ class Case:
         return self.config(**{"modules_to_save": tiny.modules_to_save, **self.options, **options})
 
     def adapt(self, tiny, model=None, **options):
-        return get_peft_model(model or tiny.build(), self.make(tiny, **options)).eval()
+        adapted = get_peft_model(model or tiny.build(), self.make(tiny, **options)).eval()
+        calibrate = METHODS[self.config.method].calibrate
+        if calibrate is not None:
+            calibrate(adapted, [({"pixel_values": images(4, seed=6)}, torch.tensor([0, 2, 2, 1]))])
+        return adapted
 
     def adapted(self, tiny, **options):
         model = self.adapt(tiny, **options)
@@ -85,6 +98,12 @@ CASES = {
         {"bottleneck_dim": 6, "convpass_scale": 0.5},
         {"bottleneck_dim": 4, "init_weights": False, "positions": "attention"},
         delta="attention_delta",
+    ),
+    "sct": Case(
+        SCTConfig,
+        {"num_channels": 6, "positions": ("attention", "mlp")},
+        {"num_channels": 5, "init_weights": False, "sct_scale": 1.0},
+        delta="entry_delta",
     ),
 }
 
@@ -292,7 +311,9 @@ def test_bf16_base(pair):
     output.float().square().sum().backward()
     grads = [p.grad for n, p in model.named_parameters() if f".{case.prefix}" in n]
     assert all(g is not None and g.dtype == torch.float32 and bool(g.isfinite().all()) for g in grads)
-    reference = predict(case.adapted(tiny), images())
+    in_float = get_peft_model(tiny.build(), case.make(tiny)).eval()
+    randomise(in_float, f".{case.prefix}")
+    reference = predict(in_float, images())
     # bfloat16 keeps 8 bits; a few layers of it stay within a tenth of the largest value.
     assert (output.float() - reference).abs().max() < 0.1 * reference.abs().max()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from mona_peft.training.checkpointing import (
     Checkpointer,
     load_sharded_weights,
     load_weights,
+    newest_checkpoint,
     save_weights,
     trainable_names,
     write_json,
@@ -104,6 +106,8 @@ class Trainer:
         bare = task.build_model()
         if config.channels_last:
             bare = bare.to(memory_format=torch.channels_last)
+        if not self._resumes():
+            task.calibrate(bare, self.accelerator.device, config.eval_batch_size or config.batch_size)
         self.bare_model = bare
         self.weight_names = trainable_names(bare)
         optimizer = make_optimizer(bare, config)
@@ -185,6 +189,14 @@ class Trainer:
             state = self.checkpointer.load_newest()
             if state is not None:
                 self.progress = Progress(**state)
+
+    def _resumes(self) -> bool:
+        """Whether the run has a checkpoint to take up."""
+        if not self.config.resume or self.folder is None:
+            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # loading it will warn of broken ones
+            return newest_checkpoint(self.folder) is not None
 
     def _finished(self) -> bool:
         patience = self.config.early_stopping_patience

@@ -8,6 +8,7 @@ The child's own name does not contain the prefix: PEFT takes a module whose path
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -109,6 +110,23 @@ class TappedLayer(BlockTunerLayer):
     def bias(self) -> None:  # type: ignore[override]
         """No bias: the layer wraps no layer of the base model."""
         return None
+
+    def sum_deltas(self, adapters: nn.ModuleDict, hidden_states: Tensor, *layout: TokenLayout) -> Tensor | None:
+        """The sum of what the active ones of `adapters` add, each computed in its own data type.
+
+        Args:
+            adapters (`nn.ModuleDict`): Modules with a method `delta(hidden_states, *layout)`, by adapter name.
+            hidden_states (`Tensor`): What they read, `(B, N, C)` or `(B, H, W, C)`.
+            *layout (`TokenLayout`): How its tokens are laid out, for modules that need it.
+        """
+        deltas = [
+            self._delta(adapters[name], hidden_states, *layout) for name in self.active_adapters if name in adapters
+        ]
+        return functools.reduce(torch.add, deltas) if deltas else None
+
+    def _delta(self, adapter: Any, hidden_states: Tensor, *layout: TokenLayout) -> Tensor:
+        hidden_states_cast = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
+        return adapter.delta(hidden_states_cast, *layout).to(hidden_states.dtype)
 
     def _active_modules(self) -> Iterable[nn.Module]:
         for layer_name in self.adapter_layer_names:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
-import torch
 from torch import Tensor, nn
 
 from ...residual import TokenLayout
@@ -36,16 +33,8 @@ class ConvpassLayer(TappedLayer):
 
     def attention_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
         """The sum of what the active adapters add beside attention."""
-        return self._sum_deltas(self.convpass_attention, normed, layout)
+        return self.sum_deltas(self.convpass_attention, normed, layout)
 
     def mlp_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
         """The sum of what the active adapters add beside the MLP."""
-        return self._sum_deltas(self.convpass_mlp, normed, layout)
-
-    def _sum_deltas(self, bypasses: nn.ModuleDict, normed: Tensor, layout: TokenLayout) -> Tensor | None:
-        deltas = [self._delta(bypasses[name], normed, layout) for name in self.active_adapters if name in bypasses]
-        return functools.reduce(torch.add, deltas) if deltas else None
-
-    def _delta(self, bypass: nn.Module, normed: Tensor, layout: TokenLayout) -> Tensor:
-        normed_cast = self._cast_input_dtype(normed, bypass.down.weight.dtype)  # type: ignore[union-attr, arg-type]
-        return bypass.delta(normed_cast, layout).to(normed.dtype)  # type: ignore[operator]
+        return self.sum_deltas(self.convpass_mlp, normed, layout)
