@@ -134,6 +134,16 @@ def test_rows_of_a_batch_use_the_adapter_named_for_them():
         torch.testing.assert_close(output[1:2], predict(model, x[1:2]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", list(RUNNERS))
+def test_pickling(name, tmp_path):
+    model = adapt(name, bottleneck_dim=4)
+    torch.save(model, tmp_path / "model.pt")
+    again = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(predict(again, images()), predict(model, images()))
+    randomise(again, ".convpass_", seed=8)
+    assert not torch.allclose(predict(again, images()), predict(model, images()))
+
+
 @written_for_5
 @pytest.mark.parametrize("first", [True, False])
 def test_beside_other_tuners_of_the_same_blocks(first):

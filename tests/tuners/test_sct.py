@@ -40,6 +40,10 @@ def channels(model, adapter="default"):
     return [(place, m.channels.tolist()) for layer in layers(model) for place, m in layer.maps(adapter).items()]
 
 
+def count_hooks(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
 @written_for_5
 @pytest.mark.parametrize("name", list(RUNNERS))
 @pytest.mark.parametrize("positions", [("attention",), ("mlp",), BOTH], ids="-".join)
@@ -115,12 +119,12 @@ def test_selection_leaves_the_model_and_its_gradients_alone():
     model.base_model.model.classifier.eval()
     modes = {name: module.training for name, module in model.named_modules()}
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    hooks = count_hooks(model)
     parameters = {name: parameter.clone() for name, parameter in model.named_parameters()}
     select_salient_channels(model, [(images(6, seed=5), LABELS)])  # images alone will do
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == trained
-    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == hooks
+    assert count_hooks(model) == hooks
     assert all(torch.equal(parameter, parameters[name]) for name, parameter in model.named_parameters())
 
 
@@ -142,6 +146,25 @@ def test_adapters_have_channels_of_their_own():
     select_salient_channels(model, [(images(2, seed=8) * 5, torch.tensor([0, 1]))], adapter_name="other")
     assert channels(model) == first
     assert all(place == "mlp" and len(found) == 3 for place, found in channels(model, "other"))
+
+
+def test_rows_of_a_batch_use_the_adapter_named_for_them():
+    model = adapt("vit-model")
+    model.add_adapter("other", SCTConfig(num_channels=3, positions="mlp"))
+    randomise(model, ".other.", seed=5)
+    select_salient_channels(model, some_batches())
+    select_salient_channels(model, some_batches(), adapter_name="other")
+    x = images(3)
+    with torch.no_grad():
+        output = model.eval()(pixel_values=x, adapter_names=["other", "__base__", "default"]).last_hidden_state
+    for row, name in ((0, "other"), (2, "default")):
+        model.set_adapter(name)
+        alone = predict(model.eval(), x[row : row + 1])
+        torch.testing.assert_close(output[row : row + 1], alone, rtol=1e-5, atol=1e-5)
+    with model.disable_adapter():
+        base = predict(model, x)
+    torch.testing.assert_close(output[1], base[1], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(output[0], base[0]) and not torch.allclose(output[2], base[2])
 
 
 def test_checkpoints_hold_the_channels(tmp_path):
@@ -194,9 +217,10 @@ def test_equal_scores_take_the_first_channels():
 )
 def test_wrong_labels_are_refused(batch, message):
     model = adapt("vit-model")
+    before = count_hooks(model), channels(model)
     with pytest.raises(ValueError, match=message):
-        select_salient_channels(model, [batch])
-    assert not any(m._forward_pre_hooks for m in layers(model))
+        select_salient_channels(model.train(), [batch])
+    assert (count_hooks(model), channels(model)) == before and model.training
 
 
 def test_without_an_adapter_or_batches_nothing_is_selected():

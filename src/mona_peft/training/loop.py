@@ -27,7 +27,7 @@ from mona_peft.training.checkpointing import (
 )
 from mona_peft.training.config import FREE_ON_RESUME, TrainingConfig
 from mona_peft.training.evaluation import evaluate
-from mona_peft.training.launching import allow_sharding_on_cpu, check_launch
+from mona_peft.training.launching import allow_sharding_on_cpu, check_launch, check_sharding
 from mona_peft.training.loaders import eval_loader, train_loader
 from mona_peft.training.model_card import write_card
 from mona_peft.training.optim import make_optimizer, make_schedule, parameter_groups, set_learning_rate
@@ -106,6 +106,8 @@ class Trainer:
         bare = task.build_model()
         if config.channels_last:
             bare = bare.to(memory_format=torch.channels_last)
+        if self.sharded:
+            check_sharding(self.accelerator.state.fsdp_plugin, bare)
         if not self._resumes():
             task.calibrate(bare, self.accelerator.device, config.eval_batch_size or config.batch_size)
         self.bare_model = bare
