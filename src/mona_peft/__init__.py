@@ -11,8 +11,10 @@ from .checkpoints import load_official_checkpoint, save_official_checkpoint, to_
 from .summary import summary
 from .tuners.adaptformer import AdaptFormerConfig, AdaptFormerModel
 from .tuners.bottleneck import BottleneckConfig, BottleneckModel
+from .tuners.convpass import ConvpassConfig, ConvpassModel
 from .tuners.lorand import LoRandConfig, LoRandModel
 from .tuners.mona import Mona, MonaConfig, MonaLayer, MonaModel
+from .tuners.sct import SCTConfig, SCTModel, select_salient_channels
 from .tuners.ssf import SSFConfig, SSFModel
 from .tuners.vpt import VPTConfig, VPTModel
 
@@ -27,12 +29,16 @@ __all__ = [
     "BlockSpec",
     "BottleneckConfig",
     "BottleneckModel",
+    "ConvpassConfig",
+    "ConvpassModel",
     "LoRandConfig",
     "LoRandModel",
     "Mona",
     "MonaConfig",
     "MonaLayer",
     "MonaModel",
+    "SCTConfig",
+    "SCTModel",
     "SSFConfig",
     "SSFModel",
     "VPTConfig",
@@ -40,6 +46,7 @@ __all__ = [
     "load",
     "load_official_checkpoint",
     "save_official_checkpoint",
+    "select_salient_channels",
     "summary",
     "to_official_state_dict",
 ]

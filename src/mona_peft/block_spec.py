@@ -11,6 +11,16 @@ from torch import nn
 #: Among the suffix tokens: however many tokens are left, as padding is.
 PADDING = "*"
 
+#: Where the norm that starts the MLP branch goes by one of these names, the norm before attention goes by the other.
+NORM_BEFORE_ATTENTION = {
+    "layernorm_after": "layernorm_before",
+    "norm2": "norm1",
+    "layer_norm2": "layer_norm1",
+    "layer_norm_2": "layer_norm_1",
+    "rms_norm2": "rms_norm1",
+    "ln_2": "ln_1",
+}
+
 
 @dataclass(frozen=True)
 class BlockSpec:
@@ -37,6 +47,8 @@ class BlockSpec:
         inside (`str`): How the class name of a module around the block must begin; empty for any.
         refusal (`str`): Why these blocks cannot be adapted exactly; empty if they can.
         refuse_if (`str`): Attribute of the block whose truth brings about the refusal; empty for always.
+        norm (`str`): Path, inside the block, of the norm whose output the attention branch reads, if `entry` is the
+            norm that the MLP branch reads. By default what goes with `entry`'s name (`"norm1"` with `"norm2"`).
 
     Raises:
         ValueError: If a value is of another kind.
@@ -53,6 +65,7 @@ class BlockSpec:
     inside: str = ""
     refusal: str = ""
     refuse_if: str = ""
+    norm: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.block, type):
@@ -66,6 +79,11 @@ class BlockSpec:
                 f"BlockSpec(block={self.block!r}, entry={self.entry!r}, grid={self.grid!r}) needs the block's class, "
                 f"the path of its MLP branch's first module and a source of the grid, all as strings; {wrong} are not."
             )
+
+    @property
+    def attention_norm(self) -> str:
+        """Path of the norm before attention; empty where the branches read the residual stream as it is."""
+        return self.norm or NORM_BEFORE_ATTENTION.get(self.entry, "")
 
     def describes(self, cls: type) -> bool:
         """Whether this is the row of exactly this class."""

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 
 from mona_peft.backbones import backbone_child, find_blocks, head_modules
 from mona_peft.tuners.adaptformer import AdaptFormerConfig
 from mona_peft.tuners.bottleneck import BottleneckConfig
+from mona_peft.tuners.convpass import ConvpassConfig
 from mona_peft.tuners.lorand import LoRandConfig
 from mona_peft.tuners.mona import MonaConfig
+from mona_peft.tuners.sct import SCTConfig, select_salient_channels
 from mona_peft.tuners.ssf import SSFConfig
 from mona_peft.tuners.vpt import VPTConfig
 
@@ -36,18 +38,23 @@ class Method:
         name (`str`): the name given on the command line.
         prepare (`Callable`): `prepare(model, head, **options)` gives back the model to train.
         description (`str`): what trains in the backbone, in a few words.
+        calibrate (`Callable`, *optional*): `calibrate(model, batches)` fits the prepared model to training data before
+            it trains; `batches` are pairs of the model's inputs (a mapping) and one label an image `(B,)`.
     """
 
     name: str
     prepare: Callable[..., nn.Module]
     description: str
+    calibrate: Callable[[nn.Module, Iterable[tuple[Any, Tensor]]], None] | None = None
 
 
 METHODS: dict[str, Method] = {}
 
 
-def register_method(name: str, description: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Add the decorated `prepare(model, head, **options)` to the table under `name`.
+def register_method(
+    name: str, description: str, calibrate: Callable[[nn.Module, Iterable[tuple[Any, Tensor]]], None] | None = None
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Add the decorated `prepare(model, head, **options)` to the table under `name`; see [`Method`].
 
     Raises:
         `ValueError`: if the name is taken.
@@ -56,7 +63,7 @@ def register_method(name: str, description: str) -> Callable[[Callable[..., nn.M
     def add(prepare: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         if name in METHODS:
             raise ValueError(f"A method named {name!r} exists already; choose another name.")
-        METHODS[name] = Method(name, prepare, description)
+        METHODS[name] = Method(name, prepare, description, calibrate)
         return prepare
 
     return add
@@ -244,3 +251,15 @@ def prepare_ssf(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.M
 def prepare_vpt(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
     """Train deep visual prompts, and the head."""
     return get_peft_model(model, VPTConfig(modules_to_save=list(head), **options))
+
+
+@register_method("convpass", "two convolutional bypasses a block, beside attention and MLP")
+def prepare_convpass(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train two convolutional bypasses a block, and the head."""
+    return get_peft_model(model, ConvpassConfig(modules_to_save=list(head), **options))
+
+
+@register_method("sct", "a map of the salient channels in each block", calibrate=select_salient_channels)
+def prepare_sct(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train maps of the channels that are salient for the training data, and the head."""
+    return get_peft_model(model, SCTConfig(modules_to_save=list(head), **options))

@@ -6,7 +6,9 @@ branch, whose input is x1,
 
     (x1 + d) + MLP(entry(x1 + d)) = [x1 + MLP(entry(x1 + d))] + d
 
-so a pre-hook on `entry` adds d to what `entry` sees and the block adds d once more to its own result.
+so a pre-hook on `entry` adds d to what `entry` sees and the block adds d once more to its own result. An adapter may
+compute d from x1, or from what the norm before attention gave; what it adds beside the MLP branch, from x1 + d, or
+from what `entry` gave, if that is a norm.
 
 A block is extended in place, by giving the instance a subclass of its class, as `torch.nn.utils.parametrize` does:
 it stays an instance of its class (hidden-state recording and FSDP find it), keeps its parameter names, and gradient
@@ -39,6 +41,9 @@ from .layout_source import LayoutSource
 class ResidualAdapter(Protocol):
     """What a tuner layer offers the block it is a child of. Every method may return None for "nothing to add"."""
 
+    #: Whether the layer has `attention_delta` and `mlp_delta`; the outputs of the norms are seen only if one has.
+    reads_norms: bool
+
     def is_idle(self) -> bool:
         """Whether the layer adds nothing at all, so that the block may run as its base class does."""
 
@@ -50,6 +55,12 @@ class ResidualAdapter(Protocol):
 
     def exit_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """What to add to the block's result, computed from it."""
+
+    def attention_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
+        """What to add to the stream after attention, computed from the norm's output that attention reads."""
+
+    def mlp_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
+        """What to add to the block's result beside the MLP branch, from the norm's output that the MLP reads."""
 
     def entry_stream(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
         """The stream with `entry_delta` added and that delta, if both can be had at once for less."""
@@ -73,6 +84,8 @@ class Tap:
         source (`LayoutSource`): Finds the token layout of a call.
         adapters (`list[str]`): Names of the block's children that adapt its residual stream.
         handles (`list`): The hooks to take away at the end.
+        norm_handles (`list`): The hooks on the norms, there as long as an adapter reads them.
+        required (`list[str]`): Paths of the hooked modules that every forward of the block has to call, once.
     """
 
     name: str
@@ -80,6 +93,8 @@ class Tap:
     source: LayoutSource
     adapters: list[str] = field(default_factory=list)
     handles: list[Any] = field(default_factory=list)
+    norm_handles: list[Any] = field(default_factory=list)
+    required: list[str] = field(default_factory=list)
 
     def layout(self, args: tuple, kwargs: dict[str, Any]) -> Layout:
         """Find the token layout of a call of the block with these arguments; see `LayoutSource`."""
@@ -88,12 +103,13 @@ class Tap:
 
 
 class _Call:
-    """One running forward of a tapped block: what its entry hook needs and what it leaves for the block's end."""
+    """One running forward of a tapped block: what its hooks need and what they leave for later ones and the end."""
 
     def __init__(self, adapters: list[Any], layout: Layout) -> None:
         self.adapters = adapters
         self.layout = layout
-        self.entered = False
+        self.reached: list[str] = []
+        self.attention_delta: Tensor | None = None
         self.delta: Tensor | None = None
 
     def total(self, method: str, hidden_states: Tensor) -> Tensor | None:
@@ -106,7 +122,9 @@ class _Call:
             fused = self.adapters[0].entry_stream(hidden_states, self.layout)
             if fused is not None:
                 return fused
-        delta = self.total("entry_delta", hidden_states)
+        # The norm before attention may see an image where the MLP branch sees a sequence.
+        beside = None if self.attention_delta is None else self.attention_delta.reshape(hidden_states.shape)
+        delta = _total([beside, self.total("entry_delta", hidden_states)])
         return (hidden_states if delta is None else hidden_states + delta), delta
 
     def leave(self, hidden_states: Tensor) -> Tensor:
@@ -160,11 +178,12 @@ class TappedBlock:
         call = _Call(adapters, layout)
         output = self._tap_run(call, args, kwargs)
         hidden_states = output[0] if isinstance(output, tuple) else output
-        if not call.entered:
-            raise RuntimeError(
-                f"Block '{self._tap.name}' ({self._tap.spec.block}) ran without calling its '{self._tap.spec.entry}', "
-                "so its adapters could not act. This block cannot be adapted here."
-            )
+        for path in self._tap.required:
+            if path not in call.reached:
+                raise RuntimeError(
+                    f"Block '{self._tap.name}' ({self._tap.spec.block}) ran without calling its '{path}', so its "
+                    "adapters could not act. This block cannot be adapted here."
+                )
         hidden_states = self._tap_exit(call, hidden_states)
         return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
 
@@ -192,25 +211,50 @@ class TappedBlock:
 
     def _tap_entry(self, module: nn.Module, args: tuple) -> tuple | None:
         """Pre-hook of the entry module: add what the adapters have for the stream after attention."""
-        if not self._tap_adapters():
-            return None
-        call = self._tap_call if torch.compiler.is_compiling() else _running_call()
+        call = self._tap_reach(self._tap.spec.entry)
         if call is None:
-            raise RuntimeError(
-                f"'{self._tap.spec.entry}' of the adapted block '{self._tap.name}' was called outside the block's "
-                "forward, where its adapters cannot act. Call the block, or disable the adapters first."
-            )
-        if call.entered:
-            raise RuntimeError(
-                f"Block '{self._tap.name}' ({self._tap.spec.block}) called its '{self._tap.spec.entry}' more than "
-                "once in one forward, so its residual stream is split among the calls. Switch off what splits it, "
-                "such as a chunked feed-forward."
-            )
-        call.entered = True
+            return None
         hidden_states, delta = call.enter(args[0])
         parallel = call.total("parallel_delta", hidden_states)
         call.delta = _total([delta, parallel])
         return (hidden_states, *args[1:])
+
+    def _tap_attention_norm(self, module: nn.Module, args: tuple, normed: Tensor) -> None:
+        """Hook of the norm before attention: compute what the adapters have beside attention."""
+        call = self._tap_reach(self._tap.spec.attention_norm)
+        if call is not None:
+            call.attention_delta = call.total("attention_delta", normed)
+
+    def _tap_mlp_norm(self, module: nn.Module, args: tuple, normed: Tensor) -> None:
+        """Hook of the entry module, a norm: compute what the adapters have beside the MLP."""
+        call = self._tap_running()
+        if call is not None:  # the pre-hook has made sure that there is one, if any adapter is active
+            call.delta = _total([call.delta, call.total("mlp_delta", normed)])
+
+    def _tap_running(self) -> _Call | None:
+        """The forward of this block that is running, if it has active adapters."""
+        if not self._tap_adapters():
+            return None
+        return self._tap_call if torch.compiler.is_compiling() else _running_call()
+
+    def _tap_reach(self, path: str) -> _Call | None:
+        """Note that the running forward calls the module at `path`, as it must once; None without active adapters."""
+        call = self._tap_running()
+        if call is None and self._tap_adapters():
+            raise RuntimeError(
+                f"'{path}' of the adapted block '{self._tap.name}' was called outside the block's forward, where its "
+                "adapters cannot act. Call the block, or disable the adapters first."
+            )
+        if call is None:
+            return None
+        if path in call.reached:
+            raise RuntimeError(
+                f"Block '{self._tap.name}' ({self._tap.spec.block}) called its '{path}' more than once in one "
+                "forward, so its residual stream is split among the calls. Switch off what splits it, such as a "
+                "chunked feed-forward."
+            )
+        call.reached.append(path)
+        return call
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
         # The class is made at run time, so pickling and copying name the class it was made from.
@@ -247,6 +291,8 @@ def tap(model: nn.Module, name: str, spec: BlockSpec, adapter: str) -> None:
         _install(model, name, block, spec)
     if adapter not in block._tap.adapters:
         block._tap.adapters.append(adapter)
+    if getattr(block, adapter).reads_norms and not block._tap.norm_handles:
+        _watch_norms(block)
 
 
 def untap(block: nn.Module, adapter: str) -> None:
@@ -254,10 +300,12 @@ def untap(block: nn.Module, adapter: str) -> None:
     assert isinstance(block, TappedBlock)
     block._tap.adapters.remove(adapter)
     delattr(block, adapter)
+    if not any(getattr(block, name).reads_norms for name in block._tap.adapters):
+        _remove_all(block._tap.norm_handles)
+        block._tap.required = [block._tap.spec.entry]
     if block._tap.adapters:
         return
-    for handle in block._tap.handles:
-        handle.remove()
+    _remove_all(block._tap.handles)
     block._tap.source.stop()
     del block._tap, block._tap_call
     tapped = type(block)
@@ -265,11 +313,24 @@ def untap(block: nn.Module, adapter: str) -> None:
     _rebind_forward(block, tapped)
 
 
-def check_tappable(model: nn.Module, name: str, spec: BlockSpec) -> None:
+def _remove_all(handles: list[Any]) -> None:
+    for handle in handles:
+        handle.remove()
+    handles.clear()
+
+
+def check_tappable(model: nn.Module, name: str, spec: BlockSpec, reads_norms: bool = False) -> None:
     """Raise what `tap` would raise for block `name`, without changing anything.
 
+    Args:
+        model (`nn.Module`): The model that contains the block.
+        name (`str`): The block's name in it.
+        spec (`BlockSpec`): The block's row of the table.
+        reads_norms (`bool`): Whether the adapter reads what the branches read, the outputs of the block's norms.
+
     Raises:
-        ValueError: If the block has no such entry, or its grid has no source.
+        ValueError: If the block has no such entry, or its grid has no source, or it has no norms before its branches
+            that the adapter could read.
     """
     block = model.get_submodule(name)
     if spec.refuses(block):
@@ -282,6 +343,14 @@ def check_tappable(model: nn.Module, name: str, spec: BlockSpec) -> None:
             f"Block '{name}' ({type(block).__name__}) has no module '{spec.entry}' through which its residual stream "
             f"could be reached; it has {[child for child, _ in block.named_children()]}."
         )
+    norm = spec.attention_norm
+    if reads_norms and not (norm and has_submodule(block, norm)):
+        raise ValueError(
+            f"Block '{name}' ({type(block).__name__}) has no norms before its branches that the adapter could read: "
+            f"its MLP branch starts with '{spec.entry}', and {f'no module {norm!r}' if norm else 'no norm'} is known "
+            "to stand before its attention. Choose another method; or, if the block has such norms under other names, "
+            "give them in a `BlockSpec` as `norm` and `entry`."
+        )
     if not isinstance(block, TappedBlock):
         LayoutSource(model, name, spec, stream_width(block, spec))
 
@@ -293,9 +362,18 @@ def _install(model: nn.Module, name: str, block: Any, spec: BlockSpec) -> None:
     block.__class__ = _tapped_class(base)
     block._tap = tap
     block._tap_call = None
+    tap.required.append(spec.entry)
     tap.handles.append(block.get_submodule(spec.entry).register_forward_pre_hook(block._tap_entry))
     tap.handles.append(register_before_checkpoint(outermost_checkpointed(model, name)))
     _rebind_forward(block, base)
+
+
+def _watch_norms(block: Any) -> None:
+    tap = block._tap
+    norm, entry = block.get_submodule(tap.spec.attention_norm), block.get_submodule(tap.spec.entry)
+    tap.norm_handles.append(norm.register_forward_hook(block._tap_attention_norm))
+    tap.norm_handles.append(entry.register_forward_hook(block._tap_mlp_norm))
+    tap.required.append(tap.spec.attention_norm)
 
 
 def _rebind_forward(block: nn.Module, previous: type[nn.Module]) -> None:

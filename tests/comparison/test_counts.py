@@ -25,6 +25,8 @@ PER_BLOCK = {
     "mona": lambda m: 2 * (2 * m * 64 + 5 * m + 64**2 + 88 * 64),
     "fixed": lambda m: 0,
     "vpt": lambda m: 10 * m,
+    "sct": lambda m: min(m, 96) ** 2 + min(m, 96),
+    "convpass": lambda m: 2 * (2 * m * 8 + m + 8 + 9 * 8**2 + 8),
 }
 
 

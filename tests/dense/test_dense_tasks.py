@@ -231,6 +231,12 @@ def test_head_paths_are_everything_but_the_backbone(swin):
             assert name.startswith(backbone + ".") != any(name.startswith(f"{path}.") for path in paths), name
 
 
+def test_a_method_that_selects_by_class_is_refused(swin):
+    task = tiny_task("upernet", swin, "sct")
+    with pytest.raises(ValueError, match="'sct' has to see images with one label each"):
+        task.build_model()
+
+
 def test_settings_are_checked(swin):
     with pytest.raises(ValueError, match="choose one of retinanet"):
         DetectionTask(None, DetectionConfig(model_name_or_path=str(swin), architecture="yolo"))

@@ -123,7 +123,9 @@ def plain_copy(block: TappedBlock) -> nn.Module:
     """The block as it was before it was adapted: its class, its children, none of the hooks."""
     plain = copy.deepcopy(block)
     plain.__class__ = next(c for c in type(block).__mro__ if c is not TappedBlock and not issubclass(c, TappedBlock))
-    del plain._modules["mona"], plain._tap
+    for name in plain._tap.adapters:
+        del plain._modules[name]
+    del plain._tap
     for module in plain.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
@@ -149,12 +151,17 @@ def _filter(mona: nn.Module, z: Tensor) -> Tensor:
     return z + F.conv2d(z, mona.pointwise.weight, mona.pointwise.bias)
 
 
-def adapt_rows(family: Family, mona: nn.Module, x: Tensor, number: int, size: Size) -> Tensor:
-    """One adapter on the stream of a block, row by row, from what the family's row says of its tokens."""
+Reference = Callable[[nn.Module, Tensor, Size, int, int], Tensor]
+
+
+def adapt_rows(
+    family: Family, adapter: nn.Module, x: Tensor, number: int, size: Size, reference: Reference = reference_mona
+) -> Tensor:
+    """One adapter on the tokens of a block, row by row, from what the family's row says of them."""
     inputs = family.inputs(*size)
     if family.arrangement != "tokens":
         return torch.stack(
-            [reference_mona(mona, row.reshape(-1, x.shape[-1]), row.shape[:2], 0, 0).reshape(row.shape) for row in x]
+            [reference(adapter, row.reshape(-1, x.shape[-1]), row.shape[:2], 0, 0).reshape(row.shape) for row in x]
         )
     prefix, suffix = family.extra(number)
     grids = family.row_grids(inputs) if family.row_grids else [family.grid(number, size)] * len(x)
@@ -164,14 +171,13 @@ def adapt_rows(family: Family, mona: nn.Module, x: Tensor, number: int, size: Si
         after = len(row) - prefix - height * width if family.row_grids else suffix
         assert len(row) == prefix + height * width + after
         order = torch.cat([torch.arange(prefix), prefix + place, torch.arange(len(row) - after, len(row))])
-        result = reference_mona(mona, row[order], (height, width), prefix, after)
+        result = reference(adapter, row[order], (height, width), prefix, after)
         rows.append(torch.empty_like(result).index_copy(0, order, result))
     return torch.stack(rows)
 
 
-def compose(family: Family, block: TappedBlock, number: int, size: Size, args: tuple, kwargs: dict) -> Tensor:
-    """The adapted block written out: attention branch, first adapter, MLP branch, second adapter."""
-    plain = plain_copy(block)
+def after_attention(family: Family, plain: nn.Module, args: tuple, kwargs: dict) -> Tensor:
+    """The stream after attention of a block without adapters, as its MLP branch sees it."""
     silent = copy.deepcopy(plain)
     # releases of transformers before 5 have the MLP in two halves
     silence = family.silence if hasattr(silent, family.silence) else "output"
@@ -179,8 +185,13 @@ def compose(family: Family, block: TappedBlock, number: int, size: Size, args: t
         parameter.zero_()
     x1 = silent(*args, **kwargs)
     x1 = x1[0] if isinstance(x1, tuple) else x1
-    if family.arrangement == "channels_first":
-        x1 = x1.permute(0, 2, 3, 1)
+    return x1.permute(0, 2, 3, 1) if family.arrangement == "channels_first" else x1
+
+
+def compose(family: Family, block: TappedBlock, number: int, size: Size, args: tuple, kwargs: dict) -> Tensor:
+    """The adapted block written out: attention branch, first adapter, MLP branch, second adapter."""
+    plain = plain_copy(block)
+    x1 = after_attention(family, plain, args, kwargs)
     adapters = block.mona
     x1 = adapt_rows(family, adapters.mona_attention["default"], x1, number, size)
     y = x1 + family.mlp(plain, x1, family.grid(number, size))

@@ -19,7 +19,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 # Before transformers 5 the last hidden state is the one behind the final norm.
 OLD_TRANSFORMERS = transformers.__version__.startswith("4.")
 
-every_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.library}-{family.name}")
+
+def every_family_of(families):
+    return pytest.mark.parametrize("family", families, ids=lambda family: f"{family.library}-{family.name}")
+
+
+every_family = every_family_of(FAMILIES)
 
 
 def adapted(family: Family, std: float = 0.3, **options):
@@ -162,12 +167,16 @@ def hooks(model):
     return {name: len(m._forward_hooks) + len(m._forward_pre_hooks) for name, m in model.named_modules()}
 
 
+def attributes_of(model):
+    """Class and attributes of every module."""
+    return {name: (type(module), set(vars(module))) for name, module in model.named_modules()}
+
+
 @every_family
 def test_disables_and_unloads(family):
     base = frozen(family)
     reference = copy.deepcopy(base)
-    before = {name: type(module) for name, module in base.named_modules()}
-    attributes = {name: set(vars(module)) for name, module in base.named_modules()}
+    before = attributes_of(base)
     model = get_peft_model(base, MonaConfig(bottleneck_dim=4)).eval()
     randomise(model, std=0.3)
     with torch.no_grad():
@@ -177,8 +186,7 @@ def test_disables_and_unloads(family):
         assert not same(family.call(model), expected)
         unloaded = model.unload()
         assert unloaded is base and same(family.call(unloaded), expected)
-    assert {name: type(module) for name, module in base.named_modules()} == before
-    assert {name: set(vars(module)) for name, module in base.named_modules()} == attributes
+    assert attributes_of(base) == before
     assert list(base.state_dict()) == list(reference.state_dict())
     assert hooks(base) == hooks(reference)
 

@@ -1,15 +1,20 @@
 """The classification task: loss, metrics, head, options, and what a run writes."""
 
 import json
+import shutil
 
 import datasets
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from peft import get_peft_model_state_dict
 from PIL import Image
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
+import mona_peft
+from mona_peft import select_salient_channels
 from mona_peft.data.classification import ClassificationData
 from mona_peft.data.sources import load_data
 from mona_peft.tasks.classification import (
@@ -21,6 +26,7 @@ from mona_peft.tasks.classification import (
 from mona_peft.tasks.classification_report import confusion_matrix, worst_mistakes
 from mona_peft.tasks.classifier import load_classifier
 from mona_peft.training import Trainer
+from mona_peft.training.run import run_task
 from mona_peft.training.run_folder import read_log
 from tests.tasks.tiny_classifier import configs, write_classifier
 
@@ -224,6 +230,59 @@ def test_streams_train_end_to_end(base, tmp_path):
     figures = train_classifier(data, classification, training)
     assert figures["steps"] == 12 and figures["test"]["num_samples"] == 24
     assert figures["test"]["accuracy"] > 0.9
+
+
+def sct_task(base, **changes):
+    data, classification, _ = configs(base, None, method="sct")
+    classification.method_options = {"num_channels": 5}
+    return ClassificationTask(load_data(data), classification, **changes)
+
+
+def test_sct_trains_the_channels_of_the_training_images(base, tmp_path):
+    task = sct_task(base)
+    settings = configs(base, tmp_path / "run", method="sct", num_epochs=1)[2]
+    run_task(task, settings)
+    saved = load_file(tmp_path / "run" / "model" / "adapter_model.safetensors")
+    torch.manual_seed(0)
+    model = task.build_model()
+    # The images one by one, in order, without the random crops and flips of training.
+    plain = ClassificationTask(task.data.with_splits({"test": task.data.splits["train"]}), task.config)
+    samples = [plain.dataset("test")[i] for i in range(len(task.data.splits["train"]))]
+    select_salient_channels(model, [(s["pixel_values"][None], s["labels"][None]) for s in samples])
+    expected = {key: tensor for key, tensor in get_peft_model_state_dict(model).items() if key.endswith(".channels")}
+    assert len(expected) == 4 and all(torch.equal(saved[key], tensor) for key, tensor in expected.items())
+    assert len({tuple(tensor.tolist()) for tensor in expected.values()} | {tuple(range(5))}) > 2
+    loaded = mona_peft.load(tmp_path / "run" / "model").model
+    kept = get_peft_model_state_dict(loaded)
+    assert all(torch.equal(kept[key], tensor) for key, tensor in saved.items())
+
+
+def test_a_resumed_sct_run_keeps_its_channels(base, tmp_path, monkeypatch):
+    options = {"method": "sct", "checkpoint_steps": 1, "save_total_limit": 99}
+    Trainer(sct_task(base), configs(base, tmp_path, **options)[2]).train()
+    checkpoints = sorted(tmp_path.glob("checkpoint-*"))
+    expected = load_file(checkpoints[-1] / "trainable.safetensors")
+    for folder in checkpoints[3:]:
+        shutil.rmtree(folder)
+    calls = []
+    monkeypatch.setattr(ClassificationTask, "calibrate", lambda self, *args: calls.append(args))
+    Trainer(sct_task(base), configs(base, tmp_path, resume=True, **options)[2]).train()
+    assert calls == []
+    found = load_file(checkpoints[-1] / "trainable.safetensors")
+    assert found.keys() == expected.keys() and sum(key.endswith(".channels") for key in found) == 4
+    assert all(torch.equal(found[key], expected[key]) for key in found)
+
+
+def test_sct_refuses_data_without_one_label_an_image(base):
+    task = multilabel_task(base)
+    task.config.method = "sct"
+    with pytest.raises(ValueError, match="'sct' looks at all training images by class first, but these have several"):
+        Trainer(task, configs(base, None)[2])
+    task = sct_task(base)
+    stream = task.data.splits["train"].to_iterable_dataset()
+    task.data = task.data.with_splits({"train": stream})
+    with pytest.raises(ValueError, match="but these are a stream"):
+        Trainer(task, configs(base, None, max_steps=2)[2])
 
 
 def test_benchmark_steps_time_and_write_nothing(tmp_path, capsys):

@@ -183,6 +183,34 @@ def test_finished_run_resumes_without_training(tmp_path):
     assert resumed.task.seen == [] and (tmp_path / "best.safetensors").read_bytes() == best
 
 
+class CalibratedTask(LineTask):
+    """Notes what it was asked to calibrate, which changes the model for good."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple] = []
+
+    def calibrate(self, model, device, batch_size):
+        assert model[0].weight.grad is None and not self.seen
+        self.calls.append((device.type, batch_size))
+        with torch.no_grad():
+            model[0].bias.fill_(7.0)  # frozen: the loop itself never changes it
+
+
+def test_a_run_calibrates_once_when_it_starts_and_not_when_it_resumes(tmp_path):
+    """What it sets in buffers and trained parameters is in the checkpoints."""
+    first = CalibratedTask()
+    Trainer(first, config(tmp_path, num_epochs=1, eval_batch_size=9)).train()
+    assert first.calls == [("cpu", 9)]
+    again = CalibratedTask()
+    Trainer(again, config(tmp_path, num_epochs=1, eval_batch_size=9, resume=True)).train()
+    assert again.calls == []
+    shutil.rmtree(tmp_path / "checkpoint-00000006")
+    anew = CalibratedTask()
+    trainer = Trainer(anew, config(tmp_path, num_epochs=1, resume=True))
+    assert anew.calls == [("cpu", 4)] and trainer.bare_model[0].bias.eq(7).all()
+
+
 def test_resume_without_checkpoint_starts_anew(tmp_path):
     Trainer(LineTask(), config(tmp_path))
     shutil.rmtree(tmp_path / "none", ignore_errors=True)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from mona_peft.tasks.classification import train_classifier
 from mona_peft.training.run_folder import read_log
 from tests.tasks.tiny_classifier import as_flags, configs, write_classifier
-from tests.training.launching import SCRIPT, launch
+from tests.training.launching import ROOT, SCRIPT, launch
 
 
 def run_configs(model, folder, batch_size, **changes):
@@ -38,6 +38,26 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path):
     assert [record["loss"] for record in logs[0]] == pytest.approx([record["loss"] for record in logs[1]], abs=1e-4)
     first, second = (load_file(tmp_path / run / "best.safetensors") for run in ("one", "two"))
     assert first.keys() == second.keys()
+    for name in first:
+        assert torch.allclose(first[name].float(), second[name].float(), atol=2e-3), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["cpu", "fsdp_cpu"])
+def test_processes_select_the_same_channels(tmp_path, recipe):
+    model = write_classifier(tmp_path / "model")
+    config = tmp_path / "accelerate.yaml"
+    efficient = "  fsdp_cpu_ram_efficient_loading: false\n" if "fsdp" in recipe else ""
+    config.write_text((ROOT / "recipes" / "accelerate" / f"{recipe}.yaml").read_text() + efficient)
+    for folder, batch_size in (("one", 6), ("two", 3)):
+        data, classification, training = run_configs(model, tmp_path / folder, batch_size)
+        classification.method, classification.method_options = "sct", '{"num_channels": 5}'
+        if folder == "one":
+            train_classifier(data, classification, training)
+        else:
+            launch(str(config), SCRIPT, as_flags(data, classification, training))
+    first, second = (load_file(tmp_path / run / "model" / "adapter_model.safetensors") for run in ("one", "two"))
+    assert first.keys() == second.keys() and sum(key.endswith(".channels") for key in first) == 4
     for name in first:
         assert torch.allclose(first[name].float(), second[name].float(), atol=2e-3), name
 

@@ -21,7 +21,16 @@ from peft import (
 from safetensors.torch import load_file, save_file
 
 import mona_peft
-from mona_peft import AdaptFormerConfig, BottleneckConfig, LoRandConfig, SSFConfig, VPTConfig
+from mona_peft import (
+    AdaptFormerConfig,
+    BottleneckConfig,
+    ConvpassConfig,
+    LoRandConfig,
+    SCTConfig,
+    SSFConfig,
+    VPTConfig,
+)
+from mona_peft.methods import METHODS
 from tests.models import TINY_MODELS, features, images, predict, randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -38,6 +47,7 @@ class Case:
         models: The models of the matrix.
         starts_as_base: Whether a new adapter leaves the model as it was.
         adds: Whether what its layers add is a sum over the active adapters.
+        delta: What gives that in a layer that is a child of its block.
     """
 
     config: type
@@ -46,6 +56,7 @@ class Case:
     models: tuple[str, ...] = ("swin-classifier", "swin-backbone", "vit-classifier", "vit-model")
     starts_as_base: bool = True
     adds: bool = True
+    delta: str = "parallel_delta"
 
     @property
     def prefix(self) -> str:
@@ -55,7 +66,11 @@ class Case:
         return self.config(**{"modules_to_save": tiny.modules_to_save, **self.options, **options})
 
     def adapt(self, tiny, model=None, **options):
-        return get_peft_model(model or tiny.build(), self.make(tiny, **options)).eval()
+        adapted = get_peft_model(model or tiny.build(), self.make(tiny, **options)).eval()
+        calibrate = METHODS[self.config.method].calibrate
+        if calibrate is not None:
+            calibrate(adapted, [({"pixel_values": images(4, seed=6)}, torch.tensor([0, 2, 2, 1]))])
+        return adapted
 
     def adapted(self, tiny, **options):
         model = self.adapt(tiny, **options)
@@ -78,6 +93,18 @@ CASES = {
     # Only models whose every layer has a part in the output.
     "ssf": Case(SSFConfig, {}, {"init_weights": False}, ("swin-classifier", "swin-model", "vit-classifier")),
     "vpt": Case(VPTConfig, {"vpt_tokens": 3}, {"vpt_tokens": 2}, VPT_MODELS, starts_as_base=False, adds=False),
+    "convpass": Case(
+        ConvpassConfig,
+        {"bottleneck_dim": 6, "convpass_scale": 0.5},
+        {"bottleneck_dim": 4, "init_weights": False, "positions": "attention"},
+        delta="attention_delta",
+    ),
+    "sct": Case(
+        SCTConfig,
+        {"num_channels": 6, "positions": ("attention", "mlp")},
+        {"num_channels": 5, "init_weights": False, "sct_scale": 1.0},
+        delta="entry_delta",
+    ),
 }
 
 
@@ -239,19 +266,19 @@ def test_deltas_of_active_adapters_add(pair):
     outputs = {}
     for names in (["default"], ["second"], ["default", "second"]):
         model.base_model.set_adapter(names)
-        outputs[tuple(names)] = added(layer.eval())
+        outputs[tuple(names)] = added(layer.eval(), case.delta)
     total = outputs[("default",)] + outputs[("second",)]
     torch.testing.assert_close(outputs[("default", "second")], total, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(outputs[("default",)], outputs[("second",)])
 
 
-def added(layer):
+def added(layer, delta):
     """What a layer's active adapters add for some input."""
     if hasattr(layer, "base_layer"):
         x = torch.randn(2, 16, layer.base_layer.in_features, generator=torch.Generator().manual_seed(2))
         return layer(x) - layer.base_layer(x)
     x = torch.randn(2, 16, layer.dim, generator=torch.Generator().manual_seed(2))
-    return layer.parallel_delta(x, mona_peft.residual.TokenLayout(4, 4))
+    return getattr(layer, delta)(x, mona_peft.residual.TokenLayout(4, 4))
 
 
 @pytest.mark.parametrize("call", ["merge_and_unload", "merge_adapter"])
@@ -284,7 +311,9 @@ def test_bf16_base(pair):
     output.float().square().sum().backward()
     grads = [p.grad for n, p in model.named_parameters() if f".{case.prefix}" in n]
     assert all(g is not None and g.dtype == torch.float32 and bool(g.isfinite().all()) for g in grads)
-    reference = predict(case.adapted(tiny), images())
+    in_float = get_peft_model(tiny.build(), case.make(tiny)).eval()
+    randomise(in_float, f".{case.prefix}")
+    reference = predict(in_float, images())
     # bfloat16 keeps 8 bits; a few layers of it stay within a tenth of the largest value.
     assert (output.float() - reference).abs().max() < 0.1 * reference.abs().max()
 

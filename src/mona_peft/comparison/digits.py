@@ -24,6 +24,8 @@ DIGITS_OPTIONS: dict[str, dict[str, Any]] = {
     "adaptformer": {"bottleneck_dim": 16},
     "lorand": {"lorand_beta": 2},
     "mona": {"bottleneck_dim": 16},
+    "convpass": {"bottleneck_dim": 2},
+    "sct": {"num_channels": 24},
 }
 
 # Widths of the first stage of the small Swin in three sizes; the middle one is the demo's.

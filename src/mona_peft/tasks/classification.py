@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -18,7 +19,7 @@ from mona_peft.data.classification import ClassificationData, ClassificationImag
 from mona_peft.data.mixing import MixedBatches
 from mona_peft.data.sources import DataConfig, load_data
 from mona_peft.data.transforms import ImageSettings, eval_transform, evaluation_processor, train_transform
-from mona_peft.methods import apply_method
+from mona_peft.methods import METHODS, apply_method
 from mona_peft.metrics import MeanClassAccuracy, MultilabelMeanAveragePrecision, TopKAccuracy
 from mona_peft.options import option
 from mona_peft.tasks.classification_report import (
@@ -29,6 +30,7 @@ from mona_peft.tasks.classification_report import (
 )
 from mona_peft.tasks.classifier import load_classifier, load_processor
 from mona_peft.training.config import TrainingConfig
+from mona_peft.training.loaders import eval_loader
 from mona_peft.training.repository import save_repository
 from mona_peft.training.run import run_task
 from mona_peft.training.task import Meter, Task
@@ -170,6 +172,29 @@ class ClassificationTask(Task):
         else:
             model = load_classifier(config.model_name_or_path, data.class_names, config.drop_path, data.multilabel)
         return apply_method(model, config.method, **config.options())
+
+    def calibrate(self, model: nn.Module, device: torch.device, batch_size: int) -> None:
+        """Show the training images, as an evaluation sees them, to the method that asks for them.
+
+        Raises:
+            `ValueError`: if the images are a stream, or have several labels each.
+        """
+        name, rows = self.config.method, self.data.splits["train"]
+        calibrate = METHODS[name].calibrate
+        if calibrate is None:
+            return
+        if self.data.multilabel or isinstance(rows, datasets.IterableDataset):
+            found = "have several labels each" if self.data.multilabel else "are a stream, which may have no end"
+            raise ValueError(
+                f"The method {name!r} looks at all training images by class first, but these {found}; choose another "
+                "method or other data."
+            )
+        images = ClassificationImages(rows, self.data, eval_transform(self.settings, self.config.resize_ratio))
+        before = next(model.parameters()).device
+        model.to(device)
+        batches = (send_to_device(batch, device) for batch in eval_loader(images, stack_samples, batch_size))
+        calibrate(model, (({"pixel_values": batch["pixel_values"]}, batch["labels"]) for batch in batches))
+        model.to(before)
 
     def dataset(self, split: str) -> Dataset | None:
         """Transformed images of a split."""

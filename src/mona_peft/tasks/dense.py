@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoImageProcessor
 
 from mona_peft.data.dense_transforms import DenseSettings
-from mona_peft.methods import apply_method
+from mona_peft.methods import METHODS, apply_method
 from mona_peft.models.backbones import find_backbone_module
 from mona_peft.models.building import build_model, head_paths
 from mona_peft.options import option
@@ -88,7 +88,15 @@ def build_dense_model(
         config (`DenseConfig`): what to build.
         class_names (`Sequence[str]`): by label.
         default_indices (`Sequence[int]`, *optional*): stages the architecture uses where `config` names none.
+
+    Raises:
+        `ValueError`: if the method has to see labelled images first.
     """
+    if config.method in METHODS and METHODS[config.method].calibrate is not None:
+        raise ValueError(
+            f"The method {config.method!r} has to see images with one label each before it trains, which dense "
+            "prediction does not have; choose another."
+        )
     model = build_model(
         config.architecture,
         config.model_name_or_path,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from torch import nn
 
 
 def check_launch() -> None:
@@ -21,6 +23,27 @@ def check_launch() -> None:
             "accelerate launch was asked for several processes on the CPU and started one. Use --config_file "
             "recipes/accelerate/cpu.yaml instead of --cpu --num_processes N, or torchrun --nproc_per_node N.",
             stacklevel=2,
+        )
+
+
+def check_sharding(plugin: Any, model: nn.Module) -> None:
+    """Refuse what accelerate cannot shard: with efficient loading FSDP2 sends parameters from process to process only.
+
+    Args:
+        plugin (`FullyShardedDataParallelPlugin`, *optional*): settings of the sharding; `None` without any.
+        model (`nn.Module`): what is to be sharded.
+
+    Raises:
+        `ValueError`: if the model has buffers in its state dict that would be lost.
+    """
+    if plugin is None or plugin.fsdp_version != 2 or not plugin.cpu_ram_efficient_loading:
+        return
+    buffers = sorted({name for name, _ in model.named_buffers()} & model.state_dict().keys())
+    if buffers:
+        raise ValueError(
+            f"The model has {len(buffers)} buffers to save, such as '{buffers[0]}', which FSDP2 cannot send to the "
+            "other processes. Set fsdp_cpu_ram_efficient_loading: false in accelerate's configuration, so that every "
+            "process loads the model itself."
         )
 
 

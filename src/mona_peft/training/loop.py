@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,13 +20,14 @@ from mona_peft.training.checkpointing import (
     Checkpointer,
     load_sharded_weights,
     load_weights,
+    newest_checkpoint,
     save_weights,
     trainable_names,
     write_json,
 )
 from mona_peft.training.config import FREE_ON_RESUME, TrainingConfig
 from mona_peft.training.evaluation import evaluate
-from mona_peft.training.launching import allow_sharding_on_cpu, check_launch
+from mona_peft.training.launching import allow_sharding_on_cpu, check_launch, check_sharding
 from mona_peft.training.loaders import eval_loader, train_loader
 from mona_peft.training.model_card import write_card
 from mona_peft.training.optim import make_optimizer, make_schedule, parameter_groups, set_learning_rate
@@ -104,6 +106,10 @@ class Trainer:
         bare = task.build_model()
         if config.channels_last:
             bare = bare.to(memory_format=torch.channels_last)
+        if self.sharded:
+            check_sharding(self.accelerator.state.fsdp_plugin, bare)
+        if not self._resumes():
+            task.calibrate(bare, self.accelerator.device, config.eval_batch_size or config.batch_size)
         self.bare_model = bare
         self.weight_names = trainable_names(bare)
         optimizer = make_optimizer(bare, config)
@@ -185,6 +191,14 @@ class Trainer:
             state = self.checkpointer.load_newest()
             if state is not None:
                 self.progress = Progress(**state)
+
+    def _resumes(self) -> bool:
+        """Whether the run has a checkpoint to take up."""
+        if not self.config.resume or self.folder is None:
+            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # loading it will warn of broken ones
+            return newest_checkpoint(self.folder) is not None
 
     def _finished(self) -> bool:
         patience = self.config.early_stopping_patience

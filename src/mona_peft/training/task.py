@@ -52,6 +52,17 @@ class Task(ABC):
     def build_model(self) -> nn.Module:
         """Give the model, prepared by [`apply_method`], on the CPU."""
 
+    def calibrate(self, model: nn.Module, device: torch.device, batch_size: int) -> None:  # noqa: B027
+        """Fit the new model to the training data where its method asks for that (see [`Method`]).
+
+        Called before a training that starts afresh, not before one that is resumed; alike on every process.
+
+        Args:
+            model (`nn.Module`): what `build_model` gave.
+            device (`torch.device`): where it may run.
+            batch_size (`int`): samples a batch.
+        """
+
     @abstractmethod
     def dataset(self, split: str) -> Dataset | None:
         """Give the data set of `train`, `validation` or `test`; `None` if the task has no such split."""

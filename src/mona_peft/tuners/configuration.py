@@ -90,6 +90,16 @@ def check_dropout(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r} must be a probability of at least 0 and below 1.")
 
 
+def check_number(name: str, value: object, example: float) -> None:
+    """Refuse what is not a number.
+
+    Raises:
+        ValueError: Naming the setting, the value and an example.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name}={value!r} must be a number, such as {example}.")
+
+
 def check_positions(value: str | Sequence[str]) -> tuple[str, ...]:
     """Give back positions as a tuple.
 

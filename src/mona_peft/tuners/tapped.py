@@ -8,6 +8,7 @@ The child's own name does not contain the prefix: PEFT takes a module whose path
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,13 +28,16 @@ from .mixed_batch import check_adapter_names, heads_choose_adapters
 class TappedLayer(BlockTunerLayer):
     """A tuner layer that is a child of a block and acts on its residual stream.
 
-    Subclasses name their `ModuleDict`s in `adapter_layer_names`, fill them in `update_layer` and override the deltas.
+    Subclasses name their `ModuleDict`s in `adapter_layer_names`, fill them in `update_layer` and override the deltas;
+    those with deltas of the norms' outputs set `reads_norms`.
 
     Args:
         dim (`int`): Channels of the residual stream.
         device (`torch.device`): Where new adapters are put.
         dtype (`torch.dtype`): Data type of new adapters.
     """
+
+    reads_norms = False
 
     def __init__(self, dim: int, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
@@ -80,6 +84,14 @@ class TappedLayer(BlockTunerLayer):
         """See `ResidualAdapter`."""
         return None
 
+    def attention_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
+        """See `ResidualAdapter`."""
+        return None
+
+    def mlp_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
+        """See `ResidualAdapter`."""
+        return None
+
     def entry_stream(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
         """See `ResidualAdapter`."""
         return None
@@ -98,6 +110,23 @@ class TappedLayer(BlockTunerLayer):
     def bias(self) -> None:  # type: ignore[override]
         """No bias: the layer wraps no layer of the base model."""
         return None
+
+    def sum_deltas(self, adapters: nn.ModuleDict, hidden_states: Tensor, *layout: TokenLayout) -> Tensor | None:
+        """The sum of what the active ones of `adapters` add, each computed in its own data type.
+
+        Args:
+            adapters (`nn.ModuleDict`): Modules with a method `delta(hidden_states, *layout)`, by adapter name.
+            hidden_states (`Tensor`): What they read, `(B, N, C)` or `(B, H, W, C)`.
+            *layout (`TokenLayout`): How its tokens are laid out, for modules that need it.
+        """
+        deltas = [
+            self._delta(adapters[name], hidden_states, *layout) for name in self.active_adapters if name in adapters
+        ]
+        return functools.reduce(torch.add, deltas) if deltas else None
+
+    def _delta(self, adapter: Any, hidden_states: Tensor, *layout: TokenLayout) -> Tensor:
+        hidden_states_cast = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
+        return adapter.delta(hidden_states_cast, *layout).to(hidden_states.dtype)
 
     def _active_modules(self) -> Iterable[nn.Module]:
         for layer_name in self.adapter_layer_names:
@@ -123,7 +152,7 @@ class TappedTuner(BlockTuner):
         # Everything that can be refused is refused here, before the model is touched.
         self._targets, self._excluded = match_blocks(model, peft_config)
         for name, spec in self._targets.items():
-            check_tappable(model, name, spec)
+            check_tappable(model, name, spec, self.tuner_layer_cls.reads_norms)  # type: ignore[attr-defined]
         warn_of_frozen_head(model, peft_config)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..configuration import BlockTunerConfig, check_count, check_dropout
+from ..configuration import BlockTunerConfig, check_count, check_dropout, check_number
 
 
 @dataclass
@@ -35,5 +35,4 @@ class AdaptFormerConfig(BlockTunerConfig):
         super().__post_init__()
         check_count("bottleneck_dim", self.bottleneck_dim, 64)
         check_dropout("adaptformer_dropout", self.adaptformer_dropout)
-        if isinstance(self.adaptformer_scale, bool) or not isinstance(self.adaptformer_scale, (int, float)):
-            raise ValueError(f"adaptformer_scale={self.adaptformer_scale!r} must be a number, such as 0.1.")
+        check_number("adaptformer_scale", self.adaptformer_scale, 0.1)

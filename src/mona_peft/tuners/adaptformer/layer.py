@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
-import torch
 from torch import Tensor, nn
 
 from ...residual import TokenLayout
@@ -33,9 +30,4 @@ class AdaptFormerLayer(TappedLayer):
 
     def parallel_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """The sum of what the active adapters add beside the MLP, from the stream after attention."""
-        deltas = [self._delta(adapter, hidden_states) for adapter in self._active_modules()]
-        return functools.reduce(torch.add, deltas) if deltas else None
-
-    def _delta(self, adapter: nn.Module, hidden_states: Tensor) -> Tensor:
-        hidden_states_cast = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
-        return adapter.delta(hidden_states_cast).to(hidden_states.dtype)  # type: ignore[operator]
+        return self.sum_deltas(self.adaptformer_mlp, hidden_states)

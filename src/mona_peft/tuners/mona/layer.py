@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...residual import TokenLayout
@@ -41,11 +38,11 @@ class MonaLayer(TappedLayer):
 
     def entry_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """The sum of what the active adapters add after attention."""
-        return self._sum_deltas(self.mona_attention, hidden_states, layout)
+        return self.sum_deltas(self.mona_attention, hidden_states, layout)
 
     def exit_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """The sum of what the active adapters add after the MLP."""
-        return self._sum_deltas(self.mona_mlp, hidden_states, layout)
+        return self.sum_deltas(self.mona_mlp, hidden_states, layout)
 
     def entry_stream(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
         """The stream after attention with a sole adapter applied, and what it added."""
@@ -60,12 +57,3 @@ class MonaLayer(TappedLayer):
     def _sole_fast(self, adapters: nn.ModuleDict, hidden_states: Tensor) -> Any:
         active: list[Any] = [adapters[name] for name in self.active_adapters if name in adapters]
         return active[0] if len(active) == 1 and active[0].runs_fast(hidden_states) else None
-
-    def _sum_deltas(self, adapters: nn.ModuleDict, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
-        active: Iterable[nn.Module] = [adapters[name] for name in self.active_adapters if name in adapters]
-        deltas = [self._delta(mona, hidden_states, layout) for mona in active]
-        return functools.reduce(torch.add, deltas) if deltas else None
-
-    def _delta(self, mona: nn.Module, hidden_states: Tensor, layout: TokenLayout) -> Tensor:
-        hidden_states_cast = self._cast_input_dtype(hidden_states, mona.down.weight.dtype)  # type: ignore[union-attr, arg-type]
-        return mona.delta(hidden_states_cast, layout).to(hidden_states.dtype)  # type: ignore[operator]

@@ -1,0 +1,71 @@
+"""The map of a block's salient channels as a plain module.
+
+Paper: "SCT: A Simple Baseline for Parameter-Efficient Fine-Tuning via Salient Channels" (IJCV 2023,
+https://arxiv.org/abs/2309.08513). Reference: the authors' code (https://github.com/zhaohengyuan1/SCT), of which the
+selection of channels, the training script and the Swin model were read; the ViT model was not to be had. As there, the
+map acts on the residual stream after a branch, in one place of each block, with a bias. Left out: the variant on the
+query and value projections, and the one that scales the channels themselves. Deviation: the map starts at zero unless
+`init_weights=False`, so that the adapted model starts as the base model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NOT_SELECTED = (
+    "The salient channels of this SCT adapter have not been selected. Call "
+    "`mona_peft.select_salient_channels(model, batches)` on training data first, or load an adapter that has them."
+)
+
+
+class ChannelMap(nn.Module):
+    """A linear map of some channels, added to them: `x[channels] += scale * Linear(x[channels])`.
+
+    The channels are a buffer, saved with the weights. Until they are selected or loaded they are the first ones, with
+    which the module does not train.
+
+    Args:
+        dim (`int`): Channels m.
+        num_channels (`int`): Channels K that are mapped, all if m is less.
+        scale (`float`): Factor of what is added.
+        init_weights (`bool`): True for a map that starts at zero; False for the authors' normal draws of 0.02.
+    """
+
+    channels: Tensor
+
+    def __init__(self, dim: int, num_channels: int = 96, scale: float = 0.15, init_weights: bool = True) -> None:
+        super().__init__()
+        size = min(num_channels, dim)
+        self.scale = scale
+        self.selected = size == dim
+        self.linear = nn.Linear(size, size)
+        self.register_buffer("channels", torch.arange(size))
+        nn.init.zeros_(self.linear.bias)
+        if init_weights:
+            nn.init.zeros_(self.linear.weight)
+        else:
+            nn.init.trunc_normal_(self.linear.weight, std=0.02)
+
+    def select(self, scores: Tensor) -> None:
+        """Map the channels of the greatest `scores` `(m,)`; of equals, the first."""
+        chosen = scores.argsort(descending=True, stable=True)[: len(self.channels)]
+        self.channels.copy_(chosen.sort().values)
+        self.selected = True
+
+    def delta(self, x: Tensor) -> Tensor:
+        """What the map adds to `x` `(..., m)`, in the shape and type of `x`.
+
+        Raises:
+            RuntimeError: In training, if no channels have been selected.
+        """
+        if self.training and not self.selected:
+            raise RuntimeError(NOT_SELECTED)
+        added = self.scale * self.linear(x.index_select(-1, self.channels))
+        return torch.zeros_like(x).index_copy(-1, self.channels, added.to(x.dtype))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.selected = self.selected or f"{prefix}channels" in state_dict
