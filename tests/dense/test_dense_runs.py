@@ -150,6 +150,23 @@ def test_a_killed_script_resumes_and_its_model_predicts(swin, architecture, tmp_
     assert len(pictures) == (2 if architecture == "upernet" else 1)
 
 
+def test_a_run_that_evaluates_by_sliding_windows(swin, tmp_path):
+    task = tiny_task("upernet", swin, evaluation="slide", crop_side=32, stride=16)
+    trainer = Trainer(task, tiny_training(tmp_path, num_epochs=2))
+    best = trainer.train()["best_mean_iou"]
+
+    def mean_iou(**changes):
+        for name, value in changes.items():
+            setattr(task.config, name, value)
+        metrics = trainer.evaluate("validation")[0]
+        assert metrics["num_samples"] == 5
+        return metrics["mean_iou"]
+
+    assert mean_iou() == pytest.approx(best, abs=1e-6)
+    one_window, whole = mean_iou(crop_side=64, stride=40), mean_iou(evaluation="whole")
+    assert one_window == pytest.approx(whole, abs=1e-6) and whole != pytest.approx(best, abs=1e-6)
+
+
 def test_trains_on_coco_with_a_bad_file_left_out(swin, tmp_path, capsys):
     """The official layout from disk: with an unreadable file training names it, or leaves it out when told to."""
     from mona_peft.data.dense_sources import ObjectDataConfig, load_objects
