@@ -1,0 +1,42 @@
+"""The fast path on a GPU never waits for it: shown without one, on fake CUDA tensors, which have no values to read."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from mona_peft.residual import TokenLayout
+from mona_peft.tuners.mona import Mona, fast
+
+LAYOUT = TokenLayout(5, 7, 1, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("add", [True, False])
+def test_a_step_reads_no_value_of_a_tensor(dtype, add, monkeypatch):
+    monkeypatch.setattr(fast, "supports", lambda mona, x: True)
+    with torch.device("meta"):
+        mona = Mona(32, 8).to(dtype).train()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        mona = mona.to_empty(device="cuda")
+        x, extra = torch.empty(2, 4, 38, 32, device="cuda", dtype=dtype).unbind()
+        x.requires_grad_()
+        if add:
+            out, delta = mona.stream(x, LAYOUT, extra, split=True)
+            assert out.is_cuda and out.shape == delta.shape == x.shape
+        else:
+            assert mona.delta(x, LAYOUT).is_cuda
+        # Autograd's engine wants a real GPU, so the backward pass is called by hand.
+        with torch.no_grad():
+            weights = mona._fuse(dtype)
+            narrow = torch.empty(4, 38, 8, device="cuda", dtype=dtype)
+            kept = torch.empty(4, 38, 8, device="cuda", dtype=torch.uint8)
+            needs = (True, True, False, False, *[True] * len(weights))
+            options = fast.Options(LAYOUT, 1e-6, 1.1, add=add)
+            backward = fast._Backward(weights, options, not add, needs)
+            grad_x, grads = backward.run(
+                (x.detach(), narrow, narrow, kept), *([extra, None] if add else [None, extra])
+            )
+            assert grad_x.is_cuda and grad_x.shape == x.shape
+            assert [g.shape for g in grads] == [w.shape for w in weights]
+        with pytest.raises(DataDependentOutputException):
+            grads[0].sum().item()  # what the test would catch
