@@ -1,19 +1,24 @@
 """The committed results agree with themselves and with the README's table."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
 
 from mona_peft.comparison.ablations import ablation_variants
 from mona_peft.comparison.command import DIGITS_FULL_RATE, DIGITS_MONA_RATE, DIGITS_SIZES
+from mona_peft.comparison.dense import ScenesBenchmark
 from mona_peft.comparison.digits import BACKBONE_WIDTHS, DIGITS_OPTIONS
 from mona_peft.comparison.report import Results, read_block, to_html
 from mona_peft.comparison.variants import PAPER_METHODS
+from mona_peft.methods import METHODS
+from mona_peft.tasks.dense_demo import SIZES as DENSE_SIZES
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
-FOLDERS = ("digits", "digits-ablations")
+SCENES = "scenes-semantic_segmentation"
+FOLDERS = ("digits", "digits-ablations", SCENES)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -28,13 +33,21 @@ def test_table_csv_and_report_are_made_from_the_same_results(name):
     assert report == to_html(results, {key: images[key] for key in order if key in images})
 
 
-def test_the_comparison_has_every_method_of_the_paper_at_its_full_size():
+def test_the_comparison_has_every_method_at_its_full_size():
     results = Results.load(RESULTS / "digits")
-    assert {row.label for row in results.rows} == set(PAPER_METHODS)
+    assert {row.label for row in results.rows} == set(METHODS)
     assert {row.seeds for row in results.rows} == {DIGITS_SIZES["full"].seeds}
     options = {v["label"]: v["options"] for v in results.settings["plan"]["variants"]}
-    assert options == {method: DIGITS_OPTIONS.get(method, {}) for method in PAPER_METHODS}
+    assert options == {method: DIGITS_OPTIONS.get(method, {}) for method in METHODS}
     assert results.versions["torch"] and results.command.startswith("python scripts/compare.py")
+
+
+def test_the_comparison_on_scenes_has_every_method_of_the_paper_at_its_full_size():
+    results, size = Results.load(RESULTS / SCENES), DENSE_SIZES["full"]
+    assert {row.label for row in results.rows} == set(PAPER_METHODS)
+    assert {row.seeds for row in results.rows} == {size.seeds}
+    benchmark = ScenesBenchmark("semantic_segmentation", size).describe()
+    assert results.settings["benchmark"] == json.loads(json.dumps(benchmark))
 
 
 def test_the_ablations_are_at_one_rate_each():
@@ -48,9 +61,16 @@ def test_the_ablations_have_every_setting():
     assert [row.label for row in results.rows] == [variant.label for variant in variants]
 
 
-def test_readme_shows_the_committed_table():
+@pytest.mark.parametrize(
+    ("name", "block", "command"),
+    [
+        ("digits", "results", f"--methods {' '.join(METHODS)}"),
+        (SCENES, "results-semantic_segmentation", "--task semantic_segmentation"),
+    ],
+)
+def test_readme_shows_the_committed_table(name, block, command):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert read_block(readme) == Results.load(RESULTS / "digits").summary().strip(), (
-        "The README's table is not that of results/digits; run "
-        "`python scripts/compare.py --report_only --results_dir results/digits --readme README.md`."
+    assert read_block(readme, block) == Results.load(RESULTS / name).summary().strip(), (
+        f"The README's table is not that of results/{name}; run "
+        f"`python scripts/compare.py {command} --report_only --results_dir results/{name} --readme README.md`."
     )

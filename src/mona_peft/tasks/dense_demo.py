@@ -68,7 +68,7 @@ SIZES = {
     "full": DenseDemoSize(
         pretraining_epochs=20,
         scenes={"train": 640, "validation": 60, "test": 200},
-        steps={"semantic_segmentation": 500, "detection": 600, "instance_segmentation": 300},
+        steps={"semantic_segmentation": 500, "detection": 1200, "instance_segmentation": 300},
         seeds=3,
         learning_rates=(3e-3, 1e-2),
     ),
