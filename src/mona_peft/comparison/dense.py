@@ -76,9 +76,14 @@ class ScenesBenchmark(Benchmark):
         self.metric, self.metric_name = METRICS[task_name]
 
     def describe(self) -> dict[str, Any]:
-        """Everything of the size but what a plan decides."""
-        size = {name: value for name, value in asdict(self.size).items() if name not in ("seeds", "learning_rates")}
-        return {"benchmark": f"scenes-{self.task_name}", "settings": asdict(SCENES), **size}
+        """Everything of the size that concerns the task, but what a plan decides."""
+        return {
+            "benchmark": f"scenes-{self.task_name}",
+            "settings": asdict(SCENES),
+            "pretraining_epochs": self.size.pretraining_epochs,
+            "scenes": self.size.scenes,
+            "steps": self.size.steps[self.task_name],
+        }
 
     def prepare(self, variants: list[Variant], folder: Path) -> None:
         """Pretrain the backbone, once."""
