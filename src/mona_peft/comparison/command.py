@@ -166,7 +166,9 @@ def make_plan(study: StudyConfig, variants: Sequence[Variant], training: Trainin
     size = study.embedded_size
     seeds = study.seeds or (size.seeds if embedded else 3)
     default_rates = size.learning_rates if embedded else tuple(f * training.learning_rate for f in RATE_FACTORS)
-    search_seeds = study.search_seeds or (min(2, seeds) if embedded else None)
+    # A run on the digits takes seconds, one on the scenes most of a minute.
+    embedded_search = min(2, seeds) if study.task == "classification" else 1
+    search_seeds = study.search_seeds or (embedded_search if embedded else None)
     return Plan(tuple(variants), tuple(study.learning_rates or default_rates), seeds, search_seeds)
 
 
