@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 import torch
@@ -18,6 +20,25 @@ from mona_peft.benchmarking.subjects import DEFAULT_SUBJECTS, SUBJECTS, prepare
 from tests.benchmark_script import SCRIPT, TINY, script_main
 
 CPU = torch.device("cpu")
+
+
+def test_counting_saved_bytes_leaves_nothing_behind():
+    """The graph of an exponential, which keeps its own output, is freed."""
+    x, alive = torch.ones(10, requires_grad=True), weakref.WeakSet()
+
+    class Mark:
+        pass
+
+    def forward():
+        output = x.exp()
+        mark = Mark()
+        alive.add(mark)
+        output.grad_fn.metadata["mark"] = mark  # lives as long as the graph
+        return output.sum()
+
+    assert saved_bytes(forward, nn.Module()) >= 40
+    gc.collect()
+    assert not alive
 
 
 def test_saved_bytes_counts_each_storage_once_and_no_parameters():

@@ -94,7 +94,7 @@ def saved_bytes(forward: Callable[[], Any], model: nn.Module) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             storages[storage.data_ptr()] = storage  # kept alive, so that its address is not given out again
-        return tensor
+        return tensor.detach()  # a saved output would hold the very graph that holds it, and neither ever be freed
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = forward()
