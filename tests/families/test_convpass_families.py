@@ -1,19 +1,17 @@
 """Bypasses that read the norms before the branches, over the matrix of backbones."""
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 
 from mona_peft import ConvpassConfig
 from tests.models import randomise
 
-from .family import Family, adapt_rows, after_attention, plain_copy, tapped_blocks
+from .family import Family, adapt_rows, after_attention, plain_copy
 from .matrix import FAMILIES
 from .recording import recorded_calls, stream
-from .test_families import attributes_of, every_family_of, frozen, gradients, hooks, same, settle
+from .test_families import attributes_of, check_gradients, check_life_cycle, every_family_of, settle
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -96,26 +94,10 @@ def test_the_norm_gives_all_that_attention_reads(family):
 
 
 @every_family_of(READABLE)
-@torch.no_grad()
 def test_starts_as_the_base_model_saves_disables_and_unloads(family, tmp_path):
-    base = frozen(family).double()
-    settle(family, base)
-    expected, before = family.call(base), (attributes_of(base), hooks(base))
-    model = get_peft_model(base, ConvpassConfig(bottleneck_dim=3)).double().eval()
-    assert len(tapped_blocks(model)) == family.blocks
-    assert same(family.call(model), expected, family.rounding)
-    randomise(model, ".convpass_", std=0.3)
-    model.float().double()  # values that the float32 parameters of a new adapter can take over
-    changed = family.call(model)
-    assert not same(changed, expected)
-    with model.disable_adapter():
-        assert same(family.call(model), expected, family.rounding)
-    model.save_pretrained(tmp_path)
-    again = PeftModel.from_pretrained(frozen(family), tmp_path).double().eval()
-    settle(family, again)
-    assert same(family.call(again), changed, family.rounding)
-    assert model.unload() is base and same(family.call(base), expected, family.rounding)
-    assert (attributes_of(base), hooks(base)) == before
+    check_life_cycle(
+        family, lambda base: get_peft_model(base, ConvpassConfig(bottleneck_dim=3)), ".convpass_", 0.3, tmp_path
+    )
 
 
 @every_family_of(READABLE)
@@ -123,18 +105,7 @@ def test_starts_as_the_base_model_saves_disables_and_unloads(family, tmp_path):
 def test_every_bypass_gets_its_gradient_under_checkpointing_too(family, reentrant):
     model = adapted(family, std=0.1).double()
     settle(family, model)
-    model.train()
-    expected = gradients(family, copy.deepcopy(model), family.sizes)
-    assert expected.keys() == {name for name, _ in model.named_parameters() if ".convpass_" in name}
-    if not family.checkpointing or (reentrant and not family.reentrant):
-        return
-    if not getattr(model.base_model.model, "supports_gradient_checkpointing", True):
-        return
-    family.enable_checkpointing(model.base_model.model, reentrant)
-    actual = gradients(family, model, family.sizes)
-    assert actual.keys() == expected.keys()
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], rtol=1e-9, atol=1e-9)
+    check_gradients(family, model, ".convpass_", reentrant)
 
 
 @every_family_of(OTHERS)

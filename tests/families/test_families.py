@@ -13,6 +13,7 @@ from tests.models import randomise
 
 from .family import Family, compose, loss, tapped_blocks, tensors
 from .matrix import FAMILIES
+from .recording import recorded_calls
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -68,24 +69,13 @@ def test_starts_as_the_base_model(family):
 
 
 @every_family
+@torch.no_grad()
 def test_blocks_agree_with_their_parts(family):
     model = adapted(family).double()
     settle(family, model)
-    calls = []
-    for block in tapped_blocks(model):
-        block.register_forward_hook(
-            lambda m, args, kwargs, out: calls.append((m, args, kwargs, out)), with_kwargs=True
-        )
-    for size in family.sizes:
-        calls.clear()
-        with torch.no_grad():
-            family.call(model, size)
-            assert len(calls) == family.blocks
-            for number, (block, args, kwargs, output) in enumerate(calls):
-                output = output[0] if isinstance(output, tuple) else output
-                plain = {name: value for name, value in kwargs.items() if name != "tap_layout"}
-                expected = compose(family, block, number, size, args, plain)
-                torch.testing.assert_close(output, expected, rtol=0, atol=1e-10)
+    for number, size, block, args, kwargs, output in recorded_calls(family, model, family.sizes):
+        expected = compose(family, block, number, size, args, kwargs)
+        torch.testing.assert_close(output, expected, rtol=0, atol=1e-10)
 
 
 @every_family
@@ -199,6 +189,55 @@ def gradients(family, model, sizes):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+def check_checkpointing(family, model, reentrant, expected):
+    """With gradient checkpointing the gradients are the expected ones."""
+    family.enable_checkpointing(model.base_model.model, reentrant)
+    actual = gradients(family, model, family.sizes)
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-9, atol=1e-9)
+
+
+def check_gradients(family, model, part, reentrant):
+    """Parameters with `part` in their name, and no others, get a gradient, with checkpointing the same one."""
+    model.train()
+    expected = gradients(family, copy.deepcopy(model), family.sizes)
+    assert expected.keys() == {name for name, _ in model.named_parameters() if part in name}
+    if not family.checkpointing or (reentrant and not family.reentrant):
+        return
+    if getattr(model.base_model.model, "supports_gradient_checkpointing", True):
+        check_checkpointing(family, model, reentrant, expected)
+
+
+@torch.no_grad()
+def check_life_cycle(family, adapt, part, std, folder):
+    """An adapter starts as the base model, changes it, is disabled, saved, loaded, and unloaded without a trace.
+
+    Args:
+        adapt: Gives the `PeftModel` around a base model.
+        part: In the names of the adapter's parameters.
+        std: Of the values they are given.
+    """
+    base = frozen(family).double()
+    settle(family, base)
+    expected, before = family.call(base), (attributes_of(base), hooks(base))
+    model = adapt(base).double().eval()
+    assert len(tapped_blocks(model)) == family.blocks
+    assert same(family.call(model), expected, family.rounding)
+    randomise(model, part, std=std)
+    model.float().double()  # values that the float32 parameters of a new adapter can take over
+    changed = family.call(model)
+    assert not same(changed, expected)
+    with model.disable_adapter():
+        assert same(family.call(model), expected, family.rounding)
+    model.save_pretrained(folder)
+    again = PeftModel.from_pretrained(frozen(family), folder).double().eval()
+    settle(family, again)
+    assert same(family.call(again), changed, family.rounding)
+    assert model.unload() is base and same(family.call(base), expected, family.rounding)
+    assert (attributes_of(base), hooks(base)) == before
+
+
 @every_family
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_equals_none(family, reentrant):
@@ -211,8 +250,4 @@ def test_gradient_checkpointing_equals_none(family, reentrant):
     settle(family, model)
     model.train()
     expected = gradients(family, copy.deepcopy(model), family.sizes)
-    family.enable_checkpointing(model.base_model.model, reentrant)
-    actual = gradients(family, model, family.sizes)
-    assert actual.keys() == expected.keys()
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], rtol=1e-9, atol=1e-9)
+    check_checkpointing(family, model, reentrant, expected)

@@ -1,17 +1,15 @@
 """Maps of salient channels, and their selection, over the matrix of backbones."""
 
-import copy
-
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 
 from mona_peft import SCTConfig, select_salient_channels
 from tests.models import randomise
 
 from .family import Family, adapt_rows, after_attention, plain_copy, tapped_blocks
 from .recording import recorded_calls
-from .test_families import attributes_of, every_family, frozen, gradients, hooks, same, settle
+from .test_families import check_gradients, check_life_cycle, every_family, settle
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -79,27 +77,13 @@ def test_blocks_and_selected_channels_agree_with_their_parts(family):
 
 
 @every_family
-@torch.no_grad()
 def test_starts_as_the_base_model_saves_disables_and_unloads(family, tmp_path):
-    base = frozen(family).double()
-    settle(family, base)
-    expected, before = family.call(base), (attributes_of(base), hooks(base))
-    model = get_peft_model(base, SCTConfig(num_channels=5)).double().eval()
-    select(family, model)
-    assert len(tapped_blocks(model)) == family.blocks
-    assert same(family.call(model), expected, family.rounding)
-    randomise(model, ".sct_", std=1.0)
-    model.float().double()  # values that the float32 parameters of a new adapter can take over
-    changed = family.call(model)
-    assert not same(changed, expected)
-    with model.disable_adapter():
-        assert same(family.call(model), expected, family.rounding)
-    model.save_pretrained(tmp_path)
-    again = PeftModel.from_pretrained(frozen(family), tmp_path).double().eval()
-    settle(family, again)
-    assert same(family.call(again), changed, family.rounding)
-    assert model.unload() is base and same(family.call(base), expected, family.rounding)
-    assert (attributes_of(base), hooks(base)) == before
+    def adapt(base):
+        model = get_peft_model(base, SCTConfig(num_channels=5)).double().eval()
+        select(family, model)
+        return model
+
+    check_life_cycle(family, adapt, ".sct_", 1.0, tmp_path)
 
 
 @every_family
@@ -107,15 +91,4 @@ def test_starts_as_the_base_model_saves_disables_and_unloads(family, tmp_path):
 def test_every_map_gets_its_gradient_under_checkpointing_too(family, reentrant):
     model = adapted(family, std=0.1)
     select(family, model)
-    model.train()
-    expected = gradients(family, copy.deepcopy(model), family.sizes)
-    assert expected.keys() == {name for name, _ in model.named_parameters() if ".sct_" in name}
-    if not family.checkpointing or (reentrant and not family.reentrant):
-        return
-    if not getattr(model.base_model.model, "supports_gradient_checkpointing", True):
-        return
-    family.enable_checkpointing(model.base_model.model, reentrant)
-    actual = gradients(family, model, family.sizes)
-    assert actual.keys() == expected.keys()
-    for name in expected:
-        torch.testing.assert_close(actual[name], expected[name], rtol=1e-9, atol=1e-9)
+    check_gradients(family, model, ".sct_", reentrant)
