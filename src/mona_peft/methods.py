@@ -29,6 +29,9 @@ QUERY_VALUE_NAMES = (("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"
 
 ORIGINAL_MODULE = "original_module"
 
+# Fits a prepared model to training data: pairs of the model's inputs (a mapping) and one label an image `(B,)`.
+Calibrate = Callable[[nn.Module, Iterable[tuple[Any, Tensor]]], None]
+
 
 @dataclass(frozen=True)
 class Method:
@@ -38,21 +41,20 @@ class Method:
         name (`str`): the name given on the command line.
         prepare (`Callable`): `prepare(model, head, **options)` gives back the model to train.
         description (`str`): what trains in the backbone, in a few words.
-        calibrate (`Callable`, *optional*): `calibrate(model, batches)` fits the prepared model to training data before
-            it trains; `batches` are pairs of the model's inputs (a mapping) and one label an image `(B,)`.
+        calibrate (`Calibrate`, *optional*): fits the prepared model to training data before it trains.
     """
 
     name: str
     prepare: Callable[..., nn.Module]
     description: str
-    calibrate: Callable[[nn.Module, Iterable[tuple[Any, Tensor]]], None] | None = None
+    calibrate: Calibrate | None = None
 
 
 METHODS: dict[str, Method] = {}
 
 
 def register_method(
-    name: str, description: str, calibrate: Callable[[nn.Module, Iterable[tuple[Any, Tensor]]], None] | None = None
+    name: str, description: str, calibrate: Calibrate | None = None
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Add the decorated `prepare(model, head, **options)` to the table under `name`; see [`Method`].
 

@@ -227,24 +227,25 @@ class TappedBlock:
 
     def _tap_mlp_norm(self, module: nn.Module, args: tuple, normed: Tensor) -> None:
         """Hook of the entry module, a norm: compute what the adapters have beside the MLP."""
-        call = self._tap_running()
-        if call is not None:  # the pre-hook has made sure that there is one, if any adapter is active
+        call = self._tap_running(self._tap.spec.entry)
+        if call is not None:
             call.delta = _total([call.delta, call.total("mlp_delta", normed)])
 
-    def _tap_running(self) -> _Call | None:
-        """The forward of this block that is running, if it has active adapters."""
+    def _tap_running(self, path: str) -> _Call | None:
+        """The forward of this block that calls the module at `path`; None without active adapters."""
         if not self._tap_adapters():
             return None
-        return self._tap_call if torch.compiler.is_compiling() else _running_call()
-
-    def _tap_reach(self, path: str) -> _Call | None:
-        """Note that the running forward calls the module at `path`, as it must once; None without active adapters."""
-        call = self._tap_running()
-        if call is None and self._tap_adapters():
+        call = self._tap_call if torch.compiler.is_compiling() else _running_call()
+        if call is None:
             raise RuntimeError(
                 f"'{path}' of the adapted block '{self._tap.name}' was called outside the block's forward, where its "
                 "adapters cannot act. Call the block, or disable the adapters first."
             )
+        return call
+
+    def _tap_reach(self, path: str) -> _Call | None:
+        """As [`_tap_running`], and note the call, of which there must be one alone."""
+        call = self._tap_running(path)
         if call is None:
             return None
         if path in call.reached:
