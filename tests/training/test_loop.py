@@ -205,6 +205,9 @@ def test_a_run_calibrates_once_when_it_starts_and_not_when_it_resumes(tmp_path):
     again = CalibratedTask()
     Trainer(again, config(tmp_path, num_epochs=1, eval_batch_size=9, resume=True)).train()
     assert again.calls == []
+    without = CalibratedTask()  # takes no checkpoint up, so it starts afresh
+    Trainer(without, config(tmp_path, num_epochs=1, eval_batch_size=9, resume=True, no_checkpoints=True))
+    assert without.calls == [("cpu", 9)]
     shutil.rmtree(tmp_path / "checkpoint-00000006")
     anew = CalibratedTask()
     trainer = Trainer(anew, config(tmp_path, num_epochs=1, resume=True))

@@ -108,10 +108,13 @@ class Trainer:
             bare = bare.to(memory_format=torch.channels_last)
         if self.sharded:
             check_sharding(self.accelerator.state.fsdp_plugin, bare)
-        if not self._resumes():
-            task.calibrate(bare, self.accelerator.device, config.eval_batch_size or config.batch_size)
         self.bare_model = bare
         self.weight_names = trainable_names(bare)
+        self.checkpointer = None
+        if self.folder and not config.no_checkpoints:
+            self.checkpointer = Checkpointer(self.accelerator, self.folder, self.weight_names, config.save_total_limit)
+        if not self._resumes():
+            task.calibrate(bare, self.accelerator.device, config.eval_batch_size or config.batch_size)
         optimizer = make_optimizer(bare, config)
         dataset = task.dataset("train")
         if dataset is None:
@@ -130,9 +133,6 @@ class Trainer:
         if config.max_steps is not None:
             self.total_steps = min(self.total_steps, config.max_steps)
         self.schedule = make_schedule(config, self.steps_per_epoch, self.total_steps)
-        self.checkpointer = None
-        if self.folder and not config.no_checkpoints:
-            self.checkpointer = Checkpointer(self.accelerator, self.folder, self.weight_names, config.save_total_limit)
         # After the model is built alike everywhere: dropout must differ between processes.
         set_seed(config.seed, device_specific=True)
 
@@ -194,11 +194,11 @@ class Trainer:
 
     def _resumes(self) -> bool:
         """Whether the run has a checkpoint to take up."""
-        if not self.config.resume or self.folder is None:
+        if not self.config.resume or self.checkpointer is None:
             return False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # loading it will warn of broken ones
-            return newest_checkpoint(self.folder) is not None
+            return newest_checkpoint(self.checkpointer.folder) is not None
 
     def _finished(self) -> bool:
         patience = self.config.early_stopping_patience
