@@ -16,7 +16,7 @@ OLDEST = [
     "accelerate==1.10.0",
     "numpy<2.3",
 ]
-NEWEST = ["torch", "torchvision", "transformers", "peft", "accelerate"]
+NEWEST = ["torch", "torchvision", "transformers!=5.24.*", "peft", "accelerate"]  # see pyproject.toml
 TOOLS = ["pytest>=8.3", "timm>=1.0.31", "scipy>=1.11", "hypothesis>=6.100", "safetensors>=0.4"]
 CORE = [
     "tests/families",
