@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 
 from ..options import option
+from ..tasks.dense_kinds import DENSE_KINDS
 from .subjects import DEFAULT_SUBJECTS, FLOOR, SUBJECTS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTOCAST = ("bfloat16", "float16")
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "process": time.process_time}
 CLASSIFICATION = "classification"
-TASKS = (CLASSIFICATION, "semantic_segmentation", "detection", "instance_segmentation")
+TASKS = (CLASSIFICATION, *DENSE_KINDS)
 
 
 @dataclass

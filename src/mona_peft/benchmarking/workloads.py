@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ViTImageProcessor
 
-from ..data.ade20k import scene_segmentation
-from ..data.scene_objects import scene_objects
 from ..data.scenes import SceneSettings
 from ..models.backbones import find_backbone_module
 from ..tasks.dense import freeze_final_norm
-from ..tasks.detection import DetectionConfig, DetectionTask
-from ..tasks.instance_segmentation import InstanceSegmentationConfig, InstanceSegmentationTask
-from ..tasks.semantic_segmentation import SemanticSegmentationConfig, SemanticSegmentationTask
-from ..training.task import Task
+from ..tasks.dense_kinds import DENSE_KINDS
 from .config import DTYPES, BenchmarkConfig
 from .models import LABELS, build_model, model_config
 
@@ -83,34 +77,6 @@ class Classification(Workload):
         return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
 
 
-class DenseKind(NamedTuple):
-    """A dense task of this package.
-
-    Args:
-        make (`Callable`): Makes it of data, settings and image processor.
-        settings (`Callable`): Makes its settings.
-        scenes (`Callable`): Makes its data of the embedded scenes.
-        sides (`tuple[str, ...]`): Settings that are the side of the images.
-    """
-
-    make: Callable[..., Task]
-    settings: Callable[..., Any]
-    scenes: Callable[..., Any]
-    sides: tuple[str, ...] = ("short_side", "long_side")
-
-
-DENSE: dict[str, DenseKind] = {
-    "semantic_segmentation": DenseKind(
-        SemanticSegmentationTask,
-        SemanticSegmentationConfig,
-        scene_segmentation,
-        ("short_side", "long_side", "crop_side"),
-    ),
-    "detection": DenseKind(DetectionTask, DetectionConfig, scene_objects),
-    "instance_segmentation": DenseKind(InstanceSegmentationTask, InstanceSegmentationConfig, scene_objects),
-}
-
-
 class Dense(Workload):
     """A dense task of this package on its embedded scenes: its own model, transforms, collation and loss.
 
@@ -123,7 +89,7 @@ class Dense(Workload):
     """
 
     def __init__(self, config: BenchmarkConfig, rank: int) -> None:
-        kind = DENSE[config.task]
+        kind = DENSE_KINDS[config.task]
         count = config.batch_size * config.processes
         data = kind.scenes({"train": count, "validation": count}, SceneSettings(size=config.image_size))
         settings: dict[str, Any] = {"method": "full", "architecture_options": config.architecture_options}
