@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Parse the command line and run."""
     data, config, training, demo = parse_arguments(ARGUMENTS, arguments)
     if data.dataset is None:
-        return run_dense_demo("instance_segmentation", demo.demo_size, Path(demo.demo_dir))
+        return run_dense_demo("instance_segmentation", config.architecture, demo.demo_size, Path(demo.demo_dir))
     return run_task(InstanceSegmentationTask(load_objects(data), config), training)
 
 

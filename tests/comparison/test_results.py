@@ -46,7 +46,7 @@ def test_the_comparison_on_scenes_has_every_method_of_the_paper_at_its_full_size
     results, size = Results.load(RESULTS / SCENES), DENSE_SIZES["full"]
     assert {row.label for row in results.rows} == set(PAPER_METHODS)
     assert {row.seeds for row in results.rows} == {size.seeds}
-    benchmark = ScenesBenchmark("semantic_segmentation", size).describe()
+    benchmark = ScenesBenchmark("semantic_segmentation", "upernet", size).describe()
     assert results.settings["benchmark"] == json.loads(json.dumps(benchmark))
 
 

@@ -138,7 +138,7 @@ def test_the_task_decides_the_settings():
     assert (type(data), type(config)) == (ObjectDataConfig, DetectionConfig)
     benchmark = make_benchmark(study, data, config, TrainingConfig())
     assert isinstance(benchmark, ScenesBenchmark) and benchmark.metric == "ap50"
-    assert make_plan(study, [Variant("mona", "mona")], TrainingConfig(), True).seeds == study.embedded_size.seeds
+    assert make_plan(study, benchmark, [Variant("mona", "mona")], TrainingConfig(), True).seeds == 3
     _, _, data, config, _ = parse_study(AblateConfig, ["--dataset", "flowers102"])
     assert type(config) is ClassificationConfig and data.dataset == "flowers102"
     with pytest.raises(ValueError, match="Unknown task 'segmentation'; choose one of classification"):

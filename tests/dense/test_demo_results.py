@@ -7,20 +7,24 @@ from statistics import mean, stdev
 import pytest
 
 from mona_peft.tasks.dense_demo import METHODS, SIZES
+from mona_peft.tasks.dense_demo_models import MODELS
 
 ROOT = Path(__file__).parents[2]
-MODELS = {
-    "semantic_segmentation": "UperNet, mean IoU",
-    "detection": "RetinaNet, box AP",
-    "instance_segmentation": "Cascade Mask R-CNN, mask AP",
+METRICS = {
+    "semantic_segmentation": "mean IoU",
+    "detection": "box AP",
+    "instance_segmentation": "mask AP",
 }
 
 
-@pytest.mark.parametrize("task", MODELS)
-def test_readme_shows_the_demo_results(task):
-    rows = json.loads((ROOT / "results" / "demo-dense" / f"{task}.json").read_text(encoding="utf-8"))["rows"]
+@pytest.mark.parametrize("architecture", MODELS)
+def test_readme_shows_the_demo_results(architecture):
+    result = json.loads((ROOT / "results" / "demo-dense" / f"{architecture}.json").read_text(encoding="utf-8"))
+    rows, model = result["rows"], MODELS[architecture]
+    assert (result["architecture"], result["task"]) == (architecture, model.task)
     assert tuple(row["method"] for row in rows) == METHODS
     assert {len(row["test"]) for row in rows} == {SIZES["full"].seeds}
+    assert {row["learning_rate"] for row in rows} <= set(model.learning_rates)
     cells = [f"{100 * mean(row['test']):.1f} ± {100 * stdev(row['test']):.1f}" for row in rows]
-    line = f"| {MODELS[task]} | {' | '.join(cells)} |"
+    line = f"| {model.title}, {METRICS[model.task]} | {' | '.join(cells)} |"
     assert line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()

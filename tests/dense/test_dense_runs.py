@@ -18,9 +18,10 @@ from mona_peft.data.coco import write_coco
 from mona_peft.data.objects import training_targets
 from mona_peft.data.scene_objects import scene_objects
 from mona_peft.tasks.dense_demo import run_dense_demo
+from mona_peft.tasks.dense_demo_models import MODELS
 from mona_peft.training import Trainer
 from mona_peft.training.run_folder import read_log
-from tests.dense.tiny import SCENES, SIZES, tiny_task, tiny_training, write_swin
+from tests.dense.tiny import ARCHITECTURES, SCENES, SIZES, tiny_task, tiny_training, write_swin
 from tests.training.launching import ROOT, launch
 from tests.training.test_kill import assert_same_run, kill_until_done
 
@@ -188,10 +189,18 @@ def test_trains_on_coco_with_a_bad_file_left_out(swin, tmp_path, capsys):
     assert Trainer(tiny_task("retinanet", swin, data=data), tiny_training(num_epochs=1)).train()["steps"] == 2
 
 
+def test_the_demo_refuses_another_tasks_model(tmp_path):
+    with pytest.raises(ValueError, match="'upernet'; choose one of retinanet, detr, conditional_detr"):
+        run_dense_demo("detection", "upernet", "tiny", tmp_path)
+    with pytest.raises(ValueError, match="'huge'; choose one of full, tiny"):
+        run_dense_demo("detection", "detr", "huge", tmp_path)
+    assert set(MODELS) == set(ARCHITECTURES) and not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["semantic_segmentation", "detection", "instance_segmentation"])
-def test_the_demo(task, tmp_path):
-    result = run_dense_demo(task, "tiny", tmp_path)
+@pytest.mark.parametrize("architecture", MODELS)
+def test_the_demo(architecture, tmp_path):
+    result = run_dense_demo(MODELS[architecture].task, architecture, "tiny", tmp_path)
     assert [row["method"] for row in result["rows"]] == ["mona", "fixed", "full"]
     assert all(len(row["test"]) == 2 and 0 <= min(row["test"]) <= max(row["test"]) <= 1 for row in result["rows"])
     trains = {row["method"]: row["backbone_trainable"] for row in result["rows"]}
@@ -199,10 +208,9 @@ def test_the_demo(task, tmp_path):
     assert len({row["head_trainable"] for row in result["rows"]}) == 1
     with Image.open(result["pictures"]) as sheet:
         assert min(sheet.size) > 300
-    repositories = list(Path(tmp_path / task).glob("mona-*/model"))
+    repositories = list(Path(tmp_path / architecture).glob("mona-*/model"))
     assert len(repositories) == 2
     first, second = (load_file(folder / "adapter_model.safetensors") for folder in repositories)
     assert first.keys() == second.keys() and not all(torch.equal(first[name], second[name]) for name in first)
-    assert mona_peft.load(repositories[0]).model.config.name_or_path == str(
-        (tmp_path / "pretrained" / "model").resolve()
-    )
+    backbone = tmp_path / "pretrained" / MODELS[architecture].backbone / "model"
+    assert mona_peft.load(repositories[0]).model.config.name_or_path == str(backbone.resolve())

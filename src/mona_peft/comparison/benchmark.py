@@ -22,6 +22,10 @@ class Benchmark(ABC):
     metric: str = "accuracy"
     metric_name: str = "accuracy"
     greater_is_better: bool = True
+    #: Runs of each variant where no number is asked for.
+    seeds: int = 3
+    #: The grid of learning rates where none is asked for; around that of the recipe if empty.
+    learning_rates: tuple[float, ...] = ()
 
     def prepare(self, variants: list[Variant], folder: Path) -> None:  # noqa: B027 (most need nothing)
         """Make what all runs need, such as pretrained backbones, in `folder`, unless it is there."""

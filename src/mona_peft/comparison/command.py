@@ -23,25 +23,18 @@ from mona_peft.comparison.study import Plan, Study, settings_of
 from mona_peft.comparison.table import REFERENCE, make_rows, sort_rows
 from mona_peft.comparison.variants import PAPER_METHODS, Variant, method_variants
 from mona_peft.comparison.versions import package_versions
-from mona_peft.data.dense_sources import ObjectDataConfig, SegmentationDataConfig
 from mona_peft.data.sources import DataConfig
 from mona_peft.options import option
 from mona_peft.tasks.classification import ClassificationConfig
 from mona_peft.tasks.dense_demo import SIZES as DENSE_SIZES
-from mona_peft.tasks.dense_demo import DenseDemoSize
-from mona_peft.tasks.detection import DetectionConfig
-from mona_peft.tasks.digits_demo import DemoSize
-from mona_peft.tasks.instance_segmentation import InstanceSegmentationConfig
-from mona_peft.tasks.semantic_segmentation import SemanticSegmentationConfig
+from mona_peft.tasks.dense_kinds import DENSE_KINDS
 from mona_peft.training.arguments import parse_arguments
 from mona_peft.training.config import TrainingConfig
 
 # By task: the settings of its data and of itself.
 TASK_ARGUMENTS: dict[str, tuple[type, type]] = {
     "classification": (DataConfig, ClassificationConfig),
-    "semantic_segmentation": (SegmentationDataConfig, SemanticSegmentationConfig),
-    "detection": (ObjectDataConfig, DetectionConfig),
-    "instance_segmentation": (ObjectDataConfig, InstanceSegmentationConfig),
+    **{name: (kind.data_settings, kind.settings) for name, kind in DENSE_KINDS.items()},
 }
 
 
@@ -65,11 +58,6 @@ class StudyConfig:
             raise ValueError(f"Unknown study_size {self.study_size!r}; choose one of {', '.join(DIGITS_SIZES)}.")
         if self.task not in TASK_ARGUMENTS:
             raise ValueError(f"Unknown task {self.task!r}; choose one of {', '.join(TASK_ARGUMENTS)}.")
-
-    @property
-    def embedded_size(self) -> DemoSize | DenseDemoSize:
-        """Size of the embedded study."""
-        return DIGITS_SIZES[self.study_size] if self.task == "classification" else DENSE_SIZES[self.study_size]
 
 
 @dataclass
@@ -116,7 +104,7 @@ def run_comparison(
     options = {**(DIGITS_OPTIONS if embedded else {}), **json.loads(compare.variant_options)}
     variants = method_variants(compare.methods, options)
     benchmark = make_benchmark(study, data, config, training)
-    results = run_study(study, benchmark, make_plan(study, variants, training, embedded), REFERENCE)
+    results = run_study(study, benchmark, make_plan(study, benchmark, variants, training, embedded), REFERENCE)
     if compare.readme:
         path = Path(compare.readme)
         text = replace_block(path.read_text(encoding="utf-8"), results.summary(), block_name(study.task))
@@ -142,7 +130,7 @@ def run_ablation(
         ablate.backbones or (tuple(BACKBONE_WIDTHS) if digits else ()),
     )
     benchmark = make_benchmark(study, data, config, training)
-    plan = make_plan(study, variants, training, embedded)
+    plan = make_plan(study, benchmark, variants, training, embedded)
     full_rates = tuple(ablate.full_rates or ((DIGITS_FULL_RATE,) if digits else plan.learning_rates))
     plan = replace(plan, rates={v.label: full_rates for v in variants if v.method == "full"})
     if digits and not study.learning_rates:
@@ -157,15 +145,16 @@ def make_benchmark(study: StudyConfig, data: Any, config: Any, training: Trainin
             return DigitsBenchmark(DIGITS_SIZES[study.study_size])
         return ClassificationBenchmark(data, config, training)
     if data.dataset is None:
-        return ScenesBenchmark(study.task, DENSE_SIZES[study.study_size])
+        return ScenesBenchmark(study.task, config.architecture, DENSE_SIZES[study.study_size])
     return DenseBenchmark(study.task, data, config, training)
 
 
-def make_plan(study: StudyConfig, variants: Sequence[Variant], training: TrainingConfig, embedded: bool) -> Plan:
+def make_plan(
+    study: StudyConfig, benchmark: Benchmark, variants: Sequence[Variant], training: TrainingConfig, embedded: bool
+) -> Plan:
     """The plan that was asked for, with the benchmark's defaults for what was not."""
-    size = study.embedded_size
-    seeds = study.seeds or (size.seeds if embedded else 3)
-    default_rates = size.learning_rates if embedded else tuple(f * training.learning_rate for f in RATE_FACTORS)
+    seeds = study.seeds or benchmark.seeds
+    default_rates = benchmark.learning_rates or tuple(f * training.learning_rate for f in RATE_FACTORS)
     # A run on the digits takes seconds, one on the scenes most of a minute.
     embedded_search = min(2, seeds) if study.task == "classification" else 1
     search_seeds = study.search_seeds or (embedded_search if embedded else None)

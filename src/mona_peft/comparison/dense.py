@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mona_peft.comparison.benchmark import Benchmark
 from mona_peft.comparison.recipe import RecipeBenchmark
 from mona_peft.comparison.variants import Variant
-from mona_peft.data.dense_sources import load_objects, load_segmentation
-from mona_peft.tasks.dense_demo import SCENES, TASKS, DenseDemoSize, demo_training
-from mona_peft.tasks.dense_demo_pretraining import pretrain_small_swin
-from mona_peft.tasks.detection import DetectionTask
-from mona_peft.tasks.instance_segmentation import InstanceSegmentationTask
-from mona_peft.tasks.semantic_segmentation import SemanticSegmentationTask
+from mona_peft.tasks.dense_demo import DenseDemoSize, demo_training
+from mona_peft.tasks.dense_demo_models import SCENES, demo_model, scene_task
+from mona_peft.tasks.dense_demo_pretraining import pretrain_backbone
+from mona_peft.tasks.dense_kinds import DENSE_KINDS
 from mona_peft.training import Task, TrainingConfig
-
-# By task: what makes it of data and settings, what loads its data.
-DENSE_TASKS: dict[str, tuple[Callable[[Any, Any], Task], Callable[[Any], Any]]] = {
-    "semantic_segmentation": (SemanticSegmentationTask, load_segmentation),
-    "detection": (DetectionTask, load_objects),
-    "instance_segmentation": (InstanceSegmentationTask, load_objects),
-}
 
 METRICS = {
     "semantic_segmentation": ("mean_iou", "mean IoU"),
@@ -37,7 +26,7 @@ class DenseBenchmark(RecipeBenchmark):
     """A dense data set with the recipe of a run.
 
     Args:
-        task_name (`str`): A key of `DENSE_TASKS`.
+        task_name (`str`): A key of `DENSE_KINDS`.
         data (`Any`): See `RecipeBenchmark`.
         config (`Any`): See `RecipeBenchmark`.
         training (`TrainingConfig`): See `RecipeBenchmark`.
@@ -54,48 +43,56 @@ class DenseBenchmark(RecipeBenchmark):
 
     def load(self, seed: int) -> Any:
         """Load the data set; nothing of it is drawn."""
-        return DENSE_TASKS[self.task_name][1](self.data)
+        return DENSE_KINDS[self.task_name].load(self.data)
 
     def make(self, data: Any, config: Any) -> Task:
         """Give the dense task."""
-        return DENSE_TASKS[self.task_name][0](data, config)
+        return DENSE_KINDS[self.task_name].make(data, config)
 
 
 class ScenesBenchmark(Benchmark):
-    """The dense demo's scenes: a small Swin pretrained to classify the digits 0 to 4 is adapted to find 5 to 9.
+    """The dense demo's scenes: a small backbone pretrained to classify the digits 0 to 4 is adapted to find 5 to 9.
 
     Args:
-        task_name (`str`): A key of `DENSE_TASKS`.
+        task_name (`str`): A key of `DENSE_KINDS`.
+        architecture (`str`): One of the task's.
         size (`DenseDemoSize`): Scenes and steps.
+
+    Raises:
+        ValueError: If the task has no such architecture.
     """
 
-    def __init__(self, task_name: str, size: DenseDemoSize) -> None:
-        self.task_name = task_name
+    def __init__(self, task_name: str, architecture: str, size: DenseDemoSize) -> None:
+        self.architecture = architecture
+        self.model = demo_model(task_name, architecture)
         self.size = size
-        self.title = f"scenes of scanned digits 5 to 9, {task_name.replace('_', ' ')}"
-        self.metric, self.metric_name = METRICS[task_name]
+        self.title = f"scenes of scanned digits 5 to 9, {self.model.task.replace('_', ' ')} with {self.model.title}"
+        self.metric, self.metric_name = METRICS[self.model.task]
+        self.seeds = size.seeds
+        self.learning_rates = size.learning_rates(architecture)
 
     def describe(self) -> dict[str, Any]:
         """Everything of the size that concerns the task, but what a plan decides."""
         return {
-            "benchmark": f"scenes-{self.task_name}",
+            "benchmark": f"scenes-{self.model.task}",
+            "architecture": self.architecture,
             "settings": asdict(SCENES),
             "pretraining_epochs": self.size.pretraining_epochs,
-            "scenes": self.size.scenes,
-            "steps": self.size.steps[self.task_name],
+            "scenes": self.size.scenes(self.architecture),
+            "steps": self.size.steps(self.architecture),
         }
 
     def prepare(self, variants: list[Variant], folder: Path) -> None:
         """Pretrain the backbone, once."""
-        pretrain_small_swin(folder / "pretrained", self.size.pretraining_epochs)
+        pretrain_backbone(self.model.backbone, folder / "pretrained", self.size.pretraining_epochs)
 
     def task(self, variant: Variant, seed: int, folder: Path) -> Task:
         """The demo's task with the variant's method."""
-        backbone = (folder / "pretrained" / "model").resolve()
-        task: Any = TASKS[self.task_name](variant.method, backbone, self.size.scenes)
-        make, _ = DENSE_TASKS[self.task_name]
-        return make(task.data, replace(task.config, method_options=json.dumps(variant.options)))
+        backbone = folder / "pretrained" / self.model.backbone / "model"
+        return scene_task(
+            self.architecture, variant.method, backbone, self.size.scenes(self.architecture), variant.options
+        )
 
     def training(self, learning_rate: float, seed: int) -> TrainingConfig:
         """The demo's recipe."""
-        return demo_training(self.task_name, self.size, learning_rate, seed)
+        return demo_training(self.architecture, self.size, learning_rate, seed)

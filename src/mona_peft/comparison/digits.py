@@ -52,6 +52,8 @@ class DigitsBenchmark(Benchmark):
 
     def __init__(self, size: DemoSize) -> None:
         self.size = size
+        self.seeds = size.seeds
+        self.learning_rates = size.learning_rates
 
     def describe(self) -> dict[str, Any]:
         """Everything of the size but what a plan decides."""

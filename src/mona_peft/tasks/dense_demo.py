@@ -1,13 +1,12 @@
-"""The dense demo: a small Swin pretrained to classify scanned digits 0 to 4 is adapted to find 5 to 9 in scenes.
+"""The dense demo: a small backbone pretrained to classify scanned digits 0 to 4 is adapted to find 5 to 9 in scenes.
 
-Each task is trained with Mona, with the backbone fixed and in full, over several seeds, at the learning rate of the
+Each model is trained with Mona, with the backbone fixed and in full, over several seeds, at the learning rate of the
 grid that serves the method best on the validation scenes (tried with the first seed). The test scenes, whose digits
 and photographs are in no other split, are read once for each run at that rate. The backbone never saw a scene before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,25 +15,17 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
-from mona_peft.data.ade20k import scene_segmentation
-from mona_peft.data.scene_objects import scene_objects
-from mona_peft.data.scenes import SceneSettings
 from mona_peft.methods import count_parameters
 from mona_peft.models.building import head_paths
 from mona_peft.options import option
+from mona_peft.tasks.dense_demo_models import MODELS, SCENES, demo_model, scene_task
 from mona_peft.tasks.dense_demo_pictures import draw_predictions
-from mona_peft.tasks.dense_demo_pretraining import pretrain_small_swin
-from mona_peft.tasks.detection import DetectionConfig, DetectionTask
-from mona_peft.tasks.instance_segmentation import InstanceSegmentationConfig, InstanceSegmentationTask
-from mona_peft.tasks.semantic_segmentation import SemanticSegmentationConfig, SemanticSegmentationTask
+from mona_peft.tasks.dense_demo_pretraining import pretrain_backbone
 from mona_peft.training import Trainer, TrainingConfig
 from mona_peft.training.checkpointing import write_json
 from mona_peft.training.repository import weights_size
-from mona_peft.training.task import Task
 
 METHODS = ("mona", "fixed", "full")
-METHOD_OPTIONS = {"mona": {"bottleneck_dim": 16}}
-SCENES = SceneSettings(size=64, max_objects=2, object_share=(0.4, 0.65), dark_ink_share=0.0, brightness=0.4)
 
 
 @dataclass
@@ -42,7 +33,7 @@ class DenseDemoConfig:
     """The demo, run when no dataset is given."""
 
     demo_size: str = option("full", "How much the demo does: full (half an hour) or tiny (seconds).")
-    demo_dir: str = option("outputs/demo-dense", "Where the demo writes; the tasks share its pretrained backbone.")
+    demo_dir: str = option("outputs/demo-dense", "Where the demo writes; its models share their pretrained backbones.")
 
 
 @dataclass(frozen=True)
@@ -50,80 +41,50 @@ class DenseDemoSize:
     """How much the demo does.
 
     Args:
-        pretraining_epochs (`int`): over the scans of 0 to 4.
-        scenes (`dict[str, int]`): scenes of each split.
-        steps (`dict[str, int]`): optimiser steps of a run of each task.
+        pretraining_epochs (`int`): over the scans of 0 to 4, see `pretrain_backbone`.
+        held_out (`dict[str, int]`): scenes of each split but training.
         seeds (`int`): runs of each method.
-        learning_rates (`tuple[float, ...]`): the grid of every method.
+        most_scenes (`int`, *optional*): training scenes, where that is fewer than the model's own.
+        most_steps (`int`, *optional*): optimiser steps of a run, where that is fewer than the model's own.
+        most_rates (`int`, *optional*): how much of the model's grid of learning rates is tried.
     """
 
     pretraining_epochs: int
-    scenes: dict[str, int]
-    steps: dict[str, int]
+    held_out: dict[str, int]
     seeds: int
-    learning_rates: tuple[float, ...]
+    most_scenes: int | None = None
+    most_steps: int | None = None
+    most_rates: int | None = None
+
+    def scenes(self, architecture: str) -> dict[str, int]:
+        """Scenes of each split."""
+        scenes = MODELS[architecture].train_scenes
+        return {"train": min(scenes, self.most_scenes or scenes), **self.held_out}
+
+    def steps(self, architecture: str) -> int:
+        """Optimiser steps of a run."""
+        steps = MODELS[architecture].steps
+        return min(steps, self.most_steps or steps)
+
+    def learning_rates(self, architecture: str) -> tuple[float, ...]:
+        """The grid of every method."""
+        return MODELS[architecture].learning_rates[: self.most_rates]
 
 
 SIZES = {
     "full": DenseDemoSize(
         pretraining_epochs=20,
-        scenes={"train": 640, "validation": 60, "test": 200},
-        steps={"semantic_segmentation": 500, "detection": 1200, "instance_segmentation": 300},
+        held_out={"validation": 60, "test": 200},
         seeds=3,
-        learning_rates=(3e-3, 1e-2),
     ),
     "tiny": DenseDemoSize(
         pretraining_epochs=1,
-        scenes={"train": 16, "validation": 4, "test": 4},
-        steps={"semantic_segmentation": 3, "detection": 3, "instance_segmentation": 3},
+        held_out={"validation": 4, "test": 4},
         seeds=2,
-        learning_rates=(3e-3,),
+        most_scenes=16,
+        most_steps=3,
+        most_rates=1,
     ),
-}
-
-
-def _common(method: str, backbone: Path) -> dict[str, Any]:
-    """Settings of every task. A mirrored digit is another sign, so nothing is mirrored."""
-    return {
-        "model_name_or_path": str(backbone.resolve()),
-        "method": method,
-        "method_options": METHOD_OPTIONS.get(method, {}),
-        "short_side": SCENES.size,
-        "long_side": SCENES.size,
-        "horizontal_flip": 0.0,
-    }
-
-
-def segmentation_task(method: str, backbone: Path, scenes: dict[str, int]) -> Task:
-    """UperNet, narrow."""
-    # Batch norm hides the scale of the weights before it: from the usual 0.02, made for hundreds of channels, every
-    # step of Adam would turn them into others.
-    options: Any = {"hidden_size": 32, "auxiliary_channels": 16, "initializer_range": 0.1}
-    config = SemanticSegmentationConfig(
-        **_common(method, backbone), architecture_options=options, crop_side=SCENES.size, scale=[0.9, 1.2]
-    )
-    return SemanticSegmentationTask(scene_segmentation(scenes, SCENES), config)
-
-
-def detection_task(method: str, backbone: Path, scenes: dict[str, int]) -> Task:
-    """RetinaNet, narrow, on all three stages of the small Swin: its digits are as small as the finest anchors."""
-    options: Any = {"fpn_channels": 32, "norm_groups": 8}
-    config = DetectionConfig(**_common(method, backbone), architecture_options=options, out_indices=[1, 2, 3])
-    return DetectionTask(scene_objects(scenes, SCENES), config)
-
-
-def instance_task(method: str, backbone: Path, scenes: dict[str, int]) -> Task:
-    """Cascade Mask R-CNN, narrow."""
-    heads = {"box_convs": 1, "box_features": 64, "mask_convs": 2, "rois_per_image": 32}
-    options: Any = {"fpn_channels": 32, "proposals": 64, "anchor_scale": 4, "heads": heads}
-    config = InstanceSegmentationConfig(**_common(method, backbone), architecture_options=options)
-    return InstanceSegmentationTask(scene_objects(scenes, SCENES), config)
-
-
-TASKS: dict[str, Callable[[str, Path, dict[str, int]], Task]] = {
-    "semantic_segmentation": segmentation_task,
-    "detection": detection_task,
-    "instance_segmentation": instance_task,
 }
 
 
@@ -140,9 +101,9 @@ class DenseRun:
     repository: Path
 
 
-def demo_training(task_name: str, size: DenseDemoSize, learning_rate: float, seed: int) -> TrainingConfig:
+def demo_training(architecture: str, size: DenseDemoSize, learning_rate: float, seed: int) -> TrainingConfig:
     """Settings of the loop of one run, without a folder."""
-    steps = size.steps[task_name]
+    steps = size.steps(architecture)
     return TrainingConfig(
         num_epochs=steps,
         max_steps=steps,
@@ -160,27 +121,31 @@ def demo_training(task_name: str, size: DenseDemoSize, learning_rate: float, see
     )
 
 
-def train_once(task_name: str, method: str, rate: float, seed: int, size: DenseDemoSize, folder: Path) -> DenseRun:
+def train_once(
+    architecture: str, method: str, rate: float, seed: int, size: DenseDemoSize, backbone: Path, folder: Path
+) -> DenseRun:
     """Train one method at one learning rate with one seed, and save it under `folder`."""
-    task = TASKS[task_name](method, folder / "pretrained" / "model", size.scenes)
-    output = folder / task_name / f"{method}-{rate:g}-{seed}"
-    config = demo_training(task_name, size, rate, seed)
+    task = scene_task(architecture, method, backbone, size.scenes(architecture))
+    output = folder / architecture / f"{method}-{rate:g}-{seed}"
+    config = demo_training(architecture, size, rate, seed)
     trainer = Trainer(task, replace(config, output_dir=str(output), overwrite_output_dir=True))
     figures = trainer.train()
     trainer.save(figures)
     return DenseRun(method, rate, seed, figures[f"best_{task.best_metric}"], figures, trainer, output / "model")
 
 
-def run_method(task_name: str, method: str, size: DenseDemoSize, folder: Path, bar: Any) -> list[DenseRun]:
+def run_method(
+    architecture: str, method: str, size: DenseDemoSize, backbone: Path, folder: Path, bar: Any
+) -> list[DenseRun]:
     """Choose the rate with the first seed, then run the other seeds at it."""
 
     def train(rate: float, seed: int) -> DenseRun:
         bar.set_postfix(method=method, lr=rate, seed=seed)
-        run = train_once(task_name, method, rate, seed, size, folder)
+        run = train_once(architecture, method, rate, seed, size, backbone, folder)
         bar.update()
         return run
 
-    trials = [train(rate, 0) for rate in size.learning_rates]
+    trials = [train(rate, 0) for rate in size.learning_rates(architecture)]
     best = max(trials, key=lambda run: run.validation)
     return [best, *(train(best.learning_rate, seed) for seed in range(1, size.seeds))]
 
@@ -224,11 +189,12 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def run_dense_demo(task_name: str, size_name: str, folder: Path) -> dict[str, Any]:
-    """Pretrain (once for all tasks), train every method, print the table and draw predictions beside the truth.
+def run_dense_demo(task_name: str, architecture: str, size_name: str, folder: Path) -> dict[str, Any]:
+    """Pretrain (once for all models), train every method, print the table and draw predictions beside the truth.
 
     Args:
-        task_name (`str`): a key of `TASKS`.
+        task_name (`str`): a key of `DENSE_KINDS`.
+        architecture (`str`): one of the task's.
         size_name (`str`): a key of `SIZES`.
         folder (`Path`): where everything is written.
 
@@ -236,23 +202,24 @@ def run_dense_demo(task_name: str, size_name: str, folder: Path) -> dict[str, An
         `dict[str, Any]`: the rows of the table and the path of the pictures.
 
     Raises:
-        `ValueError`: if there is no such size.
+        `ValueError`: if there is no such size, or the task has no such architecture.
     """
     if size_name not in SIZES:
         raise ValueError(f"Unknown demo size {size_name!r}; choose one of {', '.join(SIZES)}.")
-    size = SIZES[size_name]
+    size, model = SIZES[size_name], demo_model(task_name, architecture)
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    pretrain_small_swin(folder / "pretrained", size.pretraining_epochs)
-    total = len(METHODS) * (len(size.learning_rates) + size.seeds - 1)
-    with tqdm(total=total, desc=task_name.replace("_", " "), unit="run") as bar:
-        runs = {method: run_method(task_name, method, size, folder, bar) for method in METHODS}
+    backbone = pretrain_backbone(model.backbone, folder / "pretrained", size.pretraining_epochs)
+    total = len(METHODS) * (len(size.learning_rates(architecture)) + size.seeds - 1)
+    with tqdm(total=total, desc=model.title, unit="run") as bar:
+        runs = {method: run_method(architecture, method, size, backbone, folder, bar) for method in METHODS}
     rows = [table_row(group) for group in runs.values()]
-    scenes = f"{size.scenes['train']} training scenes, {size.scenes['test']} test scenes, {size.seeds} seeds"
-    print(f"\n{task_name.replace('_', ' ')}: {scenes}\n{format_table(rows)}")
-    pictures = folder / f"{task_name}.png"
-    draw_predictions({method: group[0].repository for method, group in runs.items()}, task_name, SCENES, pictures)
+    numbers = size.scenes(architecture)
+    scenes = f"{numbers['train']} training scenes, {numbers['test']} test scenes, {size.seeds} seeds"
+    print(f"\n{model.title}, {model.task.replace('_', ' ')}: {scenes}\n{format_table(rows)}")
+    pictures = folder / f"{architecture}.png"
+    draw_predictions({method: group[0].repository for method, group in runs.items()}, model.task, SCENES, pictures)
     print(f"Predictions beside the truth: {pictures}")
-    result = {"task": task_name, "rows": rows, "pictures": str(pictures)}
-    write_json(folder / f"{task_name}.json", result)
+    result = {"architecture": architecture, "task": model.task, "rows": rows, "pictures": str(pictures)}
+    write_json(folder / f"{architecture}.json", result)
     return result

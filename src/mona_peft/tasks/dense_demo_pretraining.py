@@ -1,4 +1,4 @@
-"""The small backbone of the dense demo: a Swin of three stages, pretrained to classify scanned digits 0 to 4.
+"""The small backbones of the dense demo, a Swin and a ViT, pretrained to classify scanned digits 0 to 4.
 
 The scans stand at a random place of a plain canvas, about as large in it as digits are in the scenes.
 """
@@ -6,15 +6,25 @@ The scans stand at a random place of a plain canvas, about as large in it as dig
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
-from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessor
+from transformers import (
+    SwinConfig,
+    SwinForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from mona_peft.data.classification import ClassificationData
 from mona_peft.data.digits import load_pretraining_digits
+from mona_peft.models.backbones import label_maps
 from mona_peft.tasks.classification import ClassificationConfig, ClassificationTask
 from mona_peft.training import Trainer, TrainingConfig
 
@@ -34,10 +44,45 @@ def small_swin(class_names: tuple[str, ...]) -> SwinForImageClassification:
         window_size=4,
         drop_path_rate=0.0,
         initializer_range=0.1,  # the usual 0.02 is for widths of hundreds: here signals would fade
-        id2label=dict(enumerate(class_names)),
-        label2id={name: label for label, name in enumerate(class_names)},
+        **label_maps(class_names),
     )
     return SwinForImageClassification(config)
+
+
+def small_vit(class_names: tuple[str, ...]) -> ViTForImageClassification:
+    """A ViT of three blocks on a 16x16 grid of 4x4 patches, with random weights."""
+    config = ViTConfig(
+        image_size=IMAGE_SIZE,
+        patch_size=4,
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=128,
+        initializer_range=0.1,
+        **label_maps(class_names),
+    )
+    return ViTForImageClassification(config)
+
+
+@dataclass(frozen=True)
+class SmallBackbone:
+    """How a backbone is made and pretrained.
+
+    Args:
+        make (`Callable`): makes the classifier of its class names.
+        learning_rate (`float`): of the pretraining.
+        epochs_factor (`int`): how many times as long as the Swin it takes to pretrain.
+    """
+
+    make: Callable[[tuple[str, ...]], Any]
+    learning_rate: float
+    epochs_factor: int = 1
+
+
+BACKBONES = {
+    "swin": SmallBackbone(small_swin, 2e-3),
+    "vit": SmallBackbone(small_vit, 1e-3, epochs_factor=2),
+}
 
 
 def scattered(scans: Dataset, seed: int) -> Dataset:
@@ -54,8 +99,19 @@ def scattered(scans: Dataset, seed: int) -> Dataset:
     return Dataset.from_dict({"image": images, "label": scans["label"]}, features=features)
 
 
-def pretrain_small_swin(folder: Path, epochs: int) -> Path:
-    """Pretrain into `folder`, unless that was done there with as many epochs, and give back the model's folder."""
+def pretrain_backbone(name: str, folder: Path, swin_epochs: int) -> Path:
+    """Pretrain into `folder / name`, unless that was done there with as many epochs.
+
+    Args:
+        name (`str`): a key of `BACKBONES`.
+        folder (`Path`): of all the demo's backbones.
+        swin_epochs (`int`): epochs over the scans of 0 to 4 that the Swin gets; others get their factor of it.
+
+    Returns:
+        `Path`: folder of the model.
+    """
+    backbone, folder = BACKBONES[name], folder / name
+    epochs = swin_epochs * backbone.epochs_factor
     record = folder / DONE
     if record.exists() and json.loads(record.read_text(encoding="utf-8"))["epochs"] == epochs:
         return folder / "model"
@@ -74,16 +130,16 @@ def pretrain_small_swin(folder: Path, epochs: int) -> Path:
         num_epochs=epochs,
         batch_size=32,
         eval_batch_size=100,
-        learning_rate=2e-3,
+        learning_rate=backbone.learning_rate,
         warmup_epochs=1,
         eval_epochs=max(1, epochs // 5),
         no_checkpoints=True,
         report_to=["none"],
     )
-    trainer = Trainer(ClassificationTask(data, config, model_factory=small_swin, processor=processor), training)
+    trainer = Trainer(ClassificationTask(data, config, model_factory=backbone.make, processor=processor), training)
     figures = trainer.train()
     trainer.save(figures)
     trainer.close()
-    print(f"Pretrained on digits 0 to 4: validation accuracy {figures['best_accuracy']:.1%}")
+    print(f"{name} pretrained on digits 0 to 4: validation accuracy {figures['best_accuracy']:.1%}")
     record.write_text(json.dumps({"epochs": epochs, "accuracy": figures["best_accuracy"]}), encoding="utf-8")
     return folder / "model"
