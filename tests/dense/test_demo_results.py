@@ -17,7 +17,11 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize("architecture", MODELS)
+# The README says what is known of it instead.
+UNMEASURED = {"detr"}
+
+
+@pytest.mark.parametrize("architecture", sorted(MODELS.keys() - UNMEASURED))
 def test_readme_shows_the_demo_results(architecture):
     result = json.loads((ROOT / "results" / "demo-dense" / f"{architecture}.json").read_text(encoding="utf-8"))
     rows, model = result["rows"], MODELS[architecture]
