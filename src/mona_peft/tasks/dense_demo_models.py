@@ -44,7 +44,7 @@ SEGMENTATION = {"crop_side": SCENES.size, "scale": [0.9, 1.2]}
 # fade. Under batch norm, which hides the scale of the weights before it, Adam would turn them into others
 # with every step.
 # In DETR's losses boxes outweigh classes so far that on the scenes nearly all boxes were right and half of the classes
-# wrong, whatever trains in the backbone; with weights of one both are learnt.
+# wrong, and Mona no better than a fixed backbone; with weights of one both are learnt.
 DETR = {
     "d_model": 64,
     "encoder_layers": 1,
