@@ -125,19 +125,27 @@ def test_parameters_of_every_method_are_printed():
 
 
 @pytest.mark.slow
-def test_compare_takes_the_dense_scenes(tmp_path):
+@pytest.mark.parametrize(
+    ("task", "architecture", "metric", "name"),
+    [
+        ("semantic_segmentation", "upernet", "mean_iou", "mean IoU"),
+        ("detection", "conditional_detr", "box_ap", "box AP"),
+        ("instance_segmentation", "mask2former", "mask_ap", "mask AP"),
+    ],
+)
+def test_compare_takes_the_dense_scenes(tmp_path, task, architecture, metric, name):
     arguments = ("--study_size", "tiny", "--study_dir", tmp_path, "--seeds", "1", "--methods", "ssf")
-    output = launch("compare.py", "--task", "semantic_segmentation", *arguments).stdout
+    output = launch("compare.py", "--task", task, "--architecture", architecture, *arguments).stdout
     (record,) = (json.loads(path.read_text()) for path in (tmp_path / "runs").iterdir())
-    assert record["test"]["mean_iou"] == pytest.approx(Results.load(tmp_path / "results").rows[0].mean)
-    assert "mean IoU, mean ± std" in output
+    assert record["test"][metric] == pytest.approx(Results.load(tmp_path / "results").rows[0].mean)
+    assert f"{name}, mean ± std" in output
 
 
 def test_the_task_decides_the_settings():
     study, compare, data, config, _ = parse_study(CompareConfig, ["--task=detection", "--methods", "mona"])
     assert (type(data), type(config)) == (ObjectDataConfig, DetectionConfig)
     benchmark = make_benchmark(study, data, config, TrainingConfig())
-    assert isinstance(benchmark, ScenesBenchmark) and benchmark.metric == "ap50"
+    assert isinstance(benchmark, ScenesBenchmark) and benchmark.metric == "box_ap"
     assert make_plan(study, benchmark, [Variant("mona", "mona")], TrainingConfig(), True).seeds == 3
     _, _, data, config, _ = parse_study(AblateConfig, ["--dataset", "flowers102"])
     assert type(config) is ClassificationConfig and data.dataset == "flowers102"

@@ -17,7 +17,7 @@ from mona_peft.training import Task, TrainingConfig
 
 METRICS = {
     "semantic_segmentation": ("mean_iou", "mean IoU"),
-    "detection": ("ap50", "AP at IoU 0.5"),
+    "detection": ("box_ap", "box AP"),
     "instance_segmentation": ("mask_ap", "mask AP"),
 }
 
@@ -38,8 +38,8 @@ class DenseBenchmark(RecipeBenchmark):
         super().__init__(task_name, data, config, training)
         self.title = f"{data.dataset}, {task_name.replace('_', ' ')}, {Path(config.model_name_or_path).name}"
         self.metric, self.metric_name = METRICS[task_name]
-        if task_name == "detection" and config.protocol != "voc":
-            self.metric, self.metric_name = "box_ap", "box AP"
+        if task_name == "detection" and config.protocol == "voc":
+            self.metric, self.metric_name = "ap50", "AP at IoU 0.5"
 
     def load(self, seed: int) -> Any:
         """Load the data set; nothing of it is drawn."""
