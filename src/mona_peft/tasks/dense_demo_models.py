@@ -39,10 +39,12 @@ class DemoModel:
     train_scenes: int = 640
 
 
+# All models are narrow, and several get wider initial weights than the usual 0.02, which is made for hundreds of
+# channels: signals would fade, and under batch norm, which hides the scale of the weights before it, every step of
+# Adam would turn them into others.
+
 SEGMENTATION = {"crop_side": SCENES.size, "scale": [0.9, 1.2]}
-# Narrow layers need wider initial weights than the usual 0.02, which is made for hundreds of channels: signals would
-# fade. Under batch norm, which hides the scale of the weights before it, Adam would turn them into others
-# with every step.
+
 # In DETR's losses boxes outweigh classes so far that on the scenes nearly all boxes were right and half of the classes
 # wrong, and Mona no better than a fixed backbone; with weights of one both are learnt.
 DETR = {

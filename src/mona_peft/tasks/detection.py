@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from mona_peft.data.objects import ObjectData
 from mona_peft.options import option
 from mona_peft.tasks.objects import ObjectConfig, ObjectTask
 
@@ -30,7 +28,3 @@ class DetectionTask(ObjectTask):
     architectures = ("retinanet", "detr", "conditional_detr")
     # The paper's RetinaNet leaves out the first stage, and makes P6 and P7 itself; DETR takes the last map.
     stages = {"retinanet": (2, 3, 4), "detr": (-1,), "conditional_detr": (-1,)}
-
-    def __init__(self, data: ObjectData, config: DetectionConfig, processor: Any = None) -> None:
-        super().__init__(data, config, processor)
-        self.best_metric = "ap50" if config.protocol == "voc" else "box_ap"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from mona_peft.data.objects import ObjectData
 from mona_peft.options import option
 from mona_peft.tasks.objects import ObjectConfig, ObjectTask
 
@@ -22,6 +20,11 @@ class InstanceSegmentationConfig(ObjectConfig):
         if self.protocol != "coco":
             raise ValueError(f"protocol is {self.protocol!r}, but masks are measured by COCO's protocol alone.")
 
+    @property
+    def metric(self) -> str:
+        """The figure that runs are judged by."""
+        return "mask_ap"
+
 
 class InstanceSegmentationTask(ObjectTask):
     """Fine-tune an instance segmenter.
@@ -33,10 +36,6 @@ class InstanceSegmentationTask(ObjectTask):
     """
 
     name = "instance-segmentation"
-    best_metric = "mask_ap"
     with_masks = True
     architectures = ("cascade_mask_rcnn", "mask2former")
     # Both use all four stages.
-
-    def __init__(self, data: ObjectData, config: InstanceSegmentationConfig, processor: Any = None) -> None:
-        super().__init__(data, config, processor)

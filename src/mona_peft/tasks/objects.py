@@ -54,6 +54,11 @@ class ObjectConfig(DenseConfig):
         if self.crop and (len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1]):
             raise ValueError(f"crop is {self.crop}; give the least and the greatest side, such as --crop 384 600.")
 
+    @property
+    def metric(self) -> str:
+        """The figure that runs are judged by: the protocol's own."""
+        return "ap50" if self.protocol == "voc" else "box_ap"
+
 
 class ObjectSamples(Dataset):
     """One split as samples.
@@ -191,6 +196,7 @@ class ObjectTask(Task):
             )
         self.data = data
         self.config = config
+        self.best_metric = config.metric
         self.settings = image_settings(config, processor)
 
     def describe(self) -> dict[str, Any]:

@@ -44,6 +44,11 @@ class SemanticSegmentationConfig(DenseConfig):
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is {self.scale}; give the least and the greatest factor, such as --scale 0.5 2.")
 
+    @property
+    def metric(self) -> str:
+        """The figure that runs are judged by."""
+        return "mean_iou"
+
 
 class SegmentationSamples(Dataset):
     """One split as samples.
@@ -132,11 +137,11 @@ class SemanticSegmentationTask(Task):
     """
 
     name = "semantic-segmentation"
-    best_metric = "mean_iou"
 
     def __init__(self, data: SegmentationData, config: SemanticSegmentationConfig, processor: Any = None) -> None:
         self.data = data
         self.config = config
+        self.best_metric = config.metric
         self.settings = image_settings(config, processor)
 
     def describe(self) -> dict[str, Any]:
