@@ -22,8 +22,9 @@ from mona_peft.tasks.dense_demo_models import MODELS
 from mona_peft.training import Trainer
 from mona_peft.training.run_folder import read_log
 from tests.dense.tiny import ARCHITECTURES, SCENES, SIZES, tiny_task, tiny_training, write_swin
+from tests.training.killing import kill_until_done
 from tests.training.launching import ROOT, launch
-from tests.training.test_kill import assert_same_run, kill_until_done
+from tests.training.test_kill import assert_same_run
 
 SCRIPTS = {
     "upernet": "train_semantic_segmentation.py",
@@ -84,11 +85,8 @@ def test_killed_at_any_moment(swin, architecture, tmp_path):
     started = time.perf_counter()
     train(architecture, swin, tmp_path / "whole", resume=False)
     moment = (time.perf_counter() - started) / 8  # so that it takes several kills, on a machine at any load
-
-    def target(folder, resume):
-        train(architecture, swin, folder, resume)
-
-    assert kill_until_done(target, (tmp_path / "cut",), kills=4, longest=moment) >= 2
+    arguments = (architecture, swin, tmp_path / "cut")
+    assert kill_until_done(train, arguments, kills=4, longest=moment) >= 2
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 

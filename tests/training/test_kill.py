@@ -1,9 +1,6 @@
 """Runs killed with SIGKILL, for real, end as a run that was never killed."""
 
 import json
-import multiprocessing
-import os
-import random
 import signal
 import subprocess
 import sys
@@ -18,6 +15,7 @@ from mona_peft.tasks.classification import train_classifier
 from mona_peft.training import Trainer
 from mona_peft.training.run_folder import read_log
 from tests.tasks.tiny_classifier import as_flags, configs, write_classifier
+from tests.training.killing import kill_until_done
 from tests.training.test_loop import config
 from tests.training.toy import LineTask
 
@@ -73,27 +71,6 @@ def train_digits(model: Path, folder: Path, resume: bool) -> None:
     data, classification, training = configs(model, folder, num_epochs=6, checkpoint_steps=2, resume=resume)
     classification.mixup = 0.2
     train_classifier(data, classification, training)
-
-
-def kill_until_done(target, arguments: tuple, kills: int, longest: float) -> int:
-    """Run `target(*arguments, resume)` in children, killing the first ones; gives how many were killed."""
-    moments = random.Random(5)
-    context = multiprocessing.get_context("fork")
-    killed = 0
-    for attempt in range(kills + 1):
-        child = context.Process(target=target, args=(*arguments, attempt > 0))
-        child.start()
-        if attempt < kills:
-            child.join(moments.uniform(0.02, longest))
-            if child.is_alive():
-                os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        killed += child.exitcode == -signal.SIGKILL
-        assert child.exitcode in (0, -signal.SIGKILL)
-        if child.exitcode == 0:
-            break
-    assert child.exitcode == 0
-    return killed
 
 
 @pytest.mark.filterwarnings("ignore")
