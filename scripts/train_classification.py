@@ -14,7 +14,7 @@ from mona_peft.data.sources import DataConfig
 from mona_peft.options import option
 from mona_peft.tasks.classification import ClassificationConfig, train_classifier
 from mona_peft.tasks.digits_demo import run_demo
-from mona_peft.training.arguments import parse_arguments
+from mona_peft.training.arguments import parse_arguments, refuse_unused
 from mona_peft.training.config import TrainingConfig
 
 
@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Parse the command line and run."""
     data, classification, training, demo = parse_arguments(ARGUMENTS, arguments)
     if data.dataset is None:
+        refuse_unused((data, classification, training))
         return run_demo(demo.demo_size, Path(demo.demo_dir))
     return train_classifier(data, classification, training)
 

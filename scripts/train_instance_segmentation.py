@@ -13,7 +13,7 @@ from typing import Any
 from mona_peft.data.dense_sources import ObjectDataConfig, load_objects
 from mona_peft.tasks.dense_demo import DenseDemoConfig, run_dense_demo
 from mona_peft.tasks.instance_segmentation import InstanceSegmentationConfig, InstanceSegmentationTask
-from mona_peft.training.arguments import parse_arguments
+from mona_peft.training.arguments import parse_arguments, refuse_unused
 from mona_peft.training.config import TrainingConfig
 from mona_peft.training.run import run_task
 
@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Parse the command line and run."""
     data, config, training, demo = parse_arguments(ARGUMENTS, arguments)
     if data.dataset is None:
+        refuse_unused((data, config, training), used=["architecture"])
         return run_dense_demo("instance_segmentation", config.architecture, demo.demo_size, Path(demo.demo_dir))
     return run_task(InstanceSegmentationTask(load_objects(data), config), training)
 

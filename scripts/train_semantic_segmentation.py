@@ -13,7 +13,7 @@ from typing import Any
 from mona_peft.data.dense_sources import SegmentationDataConfig, load_segmentation
 from mona_peft.tasks.dense_demo import DenseDemoConfig, run_dense_demo
 from mona_peft.tasks.semantic_segmentation import SemanticSegmentationConfig, SemanticSegmentationTask
-from mona_peft.training.arguments import parse_arguments
+from mona_peft.training.arguments import parse_arguments, refuse_unused
 from mona_peft.training.config import TrainingConfig
 from mona_peft.training.run import run_task
 
@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Parse the command line and run."""
     data, config, training, demo = parse_arguments(ARGUMENTS, arguments)
     if data.dataset is None:
+        refuse_unused((data, config, training), used=["architecture"])
         return run_dense_demo("semantic_segmentation", config.architecture, demo.demo_size, Path(demo.demo_dir))
     return run_task(SemanticSegmentationTask(load_segmentation(data), config), training)
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 from transformers import SwinConfig
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"
+from tests.scripts import SCRIPTS, load_script
+
+SCRIPT = SCRIPTS / "benchmark.py"
 TINY = ["--model", "swin-nano", "--image_size", "32", "--batch_size", "2", "--repeats", "2", "--warmup", "1"]
 
 
 def script_main(arguments: list[str]) -> dict[str, Any]:
-    spec: Any = importlib.util.spec_from_file_location("benchmark_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark_script"] = module
-    spec.loader.exec_module(module)
-    return module.main(arguments)
+    return load_script("benchmark").main(arguments)
 
 
 def write_swin(folder: Path) -> str:

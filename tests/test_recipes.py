@@ -1,7 +1,5 @@
 """Every classification recipe is valid, says how to run it, and holds the paper's settings."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,21 +8,13 @@ import yaml
 from mona_peft.data.presets import PRESETS
 from mona_peft.methods import METHODS
 from mona_peft.training.arguments import parse_arguments
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(
     path for path in (ROOT / "recipes").glob("*.yaml") if yaml.safe_load(path.read_text()).get("dataset") in PRESETS
 )
 MODELS = ("swin_tiny", "swin_base", "swin_large", "vit_base")
-
-
-def script_arguments():
-    """The dataclasses that the script itself parses."""
-    spec = importlib.util.spec_from_file_location("script", ROOT / "scripts" / "train_classification.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["script"] = module  # dataclasses look their types up there
-    spec.loader.exec_module(module)
-    return module.ARGUMENTS
 
 
 def test_every_pair_of_model_and_data_set_has_two_recipes():
@@ -34,7 +24,9 @@ def test_every_pair_of_model_and_data_set_has_two_recipes():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_is_valid(path):
-    data, classification, training, _ = parse_arguments(script_arguments(), [str(path), "--output_dir", "x"])
+    data, classification, training, _ = parse_arguments(
+        load_script("train_classification").ARGUMENTS, [str(path), "--output_dir", "x"]
+    )
     assert data.dataset in path.stem and classification.method in METHODS
     assert classification.method in path.stem
     assert classification.options() == {"bottleneck_dim": 64}

@@ -147,6 +147,8 @@ def test_the_task_decides_the_settings():
     benchmark = make_benchmark(study, data, config, TrainingConfig())
     assert isinstance(benchmark, ScenesBenchmark) and benchmark.metric == "box_ap"
     assert make_plan(study, benchmark, [Variant("mona", "mona")], TrainingConfig(), True).seeds == 3
+    with pytest.raises(ValueError, match="num_epochs=5 would have no effect. Give --dataset"):
+        make_benchmark(study, data, config, TrainingConfig(num_epochs=5))
     _, _, data, config, _ = parse_study(AblateConfig, ["--dataset", "flowers102"])
     assert type(config) is ClassificationConfig and data.dataset == "flowers102"
     with pytest.raises(ValueError, match="Unknown task 'segmentation'; choose one of classification"):

@@ -1,7 +1,5 @@
 """Every dense recipe is valid, says how to run it, and holds the paper's settings."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from mona_peft.models.cascade_mask_rcnn import CascadeMaskRCNNConfig
 from mona_peft.models.retinanet import RetinaNetConfig
 from mona_peft.tasks.dense import read_options
 from mona_peft.training.arguments import parse_arguments
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {
@@ -26,15 +25,6 @@ IMAGES = {"ade20k": 20210, "voc0712": 16551, "coco": 118287}
 GLOBAL_BATCH = {"ade20k": 16, "voc0712": 8, "coco": 16}
 
 
-def script_arguments(name):
-    """The dataclasses that the script itself parses."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their types up there
-    spec.loader.exec_module(module)
-    return module.ARGUMENTS
-
-
 def test_the_papers_three_systems_have_both_recipes():
     systems = ("swin_large_upernet_ade20k", "swin_large_retinanet_voc0712", "swin_base_cascade_coco")
     assert {path.stem for path in RECIPES} >= {f"mona_{name}{gpus}" for name in systems for gpus in ("", "_1gpu")}
@@ -44,7 +34,7 @@ def test_the_papers_three_systems_have_both_recipes():
 def test_recipe_is_valid(path):
     dataset = yaml.safe_load(path.read_text())["dataset"]
     script = SCRIPTS[dataset]
-    data, config, training, _ = parse_arguments(script_arguments(script), [str(path), "--output_dir", "x"])
+    data, config, training, _ = parse_arguments(load_script(script).ARGUMENTS, [str(path), "--output_dir", "x"])
     head = path.read_text().split("\n\n")[0]
     assert f"recipes/{path.name}" in head and f"scripts/{script}.py" in head and "Expected" in head
     processes = 1 if path.stem.endswith("1gpu") else 8

@@ -4,6 +4,7 @@ import pytest
 
 from mona_peft.training.arguments import parse_arguments
 from mona_peft.training.config import TrainingConfig
+from tests.scripts import load_script
 
 
 def test_flags_win_over_the_recipe(tmp_path):
@@ -22,3 +23,14 @@ def test_unknown_settings_are_named(tmp_path):
     recipe.write_text("- a\n- b\n")
     with pytest.raises(ValueError, match="must be a mapping"):
         parse_arguments([TrainingConfig], [str(recipe)])
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["train_classification", "train_semantic_segmentation", "train_detection", "train_instance_segmentation"],
+)
+def test_the_demos_refuse_settings_that_they_would_not_use(script, tmp_path):
+    flags = ["--demo_size", "tiny", "--demo_dir", str(tmp_path), "--data_dir", "photos", "--learning_rate", "0.1"]
+    with pytest.raises(ValueError, match="data_dir='photos', learning_rate=0.1 would have no effect. Give --dataset"):
+        load_script(script).main(flags)
+    assert not list(tmp_path.iterdir())

@@ -28,7 +28,7 @@ from mona_peft.options import option
 from mona_peft.tasks.classification import ClassificationConfig
 from mona_peft.tasks.dense_demo import SIZES as DENSE_SIZES
 from mona_peft.tasks.dense_kinds import DENSE_KINDS
-from mona_peft.training.arguments import parse_arguments
+from mona_peft.training.arguments import parse_arguments, refuse_unused
 from mona_peft.training.config import TrainingConfig
 
 # By task: the settings of its data and of itself.
@@ -140,13 +140,15 @@ def run_ablation(
 
 def make_benchmark(study: StudyConfig, data: Any, config: Any, training: TrainingConfig) -> Benchmark:
     """The data set that was asked for, or the embedded one of the task."""
-    if study.task == "classification":
-        if data.dataset is None:
-            return DigitsBenchmark(DIGITS_SIZES[study.study_size])
-        return ClassificationBenchmark(data, config, training)
+    dense = study.task != "classification"
     if data.dataset is None:
-        return ScenesBenchmark(study.task, config.architecture, DENSE_SIZES[study.study_size])
-    return DenseBenchmark(study.task, data, config, training)
+        refuse_unused((data, config, training), used=["architecture"] if dense else [])
+        if dense:
+            return ScenesBenchmark(study.task, config.architecture, DENSE_SIZES[study.study_size])
+        return DigitsBenchmark(DIGITS_SIZES[study.study_size])
+    if dense:
+        return DenseBenchmark(study.task, data, config, training)
+    return ClassificationBenchmark(data, config, training)
 
 
 def make_plan(

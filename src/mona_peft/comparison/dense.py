@@ -79,15 +79,16 @@ class ScenesBenchmark(Benchmark):
         }
 
     def prepare(self, variants: list[Variant], folder: Path) -> None:
-        """Pretrain the backbone, once."""
-        pretrain_backbone(self.model.backbone, folder / "pretrained", self.size.pretraining_epochs)
+        """Pretrain the backbone."""
+        self._backbone(folder)
+
+    def _backbone(self, folder: Path) -> Path:
+        return pretrain_backbone(self.model.backbone, folder / "pretrained", self.size.pretraining_epochs)
 
     def task(self, variant: Variant, seed: int, folder: Path) -> Task:
         """The demo's task with the variant's method."""
-        backbone = folder / "pretrained" / self.model.backbone / "model"
-        return scene_task(
-            self.architecture, variant.method, backbone, self.size.scenes(self.architecture), variant.options
-        )
+        scenes = self.size.scenes(self.architecture)
+        return scene_task(self.architecture, variant.method, self._backbone(folder), scenes, variant.options)
 
     def training(self, learning_rate: float, seed: int) -> TrainingConfig:
         """The demo's recipe."""

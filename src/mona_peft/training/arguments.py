@@ -43,3 +43,25 @@ def read_recipe(path: Path, types: Sequence[type]) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"{path} has unknown settings: {', '.join(unknown)}. Known are: {', '.join(sorted(known))}.")
     return settings
+
+
+def refuse_unused(configs: Sequence[Any], used: Sequence[str] = ()) -> None:
+    """Check that nothing is set of a run on a data set where none was given.
+
+    Args:
+        configs (`Sequence`): filled dataclasses.
+        used (`Sequence[str]`): names of the settings that count all the same.
+
+    Raises:
+        `ValueError`: if another setting has a value that is not its default.
+    """
+    given: dict[str, Any] = {}
+    for config in configs:
+        defaults, values = vars(type(config)()), vars(config)
+        given |= {name: value for name, value in values.items() if name not in used and value != defaults[name]}
+    if given:
+        listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise ValueError(
+            f"Without --dataset the embedded data is used, with settings of its own; {listed} would have no effect. "
+            "Give --dataset as well, or leave that out."
+        )
