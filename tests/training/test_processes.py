@@ -1,6 +1,7 @@
 """Several processes compute what one computes."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -24,10 +25,19 @@ def run_configs(model, folder, batch_size, **changes):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_evaluate_as_one(tmp_path):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_two_processes_train_and_evaluate_as_one(tmp_path, compiled):
+    """The compiled ones stop and go on, too."""
     model = write_classifier(tmp_path / "model")
     train_classifier(*run_configs(model, tmp_path / "one", 6))
-    launch("recipes/accelerate/cpu.yaml", SCRIPT, as_flags(*run_configs(model, tmp_path / "two", 3)))
+    settings = {"torch_compile": True, "torch_compile_backend": "aot_eager", "checkpoint_steps": 5}
+    run = run_configs(model, tmp_path / "two", 3, **settings if compiled else {})
+    launch("recipes/accelerate/cpu.yaml", SCRIPT, as_flags(*run))
+    if compiled:
+        shutil.rmtree(tmp_path / "two" / "checkpoint-00000010")
+        written = (tmp_path / "two" / "checkpoint-00000005").stat().st_mtime_ns
+        launch("recipes/accelerate/cpu.yaml", SCRIPT, [*as_flags(*run), "--resume"])
+        assert (tmp_path / "two" / "checkpoint-00000005").stat().st_mtime_ns == written, "it started anew"
     one, two = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "two"))
     assert one["steps"] == two["steps"] == 10
     for split, size in (("validation", 100), ("test", 600)):

@@ -43,6 +43,17 @@ def trainable_names(model: nn.Module) -> frozenset[str]:
     return frozenset((trained | buffers) & model.state_dict().keys())
 
 
+def unwrap_model(accelerator: Accelerator, model: nn.Module) -> nn.Module:
+    """The model without what accelerate and torch.compile put around it, in whatever order."""
+    unwrapped = accelerator.unwrap_model(model, keep_torch_compile=False)
+    return getattr(unwrapped, "_orig_mod", unwrapped)  # DDP around a compiled model
+
+
+def bare_name(name: str) -> str:
+    """Name of a tensor without what DDP and torch.compile put before or into it."""
+    return name.removeprefix("module.").replace("_orig_mod.", "")
+
+
 def save_weights(state: dict[str, torch.Tensor], path: Path) -> None:
     """Write tensors as safetensors, atomically."""
     temporary = path.with_name(path.name + TEMPORARY)
@@ -146,13 +157,13 @@ class Checkpointer:
         if weights:
             state = weights.pop()
             if self.accelerator.is_main_process:
-                bare = {_bare(name): tensor for name, tensor in state.items()}
+                bare = {bare_name(name): tensor for name, tensor in state.items()}
                 save_weights({name: bare[name] for name in self.names}, Path(folder) / WEIGHTS)
 
     def _load_model(self, models: list[nn.Module], folder: str) -> None:
         """Hook of `load_state`, the other way."""
         if models:
-            load_weights(self.accelerator.unwrap_model(models.pop(), keep_torch_compile=False), Path(folder) / WEIGHTS)
+            load_weights(unwrap_model(self.accelerator, models.pop()), Path(folder) / WEIGHTS)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -165,11 +176,6 @@ def newest_checkpoint(folder: Path) -> Path | None:
         else:
             return path
     return None
-
-
-def _bare(name: str) -> str:
-    """Name of a tensor without what DDP and torch.compile put before or into it."""
-    return name.removeprefix("module.").replace("_orig_mod.", "")
 
 
 def _seal(folder: Path) -> None:

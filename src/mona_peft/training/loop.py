@@ -18,11 +18,13 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mona_peft.training.checkpointing import (
     Checkpointer,
+    bare_name,
     load_sharded_weights,
     load_weights,
     newest_checkpoint,
     save_weights,
     trainable_names,
+    unwrap_model,
     write_json,
 )
 from mona_peft.training.config import FREE_ON_RESUME, TrainingConfig
@@ -329,7 +331,7 @@ class Trainer:
         """Keep what trains as it is now: on disk, or in memory for a run without a folder."""
         state = self.accelerator.get_state_dict(self.model)
         if self.accelerator.is_main_process or self.folder is None:
-            names = {name.removeprefix("module.").replace("_orig_mod.", ""): name for name in state}
+            names = {bare_name(name): name for name in state}
             kept = {name: state[names[name]].detach().clone() for name in self.weight_names}
             if self.folder is None:
                 self.best_state = kept
@@ -350,7 +352,7 @@ class Trainer:
 
     def unwrapped_model(self) -> nn.Module:
         """The model without what accelerate and torch.compile put around it."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return unwrap_model(self.accelerator, self.model)
 
     @property
     def sharded(self) -> bool:
