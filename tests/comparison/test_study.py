@@ -92,6 +92,12 @@ def test_variants_may_have_their_own_rates(tmp_path):
     assert {(k.label, k.learning_rate) for k in study.done} == {("a", 0.1), ("b b", 0.3), ("b b", 0.4)}
 
 
+def test_runs_that_are_nearly_alike_are_all_done(tmp_path):
+    variants = (Variant("kernels 3/5", "mona"), Variant("kernels 3:5", "mona"))
+    study = FakeStudy(Plan(variants, (0.12345671, 0.12345672), seeds=1), tmp_path, figure)
+    assert study.run(max_runs=9) == 4 and study.missing() == []
+
+
 def test_another_benchmark_is_refused(tmp_path):
     FakeStudy(PLAN, tmp_path, figure)
     with pytest.raises(ValueError, match="another study.*'fake' then, 'other' now"):
@@ -108,7 +114,7 @@ def test_records_of_other_variants_stay_out(tmp_path):
 def test_records_come_back_as_they_were(tmp_path):
     saved = record("a/b: c", 1e-4, 3, 0.5, 0.25, options={"r": 4}, versions={"torch": "2"})
     path = saved.save(tmp_path)
-    assert re.fullmatch(r"[\w.=+-]+\.json", path.name)
+    assert re.fullmatch(r"[\w.=+%-]+\.json", path.name)
     assert load_records(tmp_path) == [saved]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mona_peft.training.checkpointing import write_json
 
@@ -27,9 +27,8 @@ class RunKey:
 
     @property
     def file_name(self) -> str:
-        """Name of the run's result file."""
-        safe = re.sub(r"[^A-Za-z0-9._=+-]+", "_", self.label)
-        return f"{safe}-lr{self.learning_rate:g}-seed{self.seed}.json"
+        """Name of the run's result file; no other run has it."""
+        return f"{quote(self.label, safe='=+')}-lr{float(self.learning_rate)!r}-seed{self.seed}.json"
 
 
 @dataclass(frozen=True)
