@@ -102,7 +102,7 @@ MODELS = {
         options={"fpn_channels": 32, "norm_groups": 8},
         settings={"out_indices": [1, 2, 3]},
     ),
-    "detr": replace(CONDITIONAL_DETR, title="DETR on ViT", steps=4000),
+    "detr": replace(CONDITIONAL_DETR, title="DETR on ViT", steps=4000, learning_rates=(3e-4, 1e-3, 2e-3)),
     "conditional_detr": CONDITIONAL_DETR,
     "cascade_mask_rcnn": DemoModel(
         "Cascade Mask R-CNN",
