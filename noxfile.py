@@ -17,7 +17,7 @@ OLDEST = [
     "numpy<2.3",
 ]
 NEWEST = ["torch", "torchvision", "transformers!=5.24.*", "peft", "accelerate"]  # see pyproject.toml
-TOOLS = ["pytest>=8.3", "timm>=1.0.31", "scipy>=1.11", "hypothesis>=6.100", "safetensors>=0.4"]
+TOOLS = ["pytest>=8.3", "pytest-timeout>=2.3", "timm>=1.0.31", "scipy>=1.11", "hypothesis>=6.100", "safetensors>=0.4"]
 CORE = [
     "tests/families",
     "tests/tuners/test_mona_config.py",
