@@ -6,7 +6,7 @@ python scripts/ablate.py recipes/mona_swin_large_flowers102.yaml --study_dir stu
 
 from __future__ import annotations
 
-from mona_peft.comparison.command import AblateConfig, parse_study, run_ablation
+from mona_peft.finetuning.study.command import AblateConfig, parse_study, run_ablation
 
 
 def main() -> None:

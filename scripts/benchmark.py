@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mona_peft.benchmarking.config import BenchmarkConfig
-from mona_peft.benchmarking.pictures import draw_bars, draw_lines
-from mona_peft.benchmarking.profiling import run_profile
-from mona_peft.benchmarking.report import NOTE, table
-from mona_peft.benchmarking.suite import Row, as_json, describe_machine, run_benchmark
-from mona_peft.options import option
-from mona_peft.training.arguments import parse_arguments
+from mona_peft.finetuning.arguments import parse_arguments
+from mona_peft.finetuning.costs.config import BenchmarkConfig
+from mona_peft.finetuning.costs.pictures import draw_bars, draw_lines
+from mona_peft.finetuning.costs.profiling import run_profile
+from mona_peft.finetuning.costs.report import NOTE, table
+from mona_peft.finetuning.costs.suite import Row, as_json, describe_machine, run_benchmark
+from mona_peft.finetuning.settings import option
 
 
 @dataclass

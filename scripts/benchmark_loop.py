@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from mona_peft.options import option
-from mona_peft.tasks.loop_benchmark import compare_loops
-from mona_peft.training.arguments import parse_arguments
+from mona_peft.finetuning.arguments import parse_arguments
+from mona_peft.finetuning.costs.loop import compare_loops
+from mona_peft.finetuning.settings import option
 
 
 @dataclass

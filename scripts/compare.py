@@ -8,7 +8,7 @@ python scripts/compare.py --parameters
 
 from __future__ import annotations
 
-from mona_peft.comparison.command import CompareConfig, parse_study, run_comparison
+from mona_peft.finetuning.study.command import CompareConfig, parse_study, run_comparison
 
 
 def main() -> None:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mona_peft.data.sources import DataConfig
-from mona_peft.options import option
-from mona_peft.tasks.classification import ClassificationConfig, train_classifier
-from mona_peft.tasks.digits_demo import run_demo
-from mona_peft.training.arguments import parse_arguments, refuse_unused
-from mona_peft.training.config import TrainingConfig
+from mona_peft.finetuning.arguments import parse_arguments, refuse_unused
+from mona_peft.finetuning.data.sources.classification import DataConfig
+from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.study.digits_demo import run_demo
+from mona_peft.finetuning.tasks.classification import ClassificationConfig, train_classifier
+from mona_peft.finetuning.training.config import TrainingConfig
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessor
 
-from tests.data_ import layouts
+from tests.finetuning.data import layouts
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -6,20 +6,21 @@ Importing this package registers its tuners with PEFT.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .block_spec import BlockSpec
-from .checkpoints import load_official_checkpoint, save_official_checkpoint, to_official_state_dict
+from mona_peft.blocks.spec import BlockSpec
+from mona_peft.tuners.adaptformer import AdaptFormerConfig, AdaptFormerModel
+from mona_peft.tuners.bottleneck import BottleneckConfig, BottleneckModel
+from mona_peft.tuners.convpass import ConvpassConfig, ConvpassModel
+from mona_peft.tuners.lorand import LoRandConfig, LoRandModel
+from mona_peft.tuners.mona import Mona, MonaConfig, MonaLayer, MonaModel
+from mona_peft.tuners.sct import SCTConfig, SCTModel, select_salient_channels
+from mona_peft.tuners.ssf import SSFConfig, SSFModel
+from mona_peft.tuners.vpt import VPTConfig, VPTModel
+
+from .official import load_official_checkpoint, save_official_checkpoint, to_official_state_dict
 from .summary import summary
-from .tuners.adaptformer import AdaptFormerConfig, AdaptFormerModel
-from .tuners.bottleneck import BottleneckConfig, BottleneckModel
-from .tuners.convpass import ConvpassConfig, ConvpassModel
-from .tuners.lorand import LoRandConfig, LoRandModel
-from .tuners.mona import Mona, MonaConfig, MonaLayer, MonaModel
-from .tuners.sct import SCTConfig, SCTModel, select_salient_channels
-from .tuners.ssf import SSFConfig, SSFModel
-from .tuners.vpt import VPTConfig, VPTModel
 
 if TYPE_CHECKING:
-    from .inference import load
+    from mona_peft.finetuning.inference.loading import load
 
 __version__ = "0.1.0"
 
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 # These need the extra [train]; they are imported when first asked for.
-_LAZY = {"load": ".inference"}
+_LAZY = {"load": ".finetuning.inference.loading"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,8 +10,8 @@ import torch
 import transformers as tr
 from torch import nn
 
-from .family import pixels
-from .transformers_models import PLAIN, SWIN, TEXT
+from tests.families.family import pixels
+from tests.families.transformers_models import PLAIN, SWIN, TEXT
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 SWIN4: dict[str, Any] = SWIN | dict(depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], image_size=64, out_features=STAGES)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from . import table
+from tests.families import table
 
 RESULTS = pytest.StashKey[dict]()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .family import Family, Size, tapped_blocks
+from tests.families.family import Family, Size, tapped_blocks
 
 
 def recorded_calls(

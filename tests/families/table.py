@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .composites import COMPOSITES
-from .family import Family
-from .matrix import FAMILIES
+from tests.families.composites import COMPOSITES
+from tests.families.family import Family
+from tests.families.matrix import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "backbones.md"

@@ -7,12 +7,11 @@ import torch
 from peft import get_peft_model
 
 from mona_peft import MonaConfig
-from mona_peft.residual import TappedBlock
-from tests.models import randomise
-
-from .composites import COMPOSITES
-from .family import loss
-from .test_families import same
+from mona_peft.blocks.tap import TappedBlock
+from tests.families.composites import COMPOSITES
+from tests.families.family import loss
+from tests.families.test_families import same
+from tests.support.models import randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

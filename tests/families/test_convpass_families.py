@@ -6,12 +6,11 @@ import torch.nn.functional as F
 from peft import get_peft_model
 
 from mona_peft import ConvpassConfig
-from tests.models import randomise
-
-from .family import Family, adapt_rows, after_attention, plain_copy
-from .matrix import FAMILIES
-from .recording import recorded_calls, stream
-from .test_families import attributes_of, check_gradients, check_life_cycle, every_family_of, settle
+from tests.families.family import Family, adapt_rows, after_attention, plain_copy
+from tests.families.matrix import FAMILIES
+from tests.families.recording import recorded_calls, stream
+from tests.families.test_families import attributes_of, check_gradients, check_life_cycle, every_family_of, settle
+from tests.support.models import randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -9,11 +9,10 @@ import transformers
 from peft import PeftModel, get_peft_model
 
 from mona_peft import MonaConfig
-from tests.models import randomise
-
-from .family import Family, compose, loss, tapped_blocks, tensors
-from .matrix import FAMILIES
-from .recording import recorded_calls
+from tests.families.family import Family, compose, loss, tapped_blocks, tensors
+from tests.families.matrix import FAMILIES
+from tests.families.recording import recorded_calls
+from tests.support.models import randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -15,11 +15,10 @@ from peft import (
 )
 
 from mona_peft import BlockSpec, MonaConfig
-from mona_peft.residual import TappedBlock
-from tests.models import TINY_MODELS, images, predict, randomise
-
-from .matrix import FAMILIES
-from .test_families import same
+from mona_peft.blocks.tap import TappedBlock
+from tests.families.matrix import FAMILIES
+from tests.families.test_families import same
+from tests.support.models import TINY_MODELS, images, predict, randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -195,7 +194,7 @@ def test_a_users_own_block_survives_saving(tmp_path):
 def test_a_users_own_block_is_adapted_exactly():
     model = get_peft_model(own_model(), MonaConfig(**OPTIONS, block_specs=OWN)).eval().double()
     randomise(model, std=0.3)
-    from .family import reference_mona
+    from tests.families.family import reference_mona
 
     own = model.base_model.model
     x = images(2, 16, 48).double()

@@ -6,7 +6,7 @@ from peft import PeftModel, get_peft_model
 from transformers import BitsAndBytesConfig
 
 from mona_peft import MonaConfig
-from tests.models import TINY_MODELS, images, predict, randomise, swin_config, vit_config
+from tests.support.models import TINY_MODELS, images, predict, randomise, swin_config, vit_config
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

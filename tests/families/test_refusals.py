@@ -10,13 +10,12 @@ from peft import get_peft_model
 from timm.models import vision_transformer as tvt
 
 from mona_peft import MonaConfig
-from mona_peft.residual import TappedBlock
-from tests.models import randomise
-
-from .family import Family, pixels, tensors
-from .matrix import FAMILIES
-from .timm_models import PLAIN as TIMM
-from .transformers_models import PLAIN, TEXT
+from mona_peft.blocks.tap import TappedBlock
+from tests.families.family import Family, pixels, tensors
+from tests.families.matrix import FAMILIES
+from tests.families.timm_models import PLAIN as TIMM
+from tests.families.transformers_models import PLAIN, TEXT
+from tests.support.models import randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

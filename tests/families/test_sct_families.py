@@ -5,11 +5,10 @@ import torch
 from peft import get_peft_model
 
 from mona_peft import SCTConfig, select_salient_channels
-from tests.models import randomise
-
-from .family import Family, adapt_rows, after_attention, plain_copy, tapped_blocks
-from .recording import recorded_calls
-from .test_families import check_gradients, check_life_cycle, every_family, settle
+from tests.families.family import Family, adapt_rows, after_attention, plain_copy, tapped_blocks
+from tests.families.recording import recorded_calls
+from tests.families.test_families import check_gradients, check_life_cycle, every_family, settle
+from tests.support.models import randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from . import table
-from .matrix import FAMILIES
+from tests.families import table
+from tests.families.matrix import FAMILIES
 
 
 def test_the_table_says_what_the_tests_found(results, request):

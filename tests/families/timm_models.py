@@ -12,8 +12,8 @@ import transformers as tr
 from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor, nn
 
-from .family import Family, Size
-from .transformers_models import SQUARE, patches, stages, tokens
+from tests.families.family import Family, Size
+from tests.families.transformers_models import SQUARE, patches, stages, tokens
 
 PLAIN: dict[str, Any] = dict(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3)
 SWIN: dict[str, Any] = dict(

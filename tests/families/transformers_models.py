@@ -9,7 +9,7 @@ import torch
 import transformers as tr
 from torch import Tensor, nn
 
-from .family import Family, Size, interpolated, pixels
+from tests.families.family import Family, Size, interpolated, pixels
 
 PLAIN: dict[str, Any] = dict(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8

@@ -11,7 +11,7 @@ from peft import get_peft_model
 from torch.nn.parallel import DistributedDataParallel
 
 from mona_peft import MonaConfig
-from tests.models import TINY_MODELS, features, images, predict, randomise
+from tests.support.models import TINY_MODELS, features, images, predict, randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import SwinConfig, SwinModel
 
 from mona_peft import Mona, MonaConfig, MonaLayer
-from tests.models import TINY_MODELS, images, predict, randomise
+from tests.support.models import TINY_MODELS, images, predict, randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

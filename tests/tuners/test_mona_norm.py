@@ -5,8 +5,8 @@ import torch
 from peft import PeftModel, get_peft_model
 
 from mona_peft import Mona, MonaConfig
-from mona_peft.layout import TokenLayout
-from tests.models import TINY_MODELS, images, predict, randomise
+from mona_peft.blocks.layout import TokenLayout
+from tests.support.models import TINY_MODELS, images, predict, randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LAYOUT = TokenLayout(4, 4)

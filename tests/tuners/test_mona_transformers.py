@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
 from mona_peft import MonaConfig
-from tests.models import TINY_MODELS, images, predict, randomise
+from tests.support.models import TINY_MODELS, images, predict, randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

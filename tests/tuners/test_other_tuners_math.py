@@ -6,7 +6,7 @@ import transformers
 from peft import get_peft_model
 
 from mona_peft import AdaptFormerConfig, BottleneckConfig, LoRandConfig, SSFConfig, VPTConfig
-from tests.models import TINY_MODELS, images, predict, randomise
+from tests.support.models import TINY_MODELS, images, predict, randomise
 from tests.tuners.plain_blocks import run_swin, run_vit
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from mona_peft import BottleneckConfig, MonaConfig, SCTConfig, select_salient_channels
 from mona_peft.tuners.sct import ChannelMap, SCTLayer
-from tests.models import TINY_MODELS, images, predict, randomise
+from tests.support.models import TINY_MODELS, images, predict, randomise
 from tests.tuners.plain_blocks import run_swin, run_vit
 
 pytestmark = pytest.mark.filterwarnings("ignore")

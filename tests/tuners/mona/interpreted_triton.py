@@ -13,14 +13,13 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from mona_peft import Mona
-from mona_peft.benchmarking.models import build_model, model_config
-from mona_peft.methods import apply_method
-from mona_peft.residual import TokenLayout
+from mona_peft.blocks.tap import TokenLayout
+from mona_peft.finetuning.costs.models import build_model, model_config
+from mona_peft.finetuning.methods import apply_method
 from mona_peft.tuners.mona import depthwise as plain
 from mona_peft.tuners.mona import functional, triton_depthwise, use_triton
-
-from .test_functional import LAYOUTS, assert_equal, errors, make_mona, make_tokens, run
-from .test_functional import plain as by_formulas
+from tests.tuners.mona.test_functional import LAYOUTS, assert_equal, errors, make_mona, make_tokens, run
+from tests.tuners.mona.test_functional import plain as by_formulas
 
 SHAPES = {
     "narrow": (TokenLayout(5, 3), 6),

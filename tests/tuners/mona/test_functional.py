@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mona_peft import Mona
-from mona_peft.residual import TokenLayout
+from mona_peft.blocks.tap import TokenLayout
 from mona_peft.tuners.mona import fast
 from mona_peft.tuners.mona.dropout import dropout
 from mona_peft.tuners.mona.reference import plain_delta

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mona_peft import Mona
-from mona_peft.residual import TokenLayout
+from mona_peft.blocks.tap import TokenLayout
 
 LAYOUT = TokenLayout(4, 4)
 

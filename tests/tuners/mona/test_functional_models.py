@@ -13,7 +13,7 @@ from transformers import SwinForImageClassification, ViTForImageClassification
 from mona_peft import Mona, MonaConfig
 from mona_peft.tuners.mona import fast
 from mona_peft.tuners.mona.reference import use_plain
-from tests.models import swin_config, vit_config
+from tests.support.models import swin_config, vit_config
 
 MODELS = {
     "swin": lambda: SwinForImageClassification(swin_config()),

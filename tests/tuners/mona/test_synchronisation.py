@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from mona_peft.residual import TokenLayout
+from mona_peft.blocks.tap import TokenLayout
 from mona_peft.tuners.mona import Mona, fast
 
 LAYOUT = TokenLayout(5, 7, 1, 2)

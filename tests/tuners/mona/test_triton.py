@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mona_peft import Mona
-from mona_peft.residual import TokenLayout
+from mona_peft.blocks.tap import TokenLayout
 from mona_peft.tuners.mona import use_triton
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")

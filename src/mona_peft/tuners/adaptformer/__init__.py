@@ -1,6 +1,7 @@
 """AdaptFormer adapters; importing the package registers the type `ADAPTFORMER` with PEFT."""
 
-from ...registry import register_tuner
+from mona_peft.registry import register_tuner
+
 from .config import AdaptFormerConfig
 from .layer import AdaptFormerLayer
 from .model import AdaptFormerModel

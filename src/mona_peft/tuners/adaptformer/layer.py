@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ...residual import TokenLayout
-from ..bottleneck.module import Bottleneck
-from ..tapped import TappedLayer
+from mona_peft.blocks.tap import TokenLayout
+from mona_peft.tuners.base.tapped import TappedLayer
+from mona_peft.tuners.bottleneck.module import Bottleneck
+
 from .config import AdaptFormerConfig
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..tapped import TappedTuner
+from mona_peft.tuners.base.tapped import TappedTuner
+
 from .layer import AdaptFormerLayer
 
 

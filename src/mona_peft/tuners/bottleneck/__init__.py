@@ -1,6 +1,7 @@
 """Bottleneck adapters; importing the package registers the type `BOTTLENECK` with PEFT."""
 
-from ...registry import register_tuner
+from mona_peft.registry import register_tuner
+
 from .config import BottleneckConfig
 from .layer import BottleneckLayer
 from .model import BottleneckModel

@@ -1,6 +1,7 @@
 """Convolutional bypasses; importing the package registers the type `CONVPASS` with PEFT."""
 
-from ...registry import register_tuner
+from mona_peft.registry import register_tuner
+
 from .config import ConvpassConfig
 from .layer import ConvpassLayer
 from .model import ConvpassModel

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..configuration import POSITIONS, BlockTunerConfig, check_count, check_dropout, check_number, check_positions
+from mona_peft.tuners.base.config import (
+    POSITIONS,
+    BlockTunerConfig,
+    check_count,
+    check_dropout,
+    check_number,
+    check_positions,
+)
 
 
 @dataclass

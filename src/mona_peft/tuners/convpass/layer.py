@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ...residual import TokenLayout
-from ..tapped import TappedLayer
+from mona_peft.blocks.tap import TokenLayout
+from mona_peft.tuners.base.tapped import TappedLayer
+
 from .config import ConvpassConfig
 from .module import Convpass
 

@@ -1,6 +1,7 @@
 """LoRand adapters; importing the package registers the type `LORAND` with PEFT."""
 
-from ...registry import register_tuner
+from mona_peft.registry import register_tuner
+
 from .config import LoRandConfig
 from .layer import LoRandLayer
 from .model import LoRandModel

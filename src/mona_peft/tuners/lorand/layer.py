@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..wrapped import WrappedLayer
+from mona_peft.tuners.base.wrapped import WrappedLayer
+
 from .config import LoRandConfig
 from .module import LoRand
 

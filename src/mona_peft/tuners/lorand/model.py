@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..wrapped import WrappedTuner
+from mona_peft.tuners.base.wrapped import WrappedTuner
+
 from .layer import LoRandLayer
 
 

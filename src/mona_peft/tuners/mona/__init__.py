@@ -1,6 +1,7 @@
 """The Mona tuner; importing it registers the type `MONA` with PEFT."""
 
-from ...registry import register_tuner
+from mona_peft.registry import register_tuner
+
 from .config import MonaConfig
 from .layer import MonaLayer
 from .model import MonaModel

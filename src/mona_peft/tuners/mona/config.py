@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from ..configuration import POSITIONS, BlockTunerConfig, check_count, check_dropout, check_positions
+from mona_peft.tuners.base.config import POSITIONS, BlockTunerConfig, check_count, check_dropout, check_positions
 
 VARIANTS = ("v1", "v2", "v3", "final")
 SCALES = ("channel", "scalar")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...residual import TokenLayout
+from mona_peft.blocks.tap import TokenLayout
 
 
 def scaled_norm(

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...residual import TokenLayout
-from ..tapped import TappedLayer
+from mona_peft.blocks.tap import TokenLayout
+from mona_peft.tuners.base.tapped import TappedLayer
+
 from .config import MonaConfig
 from .module import Mona
 

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...residual import TokenLayout
+from mona_peft.blocks.tap import TokenLayout
+
 from . import fast
 from .dropout import draw_kept, dropout
 from .functional import depthwise, pointwise, pointwise_matrix, scaled_norm, sum_kernels

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...residual import TokenLayout
+from mona_peft.blocks.tap import TokenLayout
+
 from .module import Mona, ScaledNorm
 
 

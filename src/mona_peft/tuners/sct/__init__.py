@@ -1,6 +1,7 @@
 """Salient channel tuning; importing the package registers the type `SCT` with PEFT."""
 
-from ...registry import register_tuner
+from mona_peft.registry import register_tuner
+
 from .config import SCTConfig
 from .layer import SCTLayer
 from .model import SCTModel

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...layout import Layout, apply_layout, choose_adapters
-from ...residual import TokenLayout
+from mona_peft.blocks.layout import Layout, apply_layout, choose_adapters
+from mona_peft.blocks.tap import TokenLayout
+
 from .layer import SCTLayer
 
 

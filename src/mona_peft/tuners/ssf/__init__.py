@@ -1,6 +1,7 @@
 """SSF, scaling and shifting of features; importing the package registers the type `SSF` with PEFT."""
 
-from ...registry import register_tuner
+from mona_peft.registry import register_tuner
+
 from .config import SSFConfig
 from .layer import SSFLayer
 from .model import SSFModel

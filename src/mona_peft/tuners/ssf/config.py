@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..configuration import BlockTunerConfig
+from mona_peft.tuners.base.config import BlockTunerConfig
 
 
 @dataclass

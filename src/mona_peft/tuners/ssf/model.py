@@ -7,8 +7,9 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from ...backbones import head_modules
-from ..wrapped import WrappedTuner
+from mona_peft.blocks.known import head_modules
+from mona_peft.tuners.base.wrapped import WrappedTuner
+
 from .layer import SSFLayer
 
 ADAPTED = (nn.Linear, nn.LayerNorm, nn.Conv2d)

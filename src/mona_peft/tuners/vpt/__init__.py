@@ -1,6 +1,7 @@
 """Deep visual prompts; importing the package registers the type `VPT` with PEFT."""
 
-from ...registry import register_tuner
+from mona_peft.registry import register_tuner
+
 from .config import VPTConfig
 from .layer import VPTLayer
 from .model import VPTModel

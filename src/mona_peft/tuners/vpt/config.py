@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..configuration import BlockTunerConfig, check_count, check_dropout
+from mona_peft.tuners.base.config import BlockTunerConfig, check_count, check_dropout
 
 
 @dataclass

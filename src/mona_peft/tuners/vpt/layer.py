@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..wrapped import WrappedLayer
+from mona_peft.tuners.base.wrapped import WrappedLayer
+
 from .config import VPTConfig
 from .module import Prompts
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from ..wrapped import WrappedTuner
+from mona_peft.tuners.base.wrapped import WrappedTuner
+
 from .layer import VPTLayer
 
 ATTENTION_NAMES = ("attention", "attn")

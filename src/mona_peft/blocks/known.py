@@ -1,0 +1,267 @@
+"""Which modules are transformer blocks, where their residual stream can be reached, and where the token grid is known.
+
+One row for each block class. A row says which child of the block starts the MLP branch (its input is the residual
+stream after attention), how the height and width of the token grid are found, and how many tokens stand before and
+after the patch tokens. What the fields mean is said in [`BlockSpec`].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import nn
+
+from .spec import PADDING, BlockSpec
+
+__all__ = ["BLOCK_SPECS", "BlockSpec", "ancestors", "backbone_child", "find_blocks", "find_spec", "head_modules"]
+
+BACKBONE_NAMES = ("backbone", "base_model")
+HEAD_NAMES = ("head", "heads", "classifier", "fc", "head_dist")
+
+_transformers = partial(BlockSpec, package="transformers.models")
+_timm = partial(BlockSpec, prefix_tokens=("num_prefix_tokens",))
+_torchvision = partial(BlockSpec, package="torchvision.models")
+
+_PARALLEL = (
+    "its attention and its MLP read the same input and are added at once, so there is no residual stream between them "
+    "for an adapter to act on"
+)
+
+# Where a class has two rows, the block's children tell the release it comes from.
+BLOCK_SPECS: tuple[BlockSpec, ...] = (
+    # transformers: hierarchical, with the grid among the block's arguments
+    _transformers("SwinLayer", "layernorm_after", "input_dimensions"),
+    _transformers("Swinv2Layer", "intermediate", "input_dimensions"),  # norms after the branches
+    _transformers("MaskFormerSwinLayer", "layernorm_after", "input_dimensions"),
+    _transformers("DonutSwinLayer", "layernorm_after", "input_dimensions"),
+    _transformers("PvtLayer", "layer_norm_2", "height,width", optional_tokens=(1,)),  # class token in the last stage
+    _transformers("SegformerLayer", "layernorm_after", "height,width"),
+    _transformers("SegformerLayer", "layer_norm_2", "height,width"),
+    # transformers: plain
+    _transformers("ViTLayer", "layernorm_after", prefix_tokens=(1,)),
+    _transformers("ViTMAELayer", "layernorm_after", prefix_tokens=(1,), order="embeddings", inside="ViTMAEModel"),
+    _transformers("ViTMSNLayer", "layernorm_after", prefix_tokens=(1,)),
+    _transformers("DeiTLayer", "layernorm_after", prefix_tokens=(2,)),
+    _transformers("BeitLayer", "layernorm_after", prefix_tokens=(1,)),
+    _transformers("Data2VecVisionLayer", "layernorm_after", prefix_tokens=(1,)),
+    _transformers("Dinov2Layer", "norm2", prefix_tokens=(1,)),
+    _transformers("Dinov2WithRegistersLayer", "norm2", prefix_tokens=(1, "num_register_tokens")),
+    _transformers("DINOv3ViTLayer", "norm2", prefix_tokens=(1, "num_register_tokens")),
+    _transformers("IJepaLayer", "layernorm_after"),
+    _transformers("YolosLayer", "layernorm_after", prefix_tokens=(1,), suffix_tokens=("num_detection_tokens",)),
+    _transformers("DPTViTLayer", "layernorm_after", prefix_tokens=(1,)),
+    _transformers("VitPoseBackboneLayer", "layernorm_after"),
+    _transformers(
+        "VitDetLayer",
+        "norm2",
+        "channels_first",
+        refuse_if="use_residual_block",
+        refusal="a convolutional residual block follows its MLP, so what is added to its result is not added to its "
+        "residual stream",
+    ),
+    _transformers(  # the last blocks get the queries
+        "EomtLayer", "norm2", prefix_tokens=(1, "num_register_tokens"), optional_tokens=("num_queries",)
+    ),
+    # transformers: two towers, of which the text tower has blocks of the same class
+    _transformers("SiglipEncoderLayer", "layer_norm2", inside="SiglipVision"),
+    _transformers(
+        "Siglip2EncoderLayer",
+        "layer_norm2",
+        "embeddings.spatial_shapes",
+        suffix_tokens=(PADDING,),
+        inside="Siglip2Vision",
+    ),
+    _transformers("CLIPEncoderLayer", "layer_norm2", prefix_tokens=(1,), inside="CLIPVision"),
+    _transformers("MetaClip2EncoderLayer", "layer_norm2", prefix_tokens=(1,), inside="MetaClip2Vision"),
+    _transformers("Aimv2EncoderLayer", "rms_norm2", inside="Aimv2Vision"),
+    # timm
+    _timm("Block", "norm2", package="timm.models.vision_transformer"),
+    _timm("ResPostBlock", "mlp", package="timm.models.vision_transformer"),
+    _timm("Block", "norm2", package="timm.models.beit"),
+    _timm("RelPosBlock", "norm2", package="timm.models.vision_transformer_relpos"),
+    _timm("ResPostRelPosBlock", "mlp", package="timm.models.vision_transformer_relpos"),
+    _timm("EvaBlock", "norm2", package="timm.models.eva"),
+    _timm("EvaBlockPostNorm", "mlp", package="timm.models.eva"),
+    BlockSpec("SwinTransformerBlock", "norm2", "channels_last", package="timm.models.swin_transformer"),
+    BlockSpec("SwinTransformerV2Block", "mlp", "channels_last", package="timm.models.swin_transformer_v2"),
+    BlockSpec("ParallelScalingBlock", package="timm.models", refusal=_PARALLEL),
+    BlockSpec("DiffParallelScalingBlock", package="timm.models", refusal=_PARALLEL),
+    BlockSpec(
+        "ParallelThingsBlock",
+        package="timm.models.vision_transformer",
+        refusal="several MLP branches read the residual stream side by side, and an adapter reaches only one of them",
+    ),
+    # torchvision
+    _torchvision("EncoderBlock", "ln_2", prefix_tokens=(1,)),
+    _torchvision("SwinTransformerBlock", "norm2", "channels_last"),
+    _torchvision("SwinTransformerBlockV2", "mlp", "channels_last"),
+)
+
+
+def find_spec(module: nn.Module, specs: Sequence[BlockSpec] = BLOCK_SPECS) -> BlockSpec | None:
+    """Return the row of the table for `module`, or None if it is not a known block.
+
+    The row of the nearest class decides; among several for one class the first whose entry the block has.
+    """
+    tap = getattr(module, "_tap", None)
+    if tap is not None:  # an adapted block remembers its row
+        return tap.spec
+    for cls in type(module).__mro__:
+        rows = [spec for spec in specs if spec.describes(cls)]
+        if rows:
+            return next((spec for spec in rows if has_submodule(module, spec.entry)), rows[0])
+    return None
+
+
+def find_blocks(model: nn.Module, specs: Sequence[BlockSpec] | None = None) -> dict[str, BlockSpec]:
+    """Return the known blocks of `model` by module name, from the input to the output.
+
+    Args:
+        model (`nn.Module`): Any model.
+        specs (`Sequence[BlockSpec]`, *optional*): Rows that go before those of the table.
+    """
+    table = (*(specs or ()), *BLOCK_SPECS)
+    blocks: dict[str, BlockSpec] = {}
+    for name, module in model.named_modules():
+        spec = find_spec(module, table)
+        if name and spec is not None and _is_inside(model, name, spec.inside):
+            blocks[name] = spec
+    return blocks
+
+
+def known_block_classes() -> list[str]:
+    """Names of the block classes in the table that can be adapted, for messages."""
+    return sorted({spec.block for spec in BLOCK_SPECS if spec.entry})
+
+
+def ancestors(model: nn.Module, name: str) -> Iterator[nn.Module]:
+    """Yield the modules that contain the module `name` of `model`, the nearest first, `model` last."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield model.get_submodule(name)
+
+
+def has_submodule(module: nn.Module, path: str) -> bool:
+    """Whether `module` has a module at `path`."""
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def count_tokens(model: nn.Module, name: str, terms: Sequence[int | str]) -> int:
+    """Add up `terms`: numbers, and attributes of the nearest module around block `name`, or its config, that has one.
+
+    Raises:
+        ValueError: If an attribute is found nowhere.
+    """
+    known = [term for term in terms if term != PADDING]
+    return sum(_lookup(model, name, term) if isinstance(term, str) else term for term in known)
+
+
+def find_patch_embedding(model: nn.Module, name: str, spec: BlockSpec, width: int) -> nn.Conv2d | None:
+    """Return the convolution whose output is cut into the tokens block `name` sees, or None.
+
+    It is the last one before the first block that gives as many channels as the residual stream has, in the nearest
+    module around the block that has one.
+
+    Args:
+        model (`nn.Module`): The model that contains the block.
+        name (`str`): The block's name in it.
+        spec (`BlockSpec`): The block's row of the table.
+        width (`int`): Channels of the residual stream.
+    """
+    for ancestor in ancestors(model, name):
+        found = None
+        for module in ancestor.modules():
+            if spec.matches(module):
+                break
+            if isinstance(module, nn.Conv2d) and module.out_channels == width:
+                found = module
+        if found is not None:
+            return found
+    return None
+
+
+def find_beside(model: nn.Module, name: str, path: str) -> nn.Module | None:
+    """Return the module `path` of the nearest module around block `name` that has one, or None."""
+    holders = (ancestor for ancestor in ancestors(model, name) if has_submodule(ancestor, path))
+    holder = next(holders, None)
+    return None if holder is None else holder.get_submodule(path)
+
+
+def stream_width(block: nn.Module, spec: BlockSpec) -> int:
+    """Channels of the residual stream: the inputs of the entry's first linear layer, or the size of its norm's weight.
+
+    Raises:
+        ValueError: If the entry has no parameters.
+    """
+    module = _first_with_parameters(block, spec)
+    features = getattr(module, "in_features", None)  # a quantised weight has another shape
+    return features if isinstance(features, int) else next(module.parameters(recurse=False)).shape[-1]
+
+
+def stream_type(block: nn.Module, spec: BlockSpec) -> tuple[torch.device, torch.dtype]:
+    """Device and type of the residual stream: those of the entry's, or the block's, first parameter of floats.
+
+    Raises:
+        ValueError: If the entry has no parameters.
+    """
+    first = next(_first_with_parameters(block, spec).parameters(recurse=False))
+    parameters = [first, *block.parameters()]
+    dtypes = [p.dtype for p in parameters if p.is_floating_point() and p.dtype.itemsize > 1]
+    return first.device, dtypes[0] if dtypes else torch.get_default_dtype()
+
+
+def _first_with_parameters(block: nn.Module, spec: BlockSpec) -> nn.Module:
+    for module in block.get_submodule(spec.entry).modules():
+        if any(True for _ in module.parameters(recurse=False)):
+            return module
+    raise ValueError(
+        f"'{spec.entry}' of {type(block).__name__} has no parameters, so the width of the residual stream is unknown."
+    )
+
+
+def backbone_child(model: nn.Module) -> str | None:
+    """Name of the child of a task model that is its backbone, or None where there is no such child.
+
+    transformers names it in `base_model_prefix` or calls it `backbone` or `base_model`.
+    """
+    children = {name for name, _ in model.named_children()}
+    return next((n for n in (getattr(model, "base_model_prefix", ""), *BACKBONE_NAMES) if n in children), None)
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Names of the children of a task model that are not its backbone and have parameters.
+
+    In timm and torchvision, where the backbone is no child of its own, the head stands beside the blocks and goes by
+    one of a few names.
+    """
+    children = dict(model.named_children())
+    backbone = backbone_child(model)
+    if hasattr(model, "out_features") and hasattr(model, "channels"):  # a backbone with its output norms
+        names: list[str] = []
+    elif backbone is not None:
+        names = [name for name in children if name != backbone]
+    else:
+        names = [name for name in children if name in HEAD_NAMES]
+    return [name for name in names if any(True for _ in children[name].parameters())]
+
+
+def _is_inside(model: nn.Module, name: str, prefix: str) -> bool:
+    return not prefix or any(type(module).__name__.startswith(prefix) for module in ancestors(model, name))
+
+
+def _lookup(model: nn.Module, name: str, attribute: str) -> int:
+    for module in ancestors(model, name):
+        for holder in (module, getattr(module, "config", None)):
+            value = getattr(holder, attribute, None)
+            if isinstance(value, int):
+                return value
+    raise ValueError(
+        f"The number of extra tokens of block '{name}' is the attribute '{attribute}', which no module around the "
+        "block has. Pass the block's layout in a `BlockSpec` with a number instead."
+    )

@@ -1,0 +1,177 @@
+"""Where a block's token layout comes from: its arguments, its input's shape, or what modules beside it did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from .known import count_tokens, find_beside, find_patch_embedding
+from .layout import (
+    ArgumentRecorder,
+    Grid,
+    GridRecorder,
+    Layout,
+    OrderRecorder,
+    Recorder,
+    RowLayout,
+    ShuffledLayout,
+    TokenLayout,
+    argument_places,
+)
+from .spec import PADDING, BlockSpec
+
+
+class LayoutSource:
+    """Finds the token layout of each call of one block.
+
+    Args:
+        model (`nn.Module`): The model that contains the block.
+        name (`str`): The block's name in it.
+        spec (`BlockSpec`): Its row of the table.
+        width (`int`): Channels of its residual stream.
+
+    Raises:
+        ValueError: If the grid has no source or the number of extra tokens is unknown. Nothing is changed until
+            `start` is called.
+    """
+
+    def __init__(self, model: nn.Module, name: str, spec: BlockSpec, width: int) -> None:
+        self.name, self.spec = name, spec
+        self.prefix, self.suffix, self.optional = (
+            count_tokens(model, name, terms)
+            for terms in (spec.prefix_tokens, spec.suffix_tokens, spec.optional_tokens)
+        )
+        self.padded = PADDING in spec.suffix_tokens
+        self.argument_places: list[tuple[str, int]] = []
+        self.grid_recorder: Recorder | None = None
+        self.order_recorder: Recorder | None = None
+        self._watched: dict[str, nn.Module] = {}
+        self._find_modules(model, width)
+
+    def start(self) -> None:
+        """Begin to watch the modules that tell the grid and the order of the patches."""
+        for use, module in self._watched.items():
+            recorder = getattr(module, "_tap_recorder", None)
+            if recorder is None:
+                recorder = module._tap_recorder = self._new_recorder(use, module)  # type: ignore[assignment]
+            recorder.users += 1
+            setattr(self, f"{use}_recorder", recorder)
+
+    def stop(self) -> None:
+        """Undo `start`."""
+        for use, module in self._watched.items():
+            recorder = getattr(self, f"{use}_recorder")
+            recorder.users -= 1
+            if recorder.users == 0:
+                recorder.handle.remove()
+                del module._tap_recorder
+
+    def layout(self, args: tuple, kwargs: dict[str, Any]) -> Layout:
+        """Find the token layout of a call of the block with these arguments.
+
+        Raises:
+            ValueError: If the grid is unknown or does not fit the number of tokens.
+        """
+        hidden_states = args[0] if args else next(iter(kwargs.values()))
+        if self.spec.grid == "channels_last":
+            return TokenLayout(hidden_states.shape[1], hidden_states.shape[2])
+        if self.spec.grid == "channels_first":
+            return TokenLayout(hidden_states.shape[2], hidden_states.shape[3])
+        tokens = hidden_states.shape[1]
+        grid = self._grid(args, kwargs, tokens)
+        if isinstance(grid, Tensor):
+            return self._row_layouts(grid.tolist(), tokens)
+        layout = self._check(grid, tokens)
+        if self.order_recorder is None:
+            return layout
+        return ShuffledLayout(layout, self.order_recorder.value())
+
+    def _find_modules(self, model: nn.Module, width: int) -> None:
+        spec, name = self.spec, self.name
+        block = model.get_submodule(name)
+        if spec.grid == "patch_embed":
+            convolution = find_patch_embedding(model, name, spec, width)
+            if convolution is None:
+                raise ValueError(
+                    f"No convolution that cuts the image into patches was found before block '{name}' "
+                    f"({type(block).__name__}, {width} channels), so the height and width of its tokens are unknown. "
+                    "Adapt the model that contains the patch embedding, not a part without it; or give the block's "
+                    "layout, with another source of the grid, in a `BlockSpec`."
+                )
+            self._watched["grid"] = convolution
+        elif "." in spec.grid:
+            self._watched["grid"] = self._beside(model, spec.grid.rpartition(".")[0])
+        elif spec.grid not in ("channels_last", "channels_first"):
+            names = [argument.strip() for argument in spec.grid.split(",")]
+            try:
+                self.argument_places = list(
+                    zip(names, argument_places(type(block).forward.__get__(block), names), strict=True)
+                )
+            except ValueError as error:
+                raise ValueError(f"Block '{name}' ({type(block).__name__}) {error}") from None
+        if spec.order:
+            self._watched["order"] = self._beside(model, spec.order)
+
+    def _beside(self, model: nn.Module, path: str) -> nn.Module:
+        module = find_beside(model, self.name, path)
+        if module is None:
+            raise ValueError(
+                f"The layout of block '{self.name}' ({self.spec.block}) comes from a module '{path}' beside it, which "
+                "no module around it has. Adapt the model that contains it, not a part without it."
+            )
+        return module
+
+    def _new_recorder(self, use: str, module: nn.Module) -> Recorder:
+        if use == "order":
+            return OrderRecorder(module)
+        if self.spec.grid == "patch_embed":
+            return GridRecorder(module)
+        return ArgumentRecorder(module, self.spec.grid.rpartition(".")[2])
+
+    def _grid(self, args: tuple, kwargs: dict[str, Any], tokens: int) -> Grid | Tensor:
+        recorder = self.grid_recorder
+        grid: Any
+        if isinstance(recorder, GridRecorder):
+            extra = self.prefix + self.suffix
+            grid = recorder.grid([tokens - extra, tokens - extra - self.optional])
+        elif recorder is not None:
+            grid = recorder.value()
+        else:
+            values = [
+                args[place] if place < len(args) else kwargs.get(argument) for argument, place in self.argument_places
+            ]
+            grid = values[0] if len(values) == 1 else (None if None in values else tuple(values))
+        if grid is None:
+            raise ValueError(
+                f"The token grid of block '{self.name}' ({self.spec.block}) is unknown: it comes from "
+                f"'{self.spec.grid}', which gave nothing. Run the block inside its model, from the pixels."
+            )
+        return grid
+
+    def _check(self, grid: Sequence[int], tokens: int) -> TokenLayout:
+        height, width = grid
+        rest = tokens - height * width - self.prefix - self.suffix
+        if rest == 0:
+            return TokenLayout(height, width, self.prefix, self.suffix)
+        if rest > 0 and self.padded:
+            return TokenLayout(height, width, self.prefix, self.suffix + rest)
+        if rest > 0 and rest == self.optional:
+            return TokenLayout(height, width, self.prefix + rest, self.suffix)
+        expected = self.prefix + height * width + self.suffix
+        raise ValueError(
+            f"Block '{self.name}' ({self.spec.block}) received {tokens} tokens, but a grid of {height} x {width} "
+            f"with {self.prefix} tokens before and {self.suffix} after makes {expected}"
+            f"{f' (or {expected + self.optional})' if self.optional else ''}. Tokens that were dropped, masked or "
+            "added between the patch embedding and the block cannot be laid out on the grid: switch that off."
+        )
+
+    def _row_layouts(self, grids: list[list[int]], tokens: int) -> Layout:
+        """The layout of a batch whose rows have grids of their own; rows of one grid go together."""
+        rows: dict[TokenLayout, list[int]] = {}
+        for row, grid in enumerate(grids):
+            rows.setdefault(self._check(grid, tokens), []).append(row)
+        if len(rows) == 1:
+            return next(iter(rows))
+        return RowLayout(tuple((members, None, layout) for layout, members in rows.items()))

@@ -1,0 +1,151 @@
+"""What a training step works on: a model without any method, a batch, and the loss between them."""
+
+from __future__ import annotations
+
+import tempfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, ViTImageProcessor
+
+from mona_peft.finetuning.data.embedded.scenes import SceneSettings
+from mona_peft.finetuning.models.backbones import find_backbone_module
+from mona_peft.finetuning.tasks.dense import freeze_final_norm
+from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
+
+from .config import DTYPES, BenchmarkConfig
+from .models import LABELS, build_model, model_config
+
+
+class Workload(ABC):
+    """One task on one model; all methods get copies of `base` and the same batches."""
+
+    #: The model before any method is applied, on the CPU.
+    base: nn.Module
+    #: A training batch and one for inference, on the CPU.
+    batch: dict[str, Any]
+    test_batch: dict[str, Any]
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """The scalar loss of a training batch."""
+
+    @abstractmethod
+    def predict(self, model: nn.Module, batch: dict[str, Any]) -> Any:
+        """What inference computes of a batch."""
+
+    @abstractmethod
+    def backbone(self, model: nn.Module) -> PreTrainedModel:
+        """The transformers model inside `model` that gradient checkpointing covers."""
+
+    def finish(self, model: nn.Module, gradient_checkpointing: bool) -> None:
+        """What is left to do once a method is applied."""
+        if gradient_checkpointing:
+            self.backbone(model).gradient_checkpointing_enable({"use_reentrant": False})
+
+
+class Classification(Workload):
+    """Cross entropy of random images `(B, 3, H, W)`.
+
+    Args:
+        config (`BenchmarkConfig`): Model, sizes and dtype.
+        rank (`int`): Of this process: each has images of its own.
+    """
+
+    def __init__(self, config: BenchmarkConfig, rank: int) -> None:
+        dtype = DTYPES[config.dtype]
+        self.base = build_model(model_config(config.model, config.image_size)).to(dtype)
+        generator = torch.Generator().manual_seed(config.seed + rank)
+        sizes = (config.batch_size, 3, config.image_size, config.image_size)
+        images = torch.randn(sizes, generator=generator).to(dtype)
+        self.batch = {"pixel_values": images, "labels": torch.arange(config.batch_size) % LABELS}
+        self.test_batch = self.batch
+
+    def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """Cross entropy in float32."""
+        return nn.functional.cross_entropy(self.predict(model, batch).float(), batch["labels"])
+
+    def predict(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """Logits `(B, classes)`."""
+        return model(pixel_values=batch["pixel_values"]).logits
+
+    def backbone(self, model: nn.Module) -> PreTrainedModel:
+        """The classifier, head and all."""
+        return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+
+
+class Dense(Workload):
+    """A dense task of this package on its embedded scenes: its own model, transforms, collation and loss.
+
+    Args:
+        config (`BenchmarkConfig`): Task, model, architecture and sizes.
+        rank (`int`): Of this process: each has scenes of its own.
+
+    Raises:
+        ValueError: If the task does not know the architecture, or that does not go with the backbone or batch.
+    """
+
+    def __init__(self, config: BenchmarkConfig, rank: int) -> None:
+        kind = DENSE_KINDS[config.task]
+        count = config.batch_size * config.processes
+        data = kind.scenes({"train": count, "validation": count}, SceneSettings(size=config.image_size))
+        settings: dict[str, Any] = {"method": "full", "architecture_options": config.architecture_options}
+        settings |= {side: config.image_size for side in kind.sides}
+        settings |= {"architecture": config.architecture} if config.architecture else {}
+        with tempfile.TemporaryDirectory() as folder:  # the tasks build their models around a checkpoint
+            _save(build_model(model_config(config.model, config.image_size)), Path(folder))
+            self.task = kind.make(data, kind.settings(model_name_or_path=folder, **settings), ViTImageProcessor())
+            base: Any = self.task.build_model()
+        base.config.name_or_path = base.name_or_path = ""  # no adapter is to look for the folder
+        self.base = base
+        if base.config.model_type == "upernet" and config.batch_size == 1:
+            raise ValueError("batch_size=1, but UperNet's batch norms need two images of a 1x1 map: --batch_size 2.")
+        numbers = range(rank * config.batch_size, (rank + 1) * config.batch_size)
+        torch.manual_seed(config.seed + rank)
+        self.batch, self.test_batch = (self._collate(split, numbers) for split in ("train", "validation"))
+
+    def _collate(self, split: str, numbers: range) -> dict[str, Any]:
+        dataset: Any = self.task.dataset(split)
+        return self.task.collate(split)([dataset[number] for number in numbers])
+
+    def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """The task's own."""
+        return self.task.loss(model, batch)
+
+    def predict(self, model: nn.Module, batch: dict[str, Any]) -> Any:
+        """What the task gives its meter, so post-processing is included."""
+        return self.task.predict(model, batch)
+
+    def backbone(self, model: nn.Module) -> PreTrainedModel:
+        """The backbone alone: neck and heads are not checkpointed."""
+        return find_backbone_module(model)[1]
+
+    def finish(self, model: nn.Module, gradient_checkpointing: bool) -> None:
+        """What the tasks do after they have applied a method."""
+        freeze_final_norm(model)
+        super().finish(model, gradient_checkpointing)
+
+
+def _save(model: nn.Module, folder: Path) -> None:
+    """Save as `save_pretrained` does, which writes in the first of several processes alone."""
+    module: Any = model
+    module.config.save_pretrained(folder)
+    save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
+
+
+def build_workload(config: BenchmarkConfig, rank: int = 0) -> Workload:
+    """Make the workload of a configuration.
+
+    Args:
+        config (`BenchmarkConfig`): See there.
+        rank (`int`): Of this process.
+
+    Raises:
+        ValueError: If model, architecture and task do not go together.
+    """
+    torch.manual_seed(config.seed)
+    return (Dense if config.dense else Classification)(config, rank)

@@ -1,0 +1,120 @@
+"""Image classification data: one shape for every source, and its view as training samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import datasets
+import torch
+from datasets.distributed import split_dataset_by_node
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset
+
+from mona_peft.finetuning.data.decoding import open_image
+
+
+@dataclass(frozen=True)
+class ClassificationData:
+    """Splits of an image classification data set.
+
+    Args:
+        name (`str`): what to call it.
+        splits (`Mapping[str, Any]`): `datasets.Dataset`s, or streams: `train`, and `validation` or `test` where there
+            are such.
+        class_names (`tuple[str, ...]`): by label.
+        image_column (`str`): images, as `datasets.Image`.
+        label_column (`str`): the label; for multi-label data, one row of 1, 0 and -1 (left out) a sample.
+        multilabel (`bool`): whether an image has several labels.
+    """
+
+    name: str
+    splits: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    image_column: str = "image"
+    label_column: str = "label"
+    multilabel: bool = False
+
+    def with_splits(self, splits: Mapping[str, Any]) -> ClassificationData:
+        """The same data set with other splits."""
+        return replace(self, splits=splits)
+
+
+class ClassificationImages(Dataset):
+    """One split as samples of a transformed image, its label and its index.
+
+    Args:
+        split (`datasets.Dataset`): the split.
+        data (`ClassificationData`): names the columns.
+        transform (`Callable`): from a PIL image to a tensor `(3, H, W)`.
+    """
+
+    def __init__(
+        self,
+        split: datasets.Dataset,
+        data: ClassificationData,
+        transform: Callable[[Image.Image], torch.Tensor],
+    ) -> None:
+        self.split = split
+        self.data = data
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return to_sample(self.split[index], index, self.data, self.transform)
+
+
+class ClassificationStream(IterableDataset):
+    """A stream as samples like those of [`ClassificationImages`]; their index counts along the stream.
+
+    Args:
+        stream (`datasets.IterableDataset`): the split.
+        data (`ClassificationData`): names the columns.
+        transform (`Callable`): from a PIL image to a tensor `(3, H, W)`.
+        shuffle_buffer (`int`): samples among which it is shuffled.
+        seed (`int`): of the run.
+    """
+
+    def __init__(
+        self,
+        stream: datasets.IterableDataset,
+        data: ClassificationData,
+        transform: Callable[[Image.Image], torch.Tensor],
+        shuffle_buffer: int,
+        seed: int,
+    ) -> None:
+        undecoded = stream.cast_column(data.image_column, datasets.Image(decode=False))
+        self.stream = undecoded.shuffle(seed=seed, buffer_size=shuffle_buffer)
+        self.data = data
+        self.transform = transform
+
+    def shard(self, process: int, processes: int) -> None:
+        """Keep the part of one of several processes."""
+        self.stream = split_dataset_by_node(self.stream, process, processes)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle anew for an epoch."""
+        self.stream.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for index, row in enumerate(self.stream):
+            yield to_sample(row, index, self.data, self.transform)
+
+
+def to_sample(
+    row: dict[str, Any], index: int, data: ClassificationData, transform: Callable[[Image.Image], torch.Tensor]
+) -> dict[str, Any]:
+    """A stored row as `pixel_values` `(3, H, W)`, `labels` and `index`."""
+    return {
+        "pixel_values": transform(open_image(row[data.image_column], index)),
+        "labels": torch.as_tensor(row[data.label_column]),
+        "index": torch.tensor(index),
+    }
+
+
+def stack_samples(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Stack samples to `pixel_values` `(B, 3, H, W)`, `labels` `(B,)` or `(B, classes)`, and `index` `(B,)`."""
+    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}

@@ -1,0 +1,112 @@
+"""Image transforms of the paper's classification recipes, on the size, mean and standard deviation of a processor.
+
+Training: RandomResizedCrop, horizontal flip. Test: short side to 256/224 of the crop, centre crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode, v2
+from transformers import ConvNextImageProcessor
+from transformers.image_utils import PILImageResampling
+
+from mona_peft.finetuning.data.images import to_rgb
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """What a model expects of its images.
+
+    Args:
+        height (`int`): pixels.
+        width (`int`): pixels.
+        mean (`tuple[float, ...]`): by channel, of values in [0, 1].
+        std (`tuple[float, ...]`): by channel, of values in [0, 1].
+    """
+
+    height: int = 224
+    width: int = 224
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    @classmethod
+    def from_processor(cls, processor: Any) -> ImageSettings:
+        """Read size, mean and standard deviation from a transformers image processor."""
+        size = getattr(processor, "crop_size", None) or processor.size
+        size = {name: size[name] for name in ("height", "width", "shortest_edge") if name in size and size[name]}
+        return cls(
+            height=size.get("height") or size["shortest_edge"],
+            width=size.get("width") or size["shortest_edge"],
+            mean=tuple(processor.image_mean),
+            std=tuple(processor.image_std),
+        )
+
+
+def train_transform(
+    settings: ImageSettings, crop_scale: tuple[float, float] = (0.08, 1.0), horizontal_flip: float = 0.5
+) -> Callable[[Image.Image], torch.Tensor]:
+    """Random crop resized to the model's size, random flip.
+
+    Args:
+        settings (`ImageSettings`): the model's size, mean and standard deviation.
+        crop_scale (`tuple[float, float]`): least and greatest share of the area that a crop keeps.
+        horizontal_flip (`float`): probability; 0 where mirror images mean something else, as with digits.
+
+    Returns:
+        `Callable`: from a PIL image in any mode to a float tensor `(3, H, W)`.
+    """
+    size = (settings.height, settings.width)
+    crop = v2.RandomResizedCrop(size, scale=crop_scale, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return v2.Compose([to_rgb, crop, v2.RandomHorizontalFlip(horizontal_flip), *_to_tensor(settings)])
+
+
+def eval_transform(settings: ImageSettings, resize_ratio: float = 256 / 224) -> Callable[[Image.Image], torch.Tensor]:
+    """Resize so that the centre crop keeps `1 / resize_ratio` of the shorter side, then crop.
+
+    Args:
+        settings (`ImageSettings`): the model's size, mean and standard deviation.
+        resize_ratio (`float`): resized side over crop side, 256 / 224 in the paper's recipes; 1 keeps everything.
+
+    Returns:
+        `Callable`: from a PIL image in any mode to a float tensor `(3, H, W)`.
+    """
+    size = (settings.height, settings.width)
+    # One number keeps the aspect ratio; two are for models whose input is not square.
+    resized = [round(side * resize_ratio) for side in (size if size[0] != size[1] else size[:1])]
+    resize = v2.Resize(resized, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return v2.Compose([to_rgb, resize, v2.CenterCrop(size), *_to_tensor(settings)])
+
+
+def evaluation_processor(processor: Any, resize_ratio: float) -> Any:
+    """An image processor of transformers that prepares images as [`eval_transform`] does.
+
+    That of ConvNeXt resizes the short side and crops the centre; it does so below 384 pixels only, so larger models
+    and those whose input is not square keep their own.
+
+    Args:
+        processor (`Any`): the model's own processor.
+        resize_ratio (`float`): as for [`eval_transform`].
+    """
+    settings = ImageSettings.from_processor(processor)
+    if settings.height != settings.width or settings.height >= 384:
+        return processor
+    return ConvNextImageProcessor(
+        size={"shortest_edge": settings.height},
+        crop_pct=1 / resize_ratio,
+        resample=PILImageResampling.BICUBIC,
+        image_mean=list(settings.mean),
+        image_std=list(settings.std),
+    )
+
+
+def _to_tensor(settings: ImageSettings) -> list[Callable[[Any], Any]]:
+    """PIL image to a normalised float tensor `(3, H, W)`."""
+    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(settings.mean, settings.std)]

@@ -1,0 +1,1 @@
+"""Images with objects or label maps as training samples."""

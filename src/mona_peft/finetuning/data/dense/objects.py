@@ -1,0 +1,190 @@
+"""Images with objects: one shape for COCO, VOC and the embedded scenes.
+
+Annotations stay as COCO writes them (https://cocodataset.org/#format-data), so that evaluation sees what COCO's own
+tools would see; [`training_targets`] says which of them train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle
+
+from mona_peft.finetuning.data.reading import is_readable, read_image
+
+Annotation = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ObjectImage:
+    """An image and what is annotated on it.
+
+    Args:
+        id (`int`): unique in its split.
+        height (`int`): pixels.
+        width (`int`): pixels.
+        source (`Path` or `Callable`): a file, or what makes the RGB image.
+        annotations (`tuple[Annotation, ...]`): COCO annotations: `bbox` as x, y, width, height; `category_id`; `area`;
+            `iscrowd`; `segmentation` where there are masks; `difficult` in VOC.
+    """
+
+    id: int
+    height: int
+    width: int
+    source: Path | Callable[[], Image.Image]
+    annotations: tuple[Annotation, ...] = ()
+
+    def read(self) -> Image.Image:
+        """The RGB image.
+
+        Raises:
+            `ValueError`: if the file cannot be read, or its size is not the annotated one.
+        """
+        image = read_image(self.source) if isinstance(self.source, Path) else self.source()
+        if image.size != (self.width, self.height):
+            raise ValueError(
+                f"The image {self.source} has {image.width}x{image.height} pixels, its annotations are for "
+                f"{self.width}x{self.height}. Correct the annotation file."
+            )
+        return image
+
+
+@dataclass(frozen=True)
+class ObjectData:
+    """Splits of a data set of objects.
+
+    Args:
+        name (`str`): what to call it.
+        splits (`Mapping[str, Sequence[ObjectImage]]`): `train`, and `validation` or `test` where there are such.
+        categories (`Mapping[int, str]`): name of each category id, in the order of the labels 0, 1, ...
+    """
+
+    name: str
+    splits: Mapping[str, Sequence[ObjectImage]]
+    categories: Mapping[int, str]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by label."""
+        return tuple(self.categories.values())
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Category ids by label."""
+        return tuple(self.categories)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The objects of one image that a detector is trained on.
+
+    Args:
+        boxes (`np.ndarray`): `(N, 4)`, x1, y1, x2, y2 in pixels, inside the image.
+        labels (`np.ndarray`): `(N,)`, from 0.
+        masks (`np.ndarray`, *optional*): `(N, H, W)`, uint8.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray | None = None
+
+
+def training_targets(image: ObjectImage, category_ids: Sequence[int], with_masks: bool) -> Targets:
+    """Objects of `image` that train: no crowds, no `difficult` ones, none without a pixel inside the image.
+
+    Boxes are clipped to the image. With masks, objects whose mask is empty are left out too.
+
+    Args:
+        image (`ObjectImage`): the image.
+        category_ids (`Sequence[int]`): by label.
+        with_masks (`bool`): whether masks are wanted.
+
+    Raises:
+        `ValueError`: if an annotation has an unknown category, or no mask where one is wanted.
+    """
+    label_of = {category: label for label, category in enumerate(category_ids)}
+    boxes, labels, masks = [], [], []
+    for annotation in image.annotations:
+        if annotation.get("iscrowd") or annotation.get("difficult"):
+            continue
+        box = clip_box(annotation["bbox"], image.height, image.width)
+        if box is None:
+            continue
+        if with_masks:
+            mask = decode_mask(annotation, image.height, image.width)
+            if not mask.any():
+                continue
+            masks.append(mask)
+        if annotation["category_id"] not in label_of:
+            raise ValueError(
+                f"Image {image.id} has an object of category {annotation['category_id']}, which is unknown."
+            )
+        boxes.append(box)
+        labels.append(label_of[annotation["category_id"]])
+    stacked = np.stack(masks) if masks else np.zeros((0, image.height, image.width), np.uint8)
+    return Targets(
+        np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64), stacked if with_masks else None
+    )
+
+
+def clip_box(bbox: Sequence[float], height: int, width: int) -> tuple[float, float, float, float] | None:
+    """A COCO box as corners clipped to the image; `None` if less than a pixel is left of a side."""
+    x, y, box_width, box_height = bbox
+    x1, y1 = min(max(x, 0.0), width), min(max(y, 0.0), height)
+    x2, y2 = min(max(x + box_width, 0.0), width), min(max(y + box_height, 0.0), height)
+    return (x1, y1, x2, y2) if x2 - x1 >= 1 and y2 - y1 >= 1 else None
+
+
+def decode_mask(annotation: Annotation, height: int, width: int) -> np.ndarray:
+    """Mask `(H, W)`, uint8, of a COCO segmentation: polygons, or RLE compressed or not; no polygon is an empty mask.
+
+    Raises:
+        `ValueError`: if there is no segmentation or it is none of these.
+    """
+    return rle.decode(encode_segmentation(annotation, height, width))
+
+
+def encode_segmentation(annotation: Annotation, height: int, width: int) -> dict[str, Any]:
+    """Compressed RLE of a COCO segmentation, as COCO's own tools make it.
+
+    Raises:
+        `ValueError`: if there is no segmentation or it is none of COCO's kinds.
+    """
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, list):
+        polygons = [
+            polygon for polygon in segmentation if len(polygon) >= 6
+        ]  # fewer than three points enclose nothing
+        if not polygons:
+            return rle.encode(np.zeros((height, width), np.uint8, order="F"))
+        return rle.merge(rle.frPyObjects(polygons, height, width))
+    if isinstance(segmentation, dict) and "counts" in segmentation:
+        if list(segmentation["size"]) != [height, width]:
+            raise ValueError(f"An RLE mask of size {segmentation['size']} is on an image of {[height, width]}.")
+        if isinstance(segmentation["counts"], list):
+            return rle.frPyObjects(segmentation, height, width)
+        return segmentation
+    raise ValueError(
+        f"Annotation {annotation.get('id')} has no segmentation (polygons or RLE) but {segmentation!r}; "
+        "instance segmentation needs one, detection does not."
+    )
+
+
+def without_unreadable(data: ObjectData) -> tuple[ObjectData, list[Path]]:
+    """Leave out the images whose files cannot be read, and list those files."""
+    bad: list[Path] = []
+    splits = {}
+    for split, images in data.splits.items():
+        kept = []
+        for image in images:
+            if isinstance(image.source, Path) and not is_readable(image.source):
+                bad.append(image.source)
+            else:
+                kept.append(image)
+        splits[split] = kept
+    return replace(data, splits=splits), bad

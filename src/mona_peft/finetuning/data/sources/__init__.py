@@ -1,0 +1,1 @@
+"""Where data comes from: official archives, the Hub, folders, shards."""

@@ -1,0 +1,135 @@
+"""ADE20K scene parsing (150 classes) from its official folders or the Hub, and the embedded scenes in its layout.
+
+`ADEChallengeData2016/{images,annotations}/{training,validation}`; the names are in `objectInfo150.txt` there.
+"""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mona_peft.finetuning.data.dense.segmentation import LabelledImage, SegmentationData, load_folders
+from mona_peft.finetuning.data.embedded.scenes import IGNORED, SEMANTIC_NAMES, SceneSettings, compose_scene
+from mona_peft.finetuning.data.images import to_rgb
+
+NUM_CLASSES = 150
+#: Images of the complete splits.
+ADE20K_SIZES = {"train": 20210, "validation": 2000}
+
+
+def load_ade20k(root: Path) -> SegmentationData:
+    """Load ADE20K from the folder of the official archive, or the one that holds it.
+
+    Warns if a split is not complete.
+
+    Raises:
+        `FileNotFoundError`: if the training split is missing.
+    """
+    root = root / "ADEChallengeData2016" if (root / "ADEChallengeData2016").is_dir() else root
+    data = load_folders(root, ade20k_names(root), reduce_zero_label=True)
+    for split, size in ADE20K_SIZES.items():
+        found = len(data.splits.get(split, ()))
+        if found != size:
+            warnings.warn(f"{root} has {found} {split} images; the complete set has {size}.", stacklevel=2)
+    return data
+
+
+def ade20k_names(root: Path) -> tuple[str, ...]:
+    """Class names of `objectInfo150.txt` (the first of its synonyms); numbers where the file is missing."""
+    file = root / "objectInfo150.txt"
+    if not file.exists():
+        return tuple(f"class {number}" for number in range(1, NUM_CLASSES + 1))
+    rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines(), delimiter="\t")
+    return tuple(row["Name"].split(",")[0].strip() for row in rows)
+
+
+def load_hub_segmentation(
+    name: str,
+    class_names: tuple[str, ...],
+    reduce_zero_label: bool,
+    image_column: str = "image",
+    label_column: str = "annotation",
+    **options: Any,
+) -> SegmentationData:
+    """Load a data set of the Hub (or a folder that `datasets` reads) with image and label map columns.
+
+    Args:
+        name (`str`): its id.
+        class_names (`tuple[str, ...]`): by label.
+        reduce_zero_label (`bool`): whether 0 means "no class", as in ADE20K.
+        image_column (`str`): images.
+        label_column (`str`): label maps, as images.
+        **options: for `datasets.load_dataset`.
+
+    Raises:
+        `ValueError`: if a column is missing.
+    """
+    from datasets import load_dataset
+
+    loaded = load_dataset(name, **options)
+    splits = {}
+    for split, rows in loaded.items():
+        missing = {image_column, label_column} - set(rows.column_names)
+        if missing:
+            raise ValueError(f"{name} has no columns {sorted(missing)}; it has {rows.column_names}. Name them.")
+        splits[str(split)] = [
+            LabelledImage(partial(_hub_image, rows, i, image_column), partial(_hub_labels, rows, i, label_column))
+            for i in range(len(rows))
+        ]
+    return SegmentationData(name, splits, class_names, reduce_zero_label)
+
+
+def _hub_image(rows: Any, index: int, column: str) -> Image.Image:
+    return to_rgb(rows[index][column])
+
+
+def _hub_labels(rows: Any, index: int, column: str) -> Image.Image:
+    return rows[index][column]
+
+
+def scene_segmentation(sizes: dict[str, int], settings: SceneSettings | None = None) -> SegmentationData:
+    """Embedded scenes with semantic labels; the digits' blurred rims are left out.
+
+    Args:
+        sizes (`dict[str, int]`): number of scenes of each split.
+        settings (`SceneSettings`, *optional*): what scenes look like.
+    """
+    settings = settings or SceneSettings()
+    splits = {
+        split: [
+            LabelledImage(partial(_scene_image, split, i, settings), partial(_scene_labels, split, i, settings))
+            for i in range(size)
+        ]
+        for split, size in sizes.items()
+    }
+    return SegmentationData("scenes", splits, SEMANTIC_NAMES)
+
+
+def _scene_image(split: str, index: int, settings: SceneSettings) -> Image.Image:
+    return Image.fromarray(compose_scene(split, index, settings).image)
+
+
+def _scene_labels(split: str, index: int, settings: SceneSettings) -> Image.Image:
+    return Image.fromarray(compose_scene(split, index, settings).semantic)
+
+
+def write_ade(data: SegmentationData, root: Path) -> Path:
+    """Write a data set as ADE20K's folders, 0 for no class, and give back `root`."""
+    for split, samples in data.splits.items():
+        name = "training" if split == "train" else split
+        for part in ("images", "annotations"):
+            (root / part / name).mkdir(parents=True, exist_ok=True)
+        for number, sample in enumerate(samples, 1):
+            image, labels = data.read(sample)
+            stored = np.where(labels == IGNORED, 0, labels + 1).astype(np.uint8)
+            image.save(root / "images" / name / f"ADE_{number:08d}.png")
+            Image.fromarray(stored).save(root / "annotations" / name / f"ADE_{number:08d}.png")
+    lines = ["Idx\tName", *(f"{number}\t{name}" for number, name in enumerate(data.class_names, 1))]
+    (root / "objectInfo150.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root

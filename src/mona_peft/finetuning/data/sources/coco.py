@@ -1,0 +1,109 @@
+"""COCO's json format, read and written (https://cocodataset.org/#format-data)."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage
+
+#: Annotation file and image folder of each split in the official layout of 2017.
+COCO_2017 = {
+    "train": ("annotations/instances_train2017.json", "train2017"),
+    "validation": ("annotations/instances_val2017.json", "val2017"),
+}
+
+
+def load_coco(root: Path, layout: Mapping[str, tuple[str, str]] | None = None) -> ObjectData:
+    """Load a data set in COCO's layout.
+
+    Args:
+        root (`Path`): its folder.
+        layout (`Mapping`, *optional*): annotation file and image folder of each split, inside `root`; the official
+            layout of 2017 if left out.
+
+    Raises:
+        `FileNotFoundError`: if an annotation file is missing.
+        `ValueError`: if one is broken, or the splits have different categories.
+    """
+    splits, categories = {}, None
+    for split, (file, folder) in (layout or COCO_2017).items():
+        splits[split], found = read_instances(root / file, root / folder)
+        if categories is not None and found != categories:
+            raise ValueError(f"{root / file} has other categories than the split before it.")
+        categories = found
+    return ObjectData(root.name, splits, categories or {})
+
+
+def read_instances(file: Path, image_folder: Path) -> tuple[list[ObjectImage], dict[int, str]]:
+    """Read one annotation file: its images, those without objects included, and its categories by id.
+
+    Raises:
+        `FileNotFoundError`: if it is missing.
+        `ValueError`: if it is not COCO json.
+    """
+    if not file.exists():
+        raise FileNotFoundError(f"There is no annotation file {file}.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        categories = {category["id"]: category["name"] for category in sorted(content["categories"], key=_id)}
+        annotations = defaultdict(list)
+        for annotation in content.get("annotations", []):
+            annotations[annotation["image_id"]].append(annotation)
+        images = [
+            ObjectImage(
+                image["id"],
+                image["height"],
+                image["width"],
+                image_folder / image["file_name"],
+                tuple(annotations[image["id"]]),
+            )
+            for image in sorted(content["images"], key=_id)
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no COCO instances file: {type(error).__name__} {error}.") from error
+    return images, categories
+
+
+def _id(entry: dict[str, Any]) -> int:
+    return entry["id"]
+
+
+def to_coco(images: Sequence[ObjectImage], categories: Mapping[int, str], file_names: Mapping[int, str]) -> dict:
+    """COCO json of images and their annotations, which get new ids from 1.
+
+    Args:
+        images (`Sequence[ObjectImage]`): the images.
+        categories (`Mapping[int, str]`): names by id.
+        file_names (`Mapping[int, str]`): by image id.
+    """
+    annotations: list[dict] = []
+    for image in images:
+        for annotation in image.annotations:
+            annotations.append({**annotation, "image_id": image.id, "id": len(annotations) + 1})
+    return {
+        "images": [
+            {"id": image.id, "file_name": file_names[image.id], "height": image.height, "width": image.width}
+            for image in images
+        ],
+        "annotations": annotations,
+        "categories": [{"id": id_, "name": name} for id_, name in categories.items()],
+    }
+
+
+def write_coco(data: ObjectData, root: Path) -> dict[str, tuple[str, str]]:
+    """Write a data set in COCO's layout, images as PNG, and give back the layout for [`load_coco`]."""
+    layout = {}
+    for split, images in data.splits.items():
+        folder, file = root / split, root / "annotations" / f"instances_{split}.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(exist_ok=True)
+        names = {image.id: f"{image.id:012d}.png" for image in images}
+        for image in images:
+            image.read().save(folder / names[image.id])
+        file.write_text(json.dumps(to_coco(images, data.categories, names)), encoding="utf-8")
+        layout[split] = (f"annotations/{file.name}", split)
+    return layout

@@ -1,0 +1,126 @@
+"""PASCAL VOC detection in its official layout: `VOCdevkit/VOC2007/{JPEGImages,Annotations,ImageSets/Main}`."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from mona_peft.finetuning.data.dense.objects import Annotation, ObjectData, ObjectImage
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+#: Year and image set of each part: training on 07+12, as the paper does.
+VOC0712 = {"train": (("2007", "trainval"), ("2012", "trainval")), "test": (("2007", "test"),)}
+#: Images of the complete sets.
+VOC0712_SIZES = {"train": 16551, "test": 4952}
+
+
+def load_voc_detection(
+    root: Path,
+    parts: dict[str, Sequence[tuple[str, str]]] | None = None,
+    class_names: Sequence[str] = VOC_CLASSES,
+) -> ObjectData:
+    """Load VOC detection.
+
+    Boxes become 0-based with exclusive far edges: VOC's pixels count from 1 and its far edges belong to the box.
+
+    Args:
+        root (`Path`): the folder `VOCdevkit`, or the one that holds it.
+        parts (`dict`, *optional*): year and image set of each split; 07+12 if left out.
+        class_names (`Sequence[str]`): by label.
+
+    Raises:
+        `FileNotFoundError`: if an image set or annotation is missing.
+        `ValueError`: if an annotation is broken or names an unknown class.
+    """
+    root = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
+    ids = {name: number for number, name in enumerate(class_names, 1)}
+    splits = {}
+    for split, sets in (parts or VOC0712).items():
+        paths = [path for year, name in sets for path in _listed(root / f"VOC{year}", name)]
+        splits[split] = [_read_annotation(path, number, ids) for number, path in enumerate(paths, 1)]
+    return ObjectData("voc", splits, {number: name for name, number in ids.items()})
+
+
+def _listed(folder: Path, image_set: str) -> Iterable[Path]:
+    """Annotation files of an image set."""
+    file = folder / "ImageSets" / "Main" / f"{image_set}.txt"
+    if not file.exists():
+        raise FileNotFoundError(f"There is no image set {file}; unpack the VOC archives so that it is there.")
+    names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [folder / "Annotations" / f"{name}.xml" for name in names]
+
+
+def _read_annotation(path: Path, image_id: int, ids: dict[str, int]) -> ObjectImage:
+    if not path.exists():
+        raise FileNotFoundError(f"There is no annotation {path}, which its image set lists.")
+    try:
+        tree = ET.parse(path).getroot()
+        objects = tuple(_to_annotation(element, ids) for element in tree.findall("object"))
+        height, width = (int(_text(tree, f"size/{side}")) for side in ("height", "width"))
+        source = path.parent.parent / "JPEGImages" / _text(tree, "filename")
+    except (ET.ParseError, ValueError) as error:
+        raise ValueError(f"The annotation {path} cannot be used: {error}") from error
+    return ObjectImage(image_id, height, width, source, objects)
+
+
+def _to_annotation(element: ET.Element, ids: dict[str, int]) -> Annotation:
+    name = _text(element, "name")
+    if name not in ids:
+        raise ValueError(f"it has an object of class {name!r}; known are {', '.join(ids)}.")
+    x1, y1, x2, y2 = (float(_text(element, f"bndbox/{edge}")) for edge in ("xmin", "ymin", "xmax", "ymax"))
+    width, height = x2 - (x1 - 1), y2 - (y1 - 1)
+    return {
+        "category_id": ids[name],
+        "bbox": [x1 - 1, y1 - 1, width, height],
+        "area": width * height,
+        "iscrowd": 0,
+        "difficult": int(element.findtext("difficult") or 0),
+    }
+
+
+def _text(element: ET.Element, path: str) -> str:
+    text = element.findtext(path)
+    if not text:
+        raise ValueError(f"<{element.tag}> has no <{path}>.")
+    return text.strip()
+
+
+def write_voc(data: ObjectData, root: Path, year: str = "2007") -> dict[str, tuple[tuple[str, str], ...]]:
+    """Write a data set in VOC's layout and give back the parts for [`load_voc_detection`].
+
+    Images are written as PNG under their VOC name, so that pixels stay as they are.
+    """
+    folder = root / f"VOC{year}"
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for split, images in data.splits.items():
+        names = [f"{image.id:06d}" for image in images]
+        listing = folder / "ImageSets" / "Main" / f"{split}.txt"
+        listing.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        for name, image in zip(names, images, strict=True):
+            image.read().save(folder / "JPEGImages" / f"{name}.png")
+            tree = _to_xml(image, f"{name}.png", data)
+            ET.ElementTree(tree).write(folder / "Annotations" / f"{name}.xml")
+    return {split: ((year, split),) for split in data.splits}
+
+
+def _to_xml(image: ObjectImage, file_name: str, data: ObjectData) -> ET.Element:
+    tree = ET.Element("annotation")
+    ET.SubElement(tree, "filename").text = file_name
+    size = ET.SubElement(tree, "size")
+    for tag, value in (("width", image.width), ("height", image.height), ("depth", 3)):
+        ET.SubElement(size, tag).text = str(value)
+    for annotation in image.annotations:
+        x, y, width, height = annotation["bbox"]
+        element = ET.SubElement(tree, "object")
+        ET.SubElement(element, "name").text = data.categories[annotation["category_id"]]
+        ET.SubElement(element, "difficult").text = str(annotation.get("difficult", 0))
+        box = ET.SubElement(element, "bndbox")
+        for tag, value in (("xmin", x + 1), ("ymin", y + 1), ("xmax", x + width), ("ymax", y + height)):
+            ET.SubElement(box, tag).text = f"{value:g}"
+    return tree

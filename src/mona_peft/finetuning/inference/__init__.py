@@ -1,0 +1,1 @@
+"""Load a trained repository and predict with it."""

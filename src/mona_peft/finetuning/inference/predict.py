@@ -1,0 +1,167 @@
+"""Predict labels of images with a trained repository, in one process or several."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from PIL import Image
+from tqdm.auto import tqdm
+
+from mona_peft.finetuning.data.decoding import open_image
+from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
+from mona_peft.finetuning.settings import option
+
+from .dense import LoadedDense
+from .loading import Loaded, load
+from .predict_dense import format_dense, predict_dense
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+OUTPUT_SUFFIXES = (".json", ".parquet", ".csv")
+
+
+@dataclass
+class PredictionConfig:
+    """What to predict with, and on what."""
+
+    model: str = option("", "Trained repository: a folder, or user/name on the Hub.")
+    images: list[str] = option([], "Image files, and folders of them (searched through).")
+    split: str = option("test", "Split of the dataset, where one is given instead of images.")
+    base_model: str | None = option(None, "Take the base model from here instead of where it was.")
+    batch_size: int = option(16, "Images a process and forward pass.")
+    top_k: int = option(5, "Labels an image.")
+    output: str | None = option(None, f"File to write the results to: {', '.join(OUTPUT_SUFFIXES)}.")
+    draw_dir: str | None = option(None, "Folder for pictures of boxes, masks or label maps (dense models).")
+    threshold: float = option(0.5, "Objects with a lower score are left out (dense models).")
+    cpu: bool = option(False, "Predict on the CPU even if there is an accelerator.")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without model and images."""
+        if not self.model:
+            raise ValueError("No model was given: --model FOLDER or --model user/name.")
+        if self.output and Path(self.output).suffix not in OUTPUT_SUFFIXES:
+            raise ValueError(f"Cannot write {self.output}: the name must end in one of {', '.join(OUTPUT_SUFFIXES)}.")
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image to predict: its name, how to open it, and its true label where that is known."""
+
+    name: str
+    open: Callable[[], Image.Image]
+    label: str | None = None
+
+
+def predict(config: PredictionConfig, data: DataConfig) -> list[dict[str, Any]]:
+    """Predict every image, in the order given, and write and print the results.
+
+    Args:
+        config (`PredictionConfig`): model, images, output.
+        data (`DataConfig`): a dataset, where no images are given.
+
+    Returns:
+        `list[dict[str, Any]]`: `image`, `label`, `score`, `labels`, `scores`, and `true` where known.
+    """
+    accelerator = Accelerator(cpu=config.cpu)
+    items = _from_dataset(data, config.split) if data.dataset else find_images(config.images)
+    loaded = load(config.model, base_model=config.base_model, device=accelerator.device)
+    dense = isinstance(loaded, LoadedDense)
+    with accelerator.split_between_processes(list(range(len(items)))) as numbers:
+        shown = accelerator.is_main_process
+        mine = [items[number] for number in numbers]
+        part = (
+            _predict_dense_items(loaded, mine, config, shown) if dense else _predict_items(loaded, mine, config, shown)
+        )
+    rows = gather_object(part)
+    if accelerator.is_main_process:
+        if config.output:
+            write_results(rows, Path(config.output))
+        print(format_dense(rows) if dense else format_results(rows))
+    accelerator.wait_for_everyone()
+    return rows
+
+
+def find_images(paths: Sequence[str]) -> list[Item]:
+    """The image files given, and those in the folders given, in order.
+
+    Raises:
+        `FileNotFoundError`: if a path is not there, or there is no image at all.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        elif path.exists():
+            files.append(path)
+        else:
+            raise FileNotFoundError(f"There is no image or folder {path}.")
+    if not files:
+        raise FileNotFoundError(f"No images in {list(paths)}; give --images FILE FOLDER ..., or --dataset NAME.")
+    return [Item(str(file), _opener({"path": str(file), "bytes": None})) for file in files]
+
+
+def _from_dataset(data: DataConfig, split: str) -> list[Item]:
+    loaded = load_data(data)
+    if split not in loaded.splits:
+        raise ValueError(f"{loaded.name} has no split {split!r}; there are {', '.join(loaded.splits)}.")
+    rows: datasets.Dataset = loaded.splits[split]
+    images = rows.select_columns([loaded.image_column])
+    labels = [None if loaded.multilabel else loaded.class_names[label] for label in rows[loaded.label_column]]
+    return [
+        Item(f"{split}/{row}", lambda row=row: open_image(images[row][loaded.image_column], row), label)  # type: ignore[misc]
+        for row, label in enumerate(labels)
+    ]
+
+
+def _opener(stored: dict[str, Any]) -> Callable[[], Image.Image]:
+    return lambda: open_image(stored)
+
+
+def _predict_items(loaded: Loaded, items: list[Item], config: PredictionConfig, shown: bool) -> list[dict[str, Any]]:
+    rows = []
+    with tqdm(total=len(items), desc="predicting", unit="image", disable=not shown) as bar:
+        for start in range(0, len(items), config.batch_size):
+            batch = items[start : start + config.batch_size]
+            for item, found in zip(batch, loaded.predict([item.open() for item in batch], config.top_k), strict=True):
+                labels, scores = [entry["label"] for entry in found], [entry["score"] for entry in found]
+                row = {"image": item.name, "label": labels[0], "score": scores[0], "labels": labels, "scores": scores}
+                rows.append(row if item.label is None else {**row, "true": item.label})
+            bar.update(len(batch))
+    return rows
+
+
+def _predict_dense_items(
+    loaded: Any, items: list[Item], config: PredictionConfig, shown: bool
+) -> list[dict[str, Any]]:
+    folder = Path(config.draw_dir) if config.draw_dir else None
+    return predict_dense(loaded, [(item.name, item.open) for item in items], config.threshold, folder, shown)
+
+
+def write_results(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write the results in the format that the name of the file tells."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        datasets.Dataset.from_list(rows).to_parquet(str(path))
+    else:
+        datasets.Dataset.from_list(rows).to_csv(str(path))
+
+
+def format_results(rows: list[dict[str, Any]], most: int = 20) -> str:
+    """The first results as a table, and the accuracy where the true labels are known."""
+    width = max(len(row["image"]) for row in rows[:most])
+    lines = [f"{row['image']:<{width}}  {row['score']:7.2%}  {row['label']}" for row in rows[:most]]
+    if len(rows) > most:
+        lines.append(f"... and {len(rows) - most} more")
+    known = [row for row in rows if "true" in row]
+    if known:
+        right = sum(row["label"] == row["true"] for row in known)
+        lines.append(f"Accuracy: {right / len(known):.2%} ({right} of {len(known)})")
+    return "\n".join(lines)

@@ -1,0 +1,267 @@
+"""Fine-tuning methods by name: each makes a loaded model ready to train.
+
+A method decides what trains in the backbone; the head always trains (arXiv 2408.08345, section 4). New methods are
+rows added with [`register_method`].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from mona_peft.blocks.known import backbone_child, find_blocks, head_modules
+from mona_peft.tuners.adaptformer import AdaptFormerConfig
+from mona_peft.tuners.bottleneck import BottleneckConfig
+from mona_peft.tuners.convpass import ConvpassConfig
+from mona_peft.tuners.lorand import LoRandConfig
+from mona_peft.tuners.mona import MonaConfig
+from mona_peft.tuners.sct import SCTConfig, select_salient_channels
+from mona_peft.tuners.ssf import SSFConfig
+from mona_peft.tuners.vpt import VPTConfig
+
+# Names of the query and value projections, by the conventions of the libraries that define the models. A fused
+# projection (timm) can only be adapted as a whole.
+QUERY_VALUE_NAMES = (("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"), ("q", "v"), ("qkv",))
+
+ORIGINAL_MODULE = "original_module"
+
+# Fits a prepared model to training data: pairs of the model's inputs (a mapping) and one label an image `(B,)`.
+Calibrate = Callable[[nn.Module, Iterable[tuple[Any, Tensor]]], None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table of methods.
+
+    Args:
+        name (`str`): the name given on the command line.
+        prepare (`Callable`): `prepare(model, head, **options)` gives back the model to train.
+        description (`str`): what trains in the backbone, in a few words.
+        calibrate (`Calibrate`, *optional*): fits the prepared model to training data before it trains.
+    """
+
+    name: str
+    prepare: Callable[..., nn.Module]
+    description: str
+    calibrate: Calibrate | None = None
+
+
+METHODS: dict[str, Method] = {}
+
+
+def register_method(
+    name: str, description: str, calibrate: Calibrate | None = None
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Add the decorated `prepare(model, head, **options)` to the table under `name`; see [`Method`].
+
+    Raises:
+        `ValueError`: if the name is taken.
+    """
+
+    def add(prepare: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        if name in METHODS:
+            raise ValueError(f"A method named {name!r} exists already; choose another name.")
+        METHODS[name] = Method(name, prepare, description, calibrate)
+        return prepare
+
+    return add
+
+
+def apply_method(model: nn.Module, name: str, head: Iterable[str] | None = None, **options: Any) -> nn.Module:
+    """Make `model` ready to train with the method called `name`.
+
+    Args:
+        model (`nn.Module`): a model with its head, every parameter trainable or not.
+        name (`str`): a key of `METHODS`.
+        head (`Iterable[str]`, *optional*): paths of the modules that always train (head, neck). Found by
+            [`find_head`] when left out.
+        **options: settings of the method, such as `r` for `lora` or `bottleneck_dim` for `mona`.
+
+    Returns:
+        `nn.Module`: the same model with its parameters frozen as the method wants, or the `PeftModel` around it.
+
+    Raises:
+        `ValueError`: if no method has that name, or a path in `head` names no module with parameters.
+    """
+    if name not in METHODS:
+        raise ValueError(f"Unknown method {name!r}; choose one of {', '.join(sorted(METHODS))}.")
+    head = find_head(model) if head is None else tuple(head)
+    for path in head:
+        if not any(True for _ in model.get_submodule(path).parameters()):
+            raise ValueError(f"The head {path!r} has no parameters; name the module that is to train.")
+    return METHODS[name].prepare(model, head, **options)
+
+
+def find_head(model: nn.Module) -> tuple[str, ...]:
+    """Paths of the modules that are not the backbone.
+
+    In transformers these are the children beside the backbone; in timm, what `get_classifier()` gives.
+
+    Raises:
+        `ValueError`: if the model follows neither convention.
+    """
+    if backbone_child(model) is not None:
+        return tuple(head_modules(model))
+    if hasattr(model, "get_classifier"):
+        classifier = model.get_classifier()  # type: ignore[operator]
+        return tuple(path for path, module in model.named_modules() if module is classifier and path)
+    raise ValueError(
+        f"Cannot tell the head of {type(model).__name__} from its backbone; name it: apply_method(..., head=['...'])."
+    )
+
+
+def is_head(parameter_name: str, head: Iterable[str]) -> bool:
+    """Whether a parameter, named as in the model or the `PeftModel` around it, belongs to one of the `head` paths."""
+    bare = parameter_name.removeprefix("base_model.model.")
+    return any(bare == path or bare.startswith(f"{path}.") for path in head)
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Numbers of parameters, apart for backbone (what the method adds to it included) and head."""
+
+    backbone: int
+    backbone_trainable: int
+    head: int
+    head_trainable: int
+
+
+def count_parameters(model: nn.Module, head: Iterable[str] | None = None) -> ParameterCounts:
+    """Count the parameters of a model prepared by [`apply_method`].
+
+    Args:
+        model (`nn.Module`): the model, or the `PeftModel` around it.
+        head (`Iterable[str]`, *optional*): as for [`apply_method`], paths inside the bare model.
+    """
+    bare: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
+    head = find_head(bare) if head is None else tuple(head)
+    counts = {(part, trains): 0 for part in (True, False) for trains in (True, False)}
+    for name, parameter in model.named_parameters():
+        # PEFT keeps the untouched head beside the copy that trains; it is no part of what runs.
+        if ORIGINAL_MODULE not in name.split("."):
+            counts[is_head(name, head), parameter.requires_grad] += parameter.numel()
+    return ParameterCounts(
+        backbone=counts[False, True] + counts[False, False],
+        backbone_trainable=counts[False, True],
+        head=counts[True, True] + counts[True, False],
+        head_trainable=counts[True, True],
+    )
+
+
+def freeze_all_but(model: nn.Module, trains: Callable[[str], bool]) -> nn.Module:
+    """Set `requires_grad` of every parameter to what `trains` says of its name."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trains(name))
+    return model
+
+
+def query_value_targets(model: nn.Module) -> list[str]:
+    """Names of the query and value projections in this family of models.
+
+    Raises:
+        `ValueError`: if no known pair of names is there.
+    """
+    leaves = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    for names in QUERY_VALUE_NAMES:
+        if leaves.issuperset(names):
+            return list(names)
+    raise ValueError(
+        f"{type(model).__name__} has no linear layers under any of the names {QUERY_VALUE_NAMES}; pass target_modules."
+    )
+
+
+@register_method("full", "everything")
+def prepare_full(model: nn.Module, head: tuple[str, ...]) -> nn.Module:
+    """Train every parameter."""
+    return freeze_all_but(model, lambda name: True)
+
+
+@register_method("fixed", "nothing")
+def prepare_fixed(model: nn.Module, head: tuple[str, ...]) -> nn.Module:
+    """Train the head alone."""
+    return freeze_all_but(model, lambda name: is_head(name, head))
+
+
+@register_method("bitfit", "every parameter with 'bias' in its name")
+def prepare_bitfit(model: nn.Module, head: tuple[str, ...]) -> nn.Module:
+    """Train biases, relative-position tables included (their name holds `bias`), and the head."""
+    return freeze_all_but(model, lambda name: "bias" in name or is_head(name, head))
+
+
+@register_method("norm", "every norm layer")
+def prepare_norm(model: nn.Module, head: tuple[str, ...]) -> nn.Module:
+    """Train the parameters with `norm` in their name, and the head."""
+    return freeze_all_but(model, lambda name: "norm" in name or is_head(name, head))
+
+
+@register_method("partial-1", "the last block")
+def prepare_partial(model: nn.Module, head: tuple[str, ...], blocks: int = 1) -> nn.Module:
+    """Train the last block, or the last `blocks` of them, and the head.
+
+    Raises:
+        `ValueError`: if the model has no known block, or fewer than `blocks`.
+    """
+    names = list(find_blocks(model))
+    if not 1 <= blocks <= len(names):
+        raise ValueError(f"blocks={blocks!r} must be at least 1 and at most the {len(names)} blocks the model has.")
+    last = tuple(f"{name}." for name in names[-blocks:])
+    return freeze_all_but(model, lambda name: name.startswith(last) or is_head(name, head))
+
+
+@register_method("bottleneck", "two bottleneck adapters a block, on the attention and MLP outputs")
+def prepare_bottleneck(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train two bottleneck adapters a block, and the head."""
+    return get_peft_model(model, BottleneckConfig(modules_to_save=list(head), **options))
+
+
+@register_method("adaptformer", "a scaled bottleneck beside each MLP")
+def prepare_adaptformer(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train an AdaptFormer adapter a block, and the head."""
+    return get_peft_model(model, AdaptFormerConfig(modules_to_save=list(head), **options))
+
+
+@register_method("lorand", "two bottleneck adapters a block made of low-rank products")
+def prepare_lorand(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train two LoRand adapters a block, and the head."""
+    return get_peft_model(model, LoRandConfig(modules_to_save=list(head), **options))
+
+
+@register_method("lora", "rank-64 updates of the query and value projections")
+def prepare_lora(model: nn.Module, head: tuple[str, ...], r: int = 64, **options: Any) -> nn.Module:
+    """Train rank `r` updates of q and v, scaled by `lora_alpha / r` (1 unless `lora_alpha` is given), and the head."""
+    options = {"target_modules": query_value_targets(model), "lora_alpha": r, **options}
+    return get_peft_model(model, LoraConfig(r=r, modules_to_save=list(head), **options))
+
+
+@register_method("mona", "two Mona adapters a block")
+def prepare_mona(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train two Mona adapters a block, and the head."""
+    return get_peft_model(model, MonaConfig(modules_to_save=list(head), **options))
+
+
+@register_method("ssf", "scales and shifts of every layer's output")
+def prepare_ssf(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train a scale and a shift of each channel of every layer of the backbone, and the head."""
+    return get_peft_model(model, SSFConfig(modules_to_save=list(head), **options))
+
+
+@register_method("vpt", "ten prompts a block")
+def prepare_vpt(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train deep visual prompts, and the head."""
+    return get_peft_model(model, VPTConfig(modules_to_save=list(head), **options))
+
+
+@register_method("convpass", "two convolutional bypasses a block, beside attention and MLP")
+def prepare_convpass(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train two convolutional bypasses a block, and the head."""
+    return get_peft_model(model, ConvpassConfig(modules_to_save=list(head), **options))
+
+
+@register_method("sct", "a map of the salient channels in each block", calibrate=select_salient_channels)
+def prepare_sct(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+    """Train maps of the channels that are salient for the training data, and the head."""
+    return get_peft_model(model, SCTConfig(modules_to_save=list(head), **options))

@@ -1,0 +1,116 @@
+"""Backbones for dense prediction from any checkpoint of the same architecture, and task models around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, ViTConfig
+from transformers.utils import logging
+
+from .vit_backbone import ViTBackboneConfig
+
+
+def backbone_config(
+    name_or_path: str, out_indices: Sequence[int] | None = None, drop_path: float | None = None
+) -> PretrainedConfig:
+    """Configuration of the backbone of a checkpoint.
+
+    Args:
+        name_or_path (`str`): a classifier or bare model: Hub id or folder.
+        out_indices (`Sequence[int]`, *optional*): stages whose feature maps are wanted, from 1 (or -1, the last); all
+            of a hierarchical backbone and every fourth of a ViT's blocks if left out.
+        drop_path (`float`, *optional*): stochastic depth rate of the last block; the model's own if left out.
+
+    Raises:
+        `ValueError`: if the checkpoint has no such stages, cannot be a backbone, or has no such setting.
+    """
+    config = AutoConfig.from_pretrained(name_or_path)
+    if isinstance(config, ViTConfig) and not isinstance(config, ViTBackboneConfig):
+        values = {name: value for name, value in config.to_dict().items() if name != "model_type"}
+        config = ViTBackboneConfig(**values)
+    if not hasattr(config, "stage_names"):
+        raise ValueError(
+            f"{name_or_path} is a {config.model_type} model, which cannot be a backbone for dense prediction. Take a "
+            "Swin, ViT, BEiT, DINOv2 or another model that transformers.AutoBackbone knows."
+        )
+    last = len(config.stage_names) - 1
+    indices = [index if index > 0 else last + 1 + index for index in out_indices or _default_stages(last)]
+    if not 1 <= min(indices) <= max(indices) < len(config.stage_names):
+        raise ValueError(f"{name_or_path} has stages 1 to {len(config.stage_names) - 1}; {indices} were asked for.")
+    config.out_indices = indices
+    if drop_path is not None:
+        if not hasattr(config, "drop_path_rate"):
+            raise ValueError(f"drop_path is {drop_path}, but {config.model_type} has no drop_path_rate; leave it out.")
+        config.drop_path_rate = drop_path
+    # What belonged to the checkpoint's own task.
+    config.id2label, config.architectures = {0: "LABEL_0", 1: "LABEL_1"}, None
+    return config
+
+
+def _default_stages(count: int) -> list[int]:
+    return list(range(1, count + 1)) if count <= 4 else [count * quarter // 4 for quarter in (1, 2, 3, 4)]
+
+
+def find_backbone_module(model: nn.Module) -> tuple[str, PreTrainedModel]:
+    """Path and module of the transformers backbone inside `model`.
+
+    Raises:
+        `ValueError`: if there is none.
+    """
+    for name, module in model.named_modules():
+        if name and isinstance(module, PreTrainedModel) and hasattr(module, "out_features"):
+            return name, module
+    raise ValueError(f"{type(model).__name__} has no transformers backbone in it.")
+
+
+def load_backbone_weights(model: nn.Module, name_or_path: str) -> None:
+    """Fill the backbone inside `model` from a checkpoint; its output norms, which no checkpoint has, stay.
+
+    Raises:
+        `ValueError`: if the checkpoint lacks weights of the backbone.
+    """
+    _, backbone = find_backbone_module(model)
+    loader: Any = type(backbone)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # that a classifier's head is left over, and output norms are new, is expected
+    try:
+        loaded, info = loader.from_pretrained(name_or_path, config=backbone.config, output_loading_info=True)
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = sorted(key for key in info["missing_keys"] if "hidden_states_norms" not in key)
+    if missing or info["mismatched_keys"]:
+        raise ValueError(
+            f"{name_or_path} does not fit the backbone {type(backbone).__name__}: it lacks {missing[:5]} and has "
+            f"other shapes for {sorted(map(str, info['mismatched_keys']))[:5]}."
+        )
+    fresh = {name: value for name, value in backbone.state_dict().items() if name in info["missing_keys"]}
+    backbone.load_state_dict({**loaded.state_dict(), **fresh})
+
+
+def build_around_backbone(config: PretrainedConfig, model_class: type, name_or_path: str) -> PreTrainedModel:
+    """A task model whose neck and heads start at random and whose backbone starts from a checkpoint.
+
+    Its `name_or_path` is the checkpoint's: a saved adapter names it as its base.
+
+    Args:
+        config (`PretrainedConfig`): of the task model, with `backbone_config`.
+        model_class (`type`): of the task model.
+        name_or_path (`str`): Hub id or folder.
+    """
+    model = model_class(config)
+    load_backbone_weights(model, name_or_path)
+    model.config.name_or_path = model.name_or_path = name_or_path
+    return model
+
+
+def label_maps(class_names: Sequence[str]) -> dict[str, Any]:
+    """`id2label` and `label2id` for a configuration."""
+    return {"id2label": dict(enumerate(class_names)), "label2id": {name: i for i, name in enumerate(class_names)}}
+
+
+def absolute_if_folder(name_or_path: str) -> str:
+    """A folder as an absolute path, so that what is saved finds it from anywhere; a Hub id as it is."""
+    return str(Path(name_or_path).resolve()) if Path(name_or_path).is_dir() else name_or_path

@@ -1,0 +1,222 @@
+"""The three box and mask heads of Cascade Mask R-CNN (arXiv 1906.09756), each one of torchvision's `RoIHeads`.
+
+Every stage is matched at a higher overlap and starts from the boxes of the stage before. Boxes are class-aware, and
+their loss is the generalised IoU of the decoded boxes, as in the paper's COCO recipe.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, generalized_box_iou_loss, remove_small_boxes
+
+from .detector_base import Objects
+
+# Scales of the box offsets of each stage: the reciprocals of 0.1, 0.1, 0.2, 0.2, then of a half and a third of these.
+BOX_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
+
+
+@dataclass(frozen=True)
+class CascadeSettings:
+    """Settings of the heads; the defaults are the paper's recipe.
+
+    Args:
+        num_classes (`int`): without the background.
+        channels (`int`): of the pyramid and of the heads' convolutions.
+        box_convs (`int`): convolutions of a box head.
+        box_features (`int`): width of a box head's last layer.
+        mask_convs (`int`): convolutions of a mask head.
+        batch_norm (`bool`): whether the box heads' convolutions are normalised over the batch.
+        ious (`tuple[float, ...]`): overlap of a positive, by stage.
+        loss_weights (`tuple[float, ...]`): by stage.
+        box_loss_weight (`float`): of the generalised IoU loss.
+        rois_per_image (`int`): proposals sampled of an image.
+        positive_share (`float`): most positives among them.
+        score_threshold (`float`): detections below it are dropped.
+        nms_threshold (`float`): overlap above which the weaker of two detections of a class is dropped.
+        max_detections (`int`): kept of an image.
+    """
+
+    num_classes: int
+    channels: int = 256
+    box_convs: int = 4
+    box_features: int = 1024
+    mask_convs: int = 4
+    batch_norm: bool = True
+    ious: tuple[float, ...] = (0.5, 0.6, 0.7)
+    loss_weights: tuple[float, ...] = (1.0, 0.5, 0.25)
+    box_loss_weight: float = 10.0
+    rois_per_image: int = 512
+    positive_share: float = 0.25
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    max_detections: int = 100
+
+    def __post_init__(self) -> None:
+        if not len(self.ious) == len(self.loss_weights) <= len(BOX_WEIGHTS):
+            raise ValueError(
+                f"ious {self.ious} and loss_weights {self.loss_weights} must be as many, at most {len(BOX_WEIGHTS)}."
+            )
+
+
+def make_stage(settings: CascadeSettings, number: int, levels: list[str]) -> RoIHeads:
+    """Box and mask head of stage `number`, pooling from the pyramid `levels`."""
+    channels, classes, iou = settings.channels, settings.num_classes + 1, settings.ious[number]
+    norm = nn.BatchNorm2d if settings.batch_norm else None
+    box_head = FastRCNNConvFCHead((channels, 7, 7), [channels] * settings.box_convs, [settings.box_features], norm)
+    return RoIHeads(
+        MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=2),
+        box_head,
+        FastRCNNPredictor(settings.box_features, classes),
+        fg_iou_thresh=iou,
+        bg_iou_thresh=iou,
+        batch_size_per_image=settings.rois_per_image,
+        positive_fraction=settings.positive_share,
+        bbox_reg_weights=BOX_WEIGHTS[number],
+        score_thresh=settings.score_threshold,
+        nms_thresh=settings.nms_threshold,
+        detections_per_img=settings.max_detections,
+        mask_roi_pool=MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=2),
+        mask_head=MaskRCNNHeads(channels, [channels] * settings.mask_convs, dilation=1),
+        mask_predictor=MaskRCNNPredictor(channels, channels, classes),
+    )
+
+
+class CascadeHeads(nn.Module):
+    """All stages.
+
+    Args:
+        settings (`CascadeSettings`): their settings.
+        levels (`list[str]`): names of the pyramid's levels to pool from.
+    """
+
+    def __init__(self, settings: CascadeSettings, levels: list[str]) -> None:
+        super().__init__()
+        self.settings = settings
+        self.stages = nn.ModuleList(make_stage(settings, number, levels) for number in range(len(settings.ious)))
+
+    def losses(
+        self,
+        features: OrderedDict[str, Tensor],
+        proposals: list[Tensor],
+        sizes: list[tuple[int, int]],
+        targets: list[Objects],
+    ) -> dict[str, Tensor]:
+        """Weighted losses of every stage.
+
+        Args:
+            features (`OrderedDict[str, Tensor]`): the pyramid.
+            proposals (`list[Tensor]`): by image `(N, 4)`.
+            sizes (`list[tuple[int, int]]`): heights and widths of the images.
+            targets (`list[Objects]`): by image `boxes`, `labels` from 1, `masks` `(N, H, W)`.
+        """
+        losses: dict[str, Tensor] = {}
+        stage: Any
+        for number, (stage, weight) in enumerate(zip(self.stages, self.settings.loss_weights, strict=True)):
+            sampled, matched, labels, _ = stage.select_training_samples(list(proposals), targets)
+            logits, boxes = self._boxes(stage, features, sampled, sizes)
+            flat_labels = torch.cat(labels)
+            parts = {
+                "class": F.cross_entropy(logits, flat_labels),
+                "box": self.settings.box_loss_weight * _box_loss(boxes, flat_labels, matched, targets),
+                "mask": _mask_loss(stage, features, sampled, matched, labels, sizes, targets),
+            }
+            losses |= {f"stage{number + 1}_{name}": weight * value for name, value in parts.items()}
+            classes = torch.where(flat_labels > 0, flat_labels, logits[:, 1:].argmax(1) + 1)
+            kept = [~_is_target(rois, m, t) for rois, m, t in zip(sampled, matched, targets, strict=True)]
+            proposals = _refine(boxes, classes, sampled, sizes, kept)
+        return losses
+
+    def detect(
+        self, features: OrderedDict[str, Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> list[Objects]:
+        """Detections by image: boxes of the last stage, scores and masks averaged over the stages. Labels from 1."""
+        scores = []
+        stage: Any
+        for number, stage in enumerate(self.stages):
+            logits, boxes, offsets, rois = self._boxes_and_offsets(stage, features, proposals, sizes)
+            scores.append(logits.softmax(1))
+            if number + 1 < len(self.stages):
+                proposals = _refine(boxes, logits[:, 1:].argmax(1) + 1, rois, sizes)
+        mean_scores = torch.stack(scores).mean(0)
+        # torchvision takes the softmax of what it is given; that of a logarithm of probabilities is the probabilities.
+        found = stage.postprocess_detections(mean_scores.log(), offsets, rois, sizes)
+        detections = [{"boxes": b, "scores": s, "labels": n} for b, s, n in zip(*found, strict=True)]
+        masks = self._masks(features, found[0], found[2], sizes)
+        return [{**one, "masks": mask} for one, mask in zip(detections, masks, strict=True)]
+
+    def _boxes(self, stage: Any, features, rois, sizes) -> tuple[Tensor, Tensor]:
+        logits, boxes, *_ = self._boxes_and_offsets(stage, features, rois, sizes)
+        return logits, boxes
+
+    def _boxes_and_offsets(self, stage: Any, features, rois, sizes) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Logits `(R, classes + 1)`, decoded boxes `(R, classes + 1, 4)`, offsets, and the regions they are of."""
+        pooled = stage.box_head(stage.box_roi_pool(features, rois, sizes))
+        logits, offsets = stage.box_predictor(pooled)
+        return logits.float(), stage.box_coder.decode(offsets.float(), rois), offsets.float(), rois
+
+    def _masks(self, features, boxes: list[Tensor], labels: list[Tensor], sizes) -> list[Tensor]:
+        """Masks `(N, 1, M, M)` in [0, 1] of detections, averaged over the stages."""
+        by_stage = []
+        stage: Any
+        for stage in self.stages:
+            logits = stage.mask_predictor(stage.mask_head(stage.mask_roi_pool(features, boxes, sizes)))
+            by_stage.append(maskrcnn_inference(logits.float(), labels))
+        return [torch.stack(masks).mean(0) for masks in zip(*by_stage, strict=True)]
+
+
+def _box_loss(boxes: Tensor, labels: Tensor, matched: list[Tensor], targets: list[Objects]) -> Tensor:
+    """Generalised IoU loss of the positives' boxes `(R, classes + 1, 4)` of their class, summed over R."""
+    wanted = torch.cat([_matched_boxes(target["boxes"], rows) for target, rows in zip(targets, matched, strict=True)])
+    positive = torch.where(labels > 0)[0]
+    own = boxes[positive, labels[positive]]
+    return generalized_box_iou_loss(own, wanted[positive].to(own.dtype), reduction="sum") / max(len(labels), 1)
+
+
+def _matched_boxes(boxes: Tensor, rows: Tensor) -> Tensor:
+    """Rows of `boxes`; zeros for an image without objects, none of whose proposals is positive."""
+    return boxes[rows] if len(boxes) else boxes.new_zeros(len(rows), 4)
+
+
+def _mask_loss(stage: Any, features, rois, matched, labels, sizes, targets: list[Objects]) -> Tensor:
+    """Binary cross entropy of the masks of the positive proposals."""
+    positive = [torch.where(one > 0)[0] for one in labels]
+    positive_rois = [boxes[rows] for boxes, rows in zip(rois, positive, strict=True)]
+    positive_matched = [indices[rows] for indices, rows in zip(matched, positive, strict=True)]
+    logits = stage.mask_predictor(stage.mask_head(stage.mask_roi_pool(features, positive_rois, sizes)))
+    masks, classes = [t["masks"] for t in targets], [t["labels"] for t in targets]
+    return maskrcnn_loss(logits.float(), positive_rois, masks, classes, positive_matched)
+
+
+def _is_target(rois: Tensor, matched: Tensor, target: Objects) -> Tensor:
+    """Which of the regions `(R, 4)` are objects' own boxes, which torchvision adds to the proposals of every stage."""
+    return (rois == _matched_boxes(target["boxes"], matched).to(rois.dtype)).all(1)
+
+
+def _refine(
+    boxes: Tensor,
+    classes: Tensor,
+    rois: list[Tensor],
+    sizes: list[tuple[int, int]],
+    kept: list[Tensor] | None = None,
+) -> list[Tensor]:
+    """Proposals of the next stage: each region's box of its class, inside the image.
+
+    Without `kept` every region stays, so that the stages' scores can be averaged.
+    """
+    own = boxes[torch.arange(len(boxes), device=boxes.device), classes].detach()
+    proposals = [
+        clip_boxes_to_image(b, size) for b, size in zip(own.split([len(r) for r in rois]), sizes, strict=True)
+    ]
+    if kept is None:
+        return proposals
+    proposals = [boxes[mask] for boxes, mask in zip(proposals, kept, strict=True)]
+    return [boxes[remove_small_boxes(boxes, min_size=1e-2)] for boxes in proposals]

@@ -1,0 +1,119 @@
+"""Cascade Mask R-CNN (arXiv 1906.09756) on a transformers backbone, from torchvision's detection parts."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from transformers import AutoConfig
+
+from .cascade_heads import CascadeHeads, CascadeSettings
+from .detector_base import DetectorConfig, DetectorModel, DetectorOutput, Objects, image_list, shift_labels
+
+# What the heads share with `DetectorConfig`, under the same name.
+SHARED = ("score_threshold", "nms_threshold", "max_detections")
+
+
+class CascadeMaskRCNNConfig(DetectorConfig):
+    """Configuration of [`CascadeMaskRCNNForInstanceSegmentation`].
+
+    Args:
+        anchor_scale (`float`): as in `DetectorConfig`.
+        anchor_octaves (`int`): as in `DetectorConfig`.
+        proposals (`int`): kept of an image after the proposal network's non-maximum suppression.
+        heads (`dict`, *optional*): settings of `CascadeSettings` other than classes and channels.
+        **kwargs: of `DetectorConfig`.
+    """
+
+    model_type = "mona_cascade_mask_rcnn"
+
+    def __init__(
+        self,
+        anchor_scale: float = 8.0,
+        anchor_octaves: int = 1,
+        proposals: int = 1000,
+        heads: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.proposals = proposals
+        self.heads = dict(heads or {})
+        super().__init__(anchor_scale=anchor_scale, anchor_octaves=anchor_octaves, **kwargs)
+        known = {field.name for field in fields(CascadeSettings)}
+        unknown = sorted(self.heads.keys() - known)
+        if unknown:
+            raise ValueError(f"heads has unknown settings {unknown}; known are {sorted(known)}.")
+
+    def cascade_settings(self) -> CascadeSettings:
+        """Settings of the heads."""
+        heads = {name: tuple(value) if isinstance(value, list) else value for name, value in self.heads.items()}
+        shared = {name: getattr(self, name) for name in SHARED}
+        return CascadeSettings(num_classes=self.num_labels or 0, channels=self.fpn_channels, **{**shared, **heads})
+
+
+class TopLevel(LastLevelMaxPool):
+    """The level above the backbone's, for proposals of large objects."""
+
+    levels = 1
+
+
+class CascadeMaskRCNNForInstanceSegmentation(DetectorModel):
+    """Cascade Mask R-CNN.
+
+    Args:
+        config (`CascadeMaskRCNNConfig`): the configuration.
+    """
+
+    config_class: type = CascadeMaskRCNNConfig
+
+    def __init__(self, config: CascadeMaskRCNNConfig) -> None:
+        super().__init__(config, TopLevel())
+        anchors = self.make_anchors()
+        self.proposal_network = RegionProposalNetwork(
+            anchors,
+            RPNHead(config.fpn_channels, anchors.num_anchors_per_location()[0]),
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=256,
+            positive_fraction=0.5,
+            pre_nms_top_n={"training": 2 * config.proposals, "testing": config.proposals},
+            post_nms_top_n={"training": config.proposals, "testing": config.proposals},
+            nms_thresh=0.7,
+        )
+        levels = [str(number) for number in range(len(config.backbone_config.out_indices))]
+        self.cascade = CascadeHeads(config.cascade_settings(), levels)
+        self.post_init()
+
+    def forward(
+        self, pixel_values: Tensor, sizes: Tensor, targets: list[Objects] | None = None, **kwargs: Any
+    ) -> DetectorOutput:
+        """Losses in training, where `targets` are given; detections in evaluation.
+
+        Args:
+            pixel_values (`Tensor`): `(B, 3, H, W)`, padded at right and bottom.
+            sizes (`Tensor`): `(B, 2)`, height and width before padding.
+            targets (`list[Objects]`, *optional*): by image `boxes` `(N, 4)`, `labels` from 0, `masks` `(N, H, W)`.
+            **kwargs: passed on by wrappers, of no effect.
+
+        Raises:
+            `ValueError`: if the model is in training mode without targets.
+        """
+        if self.training and targets is None:
+            raise ValueError("In training mode Cascade Mask R-CNN needs targets; call model.eval() to detect.")
+        images = image_list(pixel_values, sizes)
+        features = self.pyramid(pixel_values)
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            features = type(features)((name, feature.float()) for name, feature in features.items())
+            shifted = shift_labels(targets, 1) if self.training and targets is not None else None
+            proposals, losses = self.proposal_network(images, features, shifted)
+            if shifted is not None:
+                losses = losses | self.cascade.losses(features, proposals, images.image_sizes, shifted)
+                return DetectorOutput(loss=torch.stack(list(losses.values())).sum(), losses=losses)
+            detections = self.cascade.detect(features, proposals, images.image_sizes)
+        return DetectorOutput(detections=shift_labels(detections, -1))
+
+
+AutoConfig.register(CascadeMaskRCNNConfig.model_type, CascadeMaskRCNNConfig, exist_ok=True)

@@ -1,0 +1,67 @@
+"""Image classifiers: loaded with the labels of the data, and a fresh head where those are new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+
+from mona_peft.finetuning.methods import find_head
+
+
+def load_classifier(
+    name_or_path: str, class_names: Sequence[str], drop_path: float | None = None, multilabel: bool = False
+) -> PreTrainedModel:
+    """Load a pretrained classifier; its head starts anew unless it was trained on these very classes.
+
+    Args:
+        name_or_path (`str`): model id on the Hub, or a folder.
+        class_names (`Sequence[str]`): by label.
+        drop_path (`float`, *optional*): stochastic depth rate of the last block; the model's own if left out.
+        multilabel (`bool`): whether an image has several labels.
+
+    Raises:
+        `ValueError`: if `drop_path` is given for a model that has no such setting.
+    """
+    labels = dict(enumerate(class_names))
+    config = AutoConfig.from_pretrained(name_or_path)
+    same_classes = dict(config.id2label or {}) == labels
+    config.id2label, config.label2id = labels, {name: label for label, name in labels.items()}
+    config.problem_type = "multi_label_classification" if multilabel else "single_label_classification"
+    set_drop_path(config, drop_path)
+    model = AutoModelForImageClassification.from_pretrained(name_or_path, config=config, ignore_mismatched_sizes=True)
+    if not same_classes:
+        reset_head(model)
+    return model
+
+
+def set_drop_path(config: Any, drop_path: float | None) -> None:
+    """Set the stochastic depth rate in a model's config.
+
+    Raises:
+        `ValueError`: if the config has no such setting.
+    """
+    if drop_path is None:
+        return
+    if not hasattr(config, "drop_path_rate"):
+        raise ValueError(
+            f"drop_path is {drop_path}, but {config.model_type} models have no drop_path_rate; leave it out."
+        )
+    config.drop_path_rate = drop_path
+
+
+def reset_head(model: nn.Module) -> None:
+    """Draw the linear layers of the head anew from torch's global generator: normal of 0.02, zero biases."""
+    for path in find_head(model):
+        for module in model.get_submodule(path).modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+def load_processor(name_or_path: str) -> Any:
+    """Load the image processor that goes with a model."""
+    return AutoImageProcessor.from_pretrained(name_or_path)

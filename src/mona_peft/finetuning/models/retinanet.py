@@ -1,0 +1,122 @@
+"""RetinaNet (arXiv 1708.02002) on a transformers backbone: torchvision's head, losses and post-processing.
+
+As the paper's VOC recipe has it: a pyramid over stages 2 to 4 with P6 and P7 computed from the backbone's last map
+(mmdetection's `add_extra_convs="on_input"`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from transformers import AutoConfig
+
+from .detector_base import DetectorConfig, DetectorModel, DetectorOutput, Objects, check_hierarchy, image_list
+
+
+class RetinaNetConfig(DetectorConfig):
+    """Configuration of [`RetinaNetForObjectDetection`].
+
+    Args:
+        norm_groups (`int`): groups of a group norm after each convolution of the head; 0 for none, as in the paper.
+            A narrow head needs one: its initial weights (normal of 0.01) are made for 256 channels.
+        **kwargs: of `DetectorConfig`.
+    """
+
+    model_type = "mona_retinanet"
+
+    def __init__(self, norm_groups: int = 0, **kwargs: Any) -> None:
+        self.norm_groups = norm_groups
+        super().__init__(**kwargs)
+
+
+class TopLevels(LastLevelP6P7):
+    """P6 and P7 from the backbone's last map, whatever its channels: torchvision goes by their number."""
+
+    levels = 2
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels)
+        self.use_P5 = False
+
+
+class GivenFeatures(nn.Module):
+    """Stands in for the backbone in torchvision's `RetinaNet`, of which only the head and what follows it run.
+
+    Args:
+        out_channels (`int`): channels of the pyramid.
+    """
+
+    def __init__(self, out_channels: int) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+
+
+class RetinaNetForObjectDetection(DetectorModel):
+    """RetinaNet.
+
+    Args:
+        config (`RetinaNetConfig`): the configuration.
+    """
+
+    config_class: type = RetinaNetConfig
+
+    def __init__(self, config: RetinaNetConfig) -> None:
+        check_hierarchy(config.backbone_config)
+        width = config.backbone_config.embed_dim * 2 ** (config.backbone_config.out_indices[-1] - 1)
+        super().__init__(config, TopLevels(width, config.fpn_channels))
+        anchors = self.make_anchors()
+        norm = partial(nn.GroupNorm, config.norm_groups) if config.norm_groups else None
+        head = RetinaNetHead(
+            config.fpn_channels, anchors.num_anchors_per_location()[0], config.num_labels, norm_layer=norm
+        )
+        self.detector = RetinaNet(
+            GivenFeatures(config.fpn_channels),
+            config.num_labels,
+            anchor_generator=anchors,
+            head=head,
+            score_thresh=config.score_threshold,
+            nms_thresh=config.nms_threshold,
+            detections_per_img=config.max_detections,
+        )
+        self.post_init()
+
+    def forward(
+        self, pixel_values: Tensor, sizes: Tensor, targets: list[Objects] | None = None, **kwargs: Any
+    ) -> DetectorOutput:
+        """Losses where `targets` are given, detections otherwise.
+
+        Args:
+            pixel_values (`Tensor`): `(B, 3, H, W)`, padded at right and bottom.
+            sizes (`Tensor`): `(B, 2)`, height and width before padding.
+            targets (`list[Objects]`, *optional*): by image: `boxes` `(N, 4)` and `labels` `(N,)` from 0.
+            **kwargs: passed on by wrappers, of no effect.
+        """
+        images = image_list(pixel_values, sizes)
+        features = list(self.pyramid(pixel_values).values())
+        # Sums over a hundred thousand anchors do not fit fp16.
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            features = [feature.float() for feature in features]
+            outputs = self.detector.head(features)
+            anchors = self.detector.anchor_generator(images, features)
+            if targets is not None:
+                losses = self.detector.compute_loss(targets, outputs, anchors)
+                return DetectorOutput(loss=torch.stack(list(losses.values())).sum(), losses=losses)
+            counts = [
+                feature.shape[-2] * feature.shape[-1] * per_place
+                for feature, per_place in zip(
+                    features, self.detector.anchor_generator.num_anchors_per_location(), strict=True
+                )
+            ]
+            by_level = {name: list(output.split(counts, dim=1)) for name, output in outputs.items()}
+            anchors_by_level = [list(one.split(counts)) for one in anchors]
+            detections = self.detector.postprocess_detections(by_level, anchors_by_level, images.image_sizes)
+        return DetectorOutput(detections=detections)
+
+
+AutoConfig.register(RetinaNetConfig.model_type, RetinaNetConfig, exist_ok=True)

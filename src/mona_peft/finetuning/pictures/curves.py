@@ -1,0 +1,36 @@
+"""Loss, learning rate and validation figures over the run, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mona_peft.finetuning.training.run_folder import read_log
+
+NOT_DRAWN = {"kind", "step", "epoch", "num_samples", "samples_per_second", "data_wait", "memory_gib", "grad_norm"}
+
+
+def draw_curves(log: Path, picture: Path) -> None:
+    """Draw a panel a figure from `metrics.jsonl`.
+
+    Args:
+        log (`Path`): the `metrics.jsonl`.
+        picture (`Path`): the PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    records = read_log(log)
+    numbers = [name for record in records for name, value in record.items() if isinstance(value, int | float)]
+    names = [name for name in dict.fromkeys(numbers) if name not in NOT_DRAWN]
+    if not names:
+        return
+    figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
+    for panel, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for kind in dict.fromkeys(record["kind"] for record in records):
+            points = [
+                (record["step"], record[name]) for record in records if record["kind"] == kind and name in record
+            ]
+            if points:
+                panel.plot(*zip(*points, strict=True), label=kind, marker="." if len(points) < 30 else None)
+        panel.set(title=name.replace("_", " "), xlabel="step")
+        panel.legend()
+    figure.savefig(picture, dpi=120)

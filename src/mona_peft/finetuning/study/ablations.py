@@ -1,0 +1,69 @@
+"""The settings of Mona that its paper studies, one changed at a time (arXiv 2408.08345, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .variants import Variant
+
+DEFAULT_LABEL = "mona"
+
+# Group: settings by name. The default of each is the variant `mona` itself.
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "design": {f"design {name}": {"variant": name} for name in ("v1", "v2", "v3")},
+    "positions": {f"{name} only": {"positions": [name]} for name in ("attention", "mlp")},
+    "kernels": {
+        f"kernels {'+'.join(map(str, sizes))}": {"kernel_sizes": list(sizes)}
+        for sizes in ((3,), (5,), (7,), (3, 5), (3, 5, 7, 9))
+    },
+    "scale": {"scalar scales": {"scale": "scalar"}},
+    "norm": {f"norm {name}": {"norm": name} for name in ("batch", "none")},
+    "biases": {"convolutions without biases": {"conv_bias": False}},
+    "initialisation": {"official weights": {"init_weights": "official"}, "random weights": {"init_weights": False}},
+}
+
+GROUPS = ("bottleneck", "backbone", *SETTINGS)
+
+
+def ablation_variants(
+    groups: Sequence[str] = GROUPS,
+    bottleneck_dim: int = 64,
+    bottlenecks: Sequence[int] = (16, 32, 128),
+    backbones: Sequence[str] = (),
+) -> list[Variant]:
+    """The default Mona, and every setting of the groups.
+
+    Args:
+        groups (`Sequence[str]`): Some of `GROUPS`.
+        bottleneck_dim (`int`): Of the default.
+        bottlenecks (`Sequence[int]`): The other sizes of the bottleneck.
+        backbones (`Sequence[str]`): Names of the benchmark's backbones, each trained with Mona and in full.
+
+    Raises:
+        `ValueError`: if a group is unknown.
+    """
+    unknown = [group for group in groups if group not in GROUPS]
+    if unknown:
+        raise ValueError(f"Unknown groups {', '.join(unknown)}; choose from {', '.join(GROUPS)}.")
+    base = {"bottleneck_dim": bottleneck_dim}
+    variants = [Variant(DEFAULT_LABEL, "mona", base, group="default")]
+    for group in groups:
+        if group == "bottleneck":
+            sizes = [size for size in bottlenecks if size != bottleneck_dim]
+            variants += [Variant(f"bottleneck {n}", "mona", {"bottleneck_dim": n}, group=group) for n in sizes]
+        elif group == "backbone":
+            variants += [variant for backbone in backbones for variant in _on_backbone(backbone, base)]
+        else:
+            variants += [
+                Variant(label, "mona", {**base, **options}, group=group) for label, options in SETTINGS[group].items()
+            ]
+    return variants
+
+
+def _on_backbone(backbone: str, options: dict[str, Any]) -> list[Variant]:
+    """Mona and full fine-tuning of one backbone."""
+    return [
+        Variant(f"{backbone} backbone, mona", "mona", options, backbone, "backbone"),
+        Variant(f"{backbone} backbone, full", "full", {}, backbone, "backbone"),
+    ]

@@ -1,0 +1,232 @@
+"""What `scripts/compare.py` and `scripts/ablate.py` do: run a study as far as asked, and write its results."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+
+from mona_peft.finetuning.arguments import parse_arguments, refuse_unused
+from mona_peft.finetuning.costs.counts import count_all, format_counts
+from mona_peft.finetuning.data.sources.classification import DataConfig
+from mona_peft.finetuning.environment import package_versions
+from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.tasks.classification import ClassificationConfig
+from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
+from mona_peft.finetuning.training.config import TrainingConfig
+
+from .ablations import DEFAULT_LABEL, GROUPS, ablation_variants
+from .classification import ClassificationBenchmark
+from .dense import DenseBenchmark, ScenesBenchmark
+from .dense_demo import SIZES as DENSE_SIZES
+from .digits import BACKBONE_WIDTHS, DIGITS_OPTIONS, DIGITS_SIZES, DigitsBenchmark
+from .report import Results, replace_block, write_report
+from .study import Plan, Study, settings_of
+from .table import REFERENCE, make_rows, sort_rows
+from .testbed import Benchmark
+from .variants import PAPER_METHODS, Variant, method_variants
+
+# By task: the settings of its data and of itself.
+TASK_ARGUMENTS: dict[str, tuple[type, type]] = {
+    "classification": (DataConfig, ClassificationConfig),
+    **{name: (kind.data_settings, kind.settings) for name, kind in DENSE_KINDS.items()},
+}
+
+
+@dataclass
+class StudyConfig:
+    """A study: what of it to run, and where its results go."""
+
+    task: str = option("classification", "What to compare on: classification, semantic_segmentation, detection, ...")
+    study_dir: str = option("outputs/study", "Folder of the study; a study in it goes on where it was.")
+    results_dir: str | None = option(None, "Where table, figures and report are written; in study_dir if unset.")
+    study_size: str = option("full", "Without a dataset: the embedded study, full (minutes) or tiny.")
+    learning_rates: list[float] = option([], "The grid of learning rates; rates are chosen on the validation split.")
+    seeds: int | None = option(None, "Runs of each variant at its chosen rate.")
+    search_seeds: int | None = option(None, "Runs at each rate of the grid; all seeds if unset.")
+    max_runs: int | None = option(None, "Stop after this many runs; the same command goes on from there.")
+    report_only: bool = option(False, "Run nothing, write the results of the runs there are.")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data."""
+        if self.study_size not in DIGITS_SIZES:
+            raise ValueError(f"Unknown study_size {self.study_size!r}; choose one of {', '.join(DIGITS_SIZES)}.")
+        if self.task not in TASK_ARGUMENTS:
+            raise ValueError(f"Unknown task {self.task!r}; choose one of {', '.join(TASK_ARGUMENTS)}.")
+
+
+@dataclass
+class CompareConfig:
+    """The comparison of methods."""
+
+    methods: list[str] = option(list(PAPER_METHODS), "Names of methods in mona_peft.finetuning.methods.")
+    variant_options: str = option("{}", 'Settings by method, as JSON: {"mona": {"bottleneck_dim": 32}}.')
+    parameters: bool = option(False, "Only print what every method trains in Swin-T, B, L and ViT-B.")
+    readme: str | None = option(
+        None, "Put the table between this file's markers, results:begin and results:end (dense: results-<task>)."
+    )
+
+
+@dataclass
+class AblateConfig:
+    """The ablations of Mona."""
+
+    groups: list[str] = option(list(GROUPS), f"Some of {', '.join(GROUPS)}.")
+    bottleneck_dim: int | None = option(None, "Bottleneck of the default Mona; 64, or 16 on the digits.")
+    bottlenecks: list[int] = option([], "The other sizes; 16, 32 and 128, or 4, 8 and 32 on the digits.")
+    full_rates: list[float] = option(
+        [], "Grid of full fine-tuning, where backbones are compared; 0.003 on the digits."
+    )
+    backbones: list[str] = option([], "Models, or sizes of the digits' Swin, to train with Mona and in full.")
+
+
+# The ablations on the digits are at one rate each, a good one for Mona and one for full fine-tuning.
+DIGITS_MONA_RATE = 1e-2
+DIGITS_FULL_RATE = 3e-3
+
+# Without a grid of its own a study of a real data set takes the paper's rate, half of it and twice of it.
+RATE_FACTORS = (0.5, 1.0, 2.0)
+
+
+def run_comparison(
+    study: StudyConfig, compare: CompareConfig, data: Any, config: Any, training: TrainingConfig
+) -> Results | None:
+    """Compare methods; see `scripts/compare.py`."""
+    if compare.parameters:
+        print(format_counts(count_all(methods=compare.methods)))
+        return None
+    embedded = data.dataset is None
+    options = {**(DIGITS_OPTIONS if embedded else {}), **json.loads(compare.variant_options)}
+    variants = method_variants(compare.methods, options)
+    benchmark = make_benchmark(study, data, config, training)
+    results = run_study(study, benchmark, make_plan(study, benchmark, variants, training, embedded), REFERENCE)
+    if compare.readme:
+        path = Path(compare.readme)
+        text = replace_block(path.read_text(encoding="utf-8"), results.summary(), block_name(study.task))
+        path.write_text(text, encoding="utf-8")
+    return results
+
+
+def block_name(task: str) -> str:
+    """Name of the markers between which a document shows the comparison on a task."""
+    return "results" if task == "classification" else f"results-{task}"
+
+
+def run_ablation(
+    study: StudyConfig, ablate: AblateConfig, data: Any, config: Any, training: TrainingConfig
+) -> Results:
+    """Compare settings of Mona; see `scripts/ablate.py`."""
+    embedded = data.dataset is None
+    digits = embedded and study.task == "classification"
+    variants = ablation_variants(
+        ablate.groups,
+        ablate.bottleneck_dim or (16 if embedded else 64),
+        ablate.bottlenecks or ((4, 8, 32) if embedded else (16, 32, 128)),
+        ablate.backbones or (tuple(BACKBONE_WIDTHS) if digits else ()),
+    )
+    benchmark = make_benchmark(study, data, config, training)
+    plan = make_plan(study, benchmark, variants, training, embedded)
+    full_rates = tuple(ablate.full_rates or ((DIGITS_FULL_RATE,) if digits else plan.learning_rates))
+    plan = replace(plan, rates={v.label: full_rates for v in variants if v.method == "full"})
+    if digits and not study.learning_rates:
+        plan = replace(plan, learning_rates=(DIGITS_MONA_RATE,))
+    return run_study(study, benchmark, plan, DEFAULT_LABEL)
+
+
+def make_benchmark(study: StudyConfig, data: Any, config: Any, training: TrainingConfig) -> Benchmark:
+    """The data set that was asked for, or the embedded one of the task."""
+    dense = study.task != "classification"
+    if data.dataset is None:
+        refuse_unused((data, config, training), used=["architecture"] if dense else [])
+        if dense:
+            return ScenesBenchmark(study.task, config.architecture, DENSE_SIZES[study.study_size])
+        return DigitsBenchmark(DIGITS_SIZES[study.study_size])
+    if dense:
+        return DenseBenchmark(study.task, data, config, training)
+    return ClassificationBenchmark(data, config, training)
+
+
+def make_plan(
+    study: StudyConfig, benchmark: Benchmark, variants: Sequence[Variant], training: TrainingConfig, embedded: bool
+) -> Plan:
+    """The plan that was asked for, with the benchmark's defaults for what was not."""
+    seeds = study.seeds or benchmark.seeds
+    default_rates = benchmark.learning_rates or tuple(f * training.learning_rate for f in RATE_FACTORS)
+    # A run on the digits takes seconds, one on the scenes most of a minute.
+    embedded_search = min(2, seeds) if study.task == "classification" else 1
+    search_seeds = study.search_seeds or (embedded_search if embedded else None)
+    return Plan(tuple(variants), tuple(study.learning_rates or default_rates), seeds, search_seeds)
+
+
+def run_study(config: StudyConfig, benchmark: Benchmark, plan: Plan, reference: str) -> Results:
+    """Do the runs that are asked for and write what there is.
+
+    Raises:
+        `ValueError`: if there is no run to report.
+    """
+    transformers_logging.disable_progress_bar()
+    folder = Path(config.study_dir)
+    study = Study(benchmark, plan, folder)
+    if not config.report_only:
+        done = study.run(config.max_runs)
+        print(f"{done} runs done, {len(study.missing())} known to be left; the same command goes on from here.")
+    results, records = collect(study, reference)
+    target = Path(config.results_dir) if config.results_dir else folder / "results"
+    write_report(target, results, records, benchmark.greater_is_better, plan.searched)
+    print(f"\n{results.summary()}\n\nTable, figures and report are in {target}")
+    return results
+
+
+def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
+    """The results of the runs a study has, best first in a comparison, in the plan's order in an ablation."""
+    benchmark, records = study.benchmark, study.records()
+    if not records:
+        raise ValueError(f"There is no finished run in {study.runs}; run the study without --report_only.")
+    rows = make_rows(records, benchmark.metric, benchmark.greater_is_better, study.plan.searched, reference)
+    if not any(row.group for row in rows):
+        rows = sort_rows(rows, benchmark.greater_is_better)
+    results = Results(
+        title=benchmark.title,
+        command=command_line(),
+        metric_name=benchmark.metric_name,
+        reference=reference,
+        settings=settings_of(study.folder),
+        versions=records[-1].versions or package_versions(),
+        rows=rows,
+    )
+    return results, records
+
+
+def command_line() -> str:
+    """The command that is running, without the flags that say how much of it to do now."""
+    words = [sys.argv[0] if not sys.argv[0].startswith("/") else f"scripts/{Path(sys.argv[0]).name}"]
+    skip = False
+    for word in sys.argv[1:]:
+        if skip or word.startswith(("--max_runs", "--report_only", "--study_dir", "--results_dir", "--readme")):
+            skip = not skip and "=" not in word and word != "--report_only"
+            continue
+        words.append(word)
+    return "python " + shlex.join(words)
+
+
+def parse_study(kind: type, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Read a command line: settings of the study, of `kind`, of the task's data, of the task and of the loop.
+
+    Args:
+        kind (`type`): `CompareConfig` or `AblateConfig`.
+        arguments (`Sequence[str]`, *optional*): `sys.argv[1:]` if left out.
+
+    Raises:
+        `ValueError`: if the task is unknown.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    spread = [part for word in words for part in (word.split("=", 1) if word.startswith("--task=") else [word])]
+    task = next((after for word, after in zip(spread, spread[1:], strict=False) if word == "--task"), "classification")
+    types = TASK_ARGUMENTS[StudyConfig(task=task).task]
+    return parse_arguments([StudyConfig, kind, *types, TrainingConfig], words)

@@ -1,0 +1,72 @@
+"""What any data set and recipe that a training script takes has in common as a benchmark."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from mona_peft.finetuning.training import Task, TrainingConfig
+from mona_peft.finetuning.training.config import FREE_ON_RESUME
+
+from .testbed import Benchmark
+from .variants import Variant
+
+
+class RecipeBenchmark(Benchmark):
+    """A data set with the recipe of a run.
+
+    Args:
+        task_name (`str`): Name of the task.
+        data (`Any`): Settings of the data set; it needs both a validation and a test split.
+        config (`Any`): Settings of the task; a variant gives the method and its settings, and its `backbone`, where it
+            has one, is the model.
+        training (`TrainingConfig`): Settings of the loop; a run gives its learning rate and seed.
+    """
+
+    #: What to do about a split that the data lacks.
+    remedy: str = ""
+
+    def __init__(self, task_name: str, data: Any, config: Any, training: TrainingConfig) -> None:
+        self.task_name = task_name
+        self.data = data
+        self.config = config
+        self.base = training
+
+    @abstractmethod
+    def load(self, seed: int) -> Any:
+        """Load the data set, with its `splits`."""
+
+    @abstractmethod
+    def make(self, data: Any, config: Any) -> Task:
+        """Give the task on loaded data."""
+
+    def describe(self) -> dict[str, Any]:
+        """Data, model and recipe without what variants and runs decide."""
+        free = FREE_ON_RESUME | {"method", "method_options", "learning_rate", "seed"}
+        settings = {**asdict(self.data), **asdict(self.config), **asdict(self.base)}
+        return {"benchmark": self.task_name} | {name: value for name, value in settings.items() if name not in free}
+
+    def task(self, variant: Variant, seed: int, folder: Path) -> Task:
+        """The task with the variant's method.
+
+        Raises:
+            `ValueError`: if the data lacks a validation or a test split.
+        """
+        data = self.load(seed)
+        missing = [split for split in ("validation", "test") if split not in data.splits]
+        if missing:
+            raise ValueError(
+                f"{self.data.dataset} has no {' and no '.join(missing)} split. Rates are chosen on the first and "
+                f"results read from the second: {self.remedy}."
+            )
+        model = variant.backbone or self.config.model_name_or_path
+        options = json.dumps(variant.options)
+        config = replace(self.config, method=variant.method, method_options=options, model_name_or_path=model)
+        return self.make(data, config)
+
+    def training(self, learning_rate: float, seed: int) -> TrainingConfig:
+        """The recipe at this rate and seed."""
+        return replace(self.base, learning_rate=learning_rate, seed=seed)

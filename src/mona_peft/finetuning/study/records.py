@@ -1,0 +1,105 @@
+"""The results of single runs, one JSON file each: all that tables, plots and reports are made from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from mona_peft.finetuning.training.checkpointing import write_json
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """Which run of a study.
+
+    Args:
+        label (`str`): Of the variant.
+        learning_rate (`float`): Of the run.
+        seed (`int`): Of the run.
+    """
+
+    label: str
+    learning_rate: float
+    seed: int
+
+    @property
+    def file_name(self) -> str:
+        """Name of the run's result file; no other run has it."""
+        return f"{quote(self.label, safe='=+')}-lr{float(self.learning_rate)!r}-seed{self.seed}.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run gave.
+
+    Args:
+        label (`str`): Of the variant.
+        method (`str`): Its method.
+        options (`dict[str, Any]`): Its settings.
+        backbone (`str`): Its backbone.
+        group (`str`): What it is a setting of, in an ablation.
+        learning_rate (`float`): Of the run.
+        seed (`int`): Of the run.
+        validation (`float`): Best figure on the validation split, the only one that choices are made by.
+        test (`dict[str, float]`): Figures on the test split, of the weights with that best figure.
+        backbone_trainable (`int`): Parameters trained in the backbone, the method's own included.
+        backbone_total (`int`): All parameters of the backbone, the method's own included.
+        head_trainable (`int`): Parameters of the head.
+        seconds (`float`): Training time, evaluation included: of the processor where the model trains on the CPU,
+            which other programs do not lengthen, else of the clock.
+        memory_bytes (`int`): What training holds beside the weights; see `training_memory`.
+        bytes_on_disk (`int`): Size of the saved weights.
+        losses (`list[list[float]]`): Pairs of step and training loss.
+        versions (`dict[str, str]`): Of the packages that computed it.
+    """
+
+    label: str
+    method: str
+    learning_rate: float
+    seed: int
+    validation: float
+    test: dict[str, float]
+    options: dict[str, Any] = field(default_factory=dict)
+    backbone: str = ""
+    group: str = ""
+    backbone_trainable: int = 0
+    backbone_total: int = 0
+    head_trainable: int = 0
+    seconds: float = 0.0
+    memory_bytes: int = 0
+    bytes_on_disk: int = 0
+    losses: list[list[float]] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> RunKey:
+        """Which run it is."""
+        return RunKey(self.label, self.learning_rate, self.seed)
+
+    def save(self, folder: Path) -> Path:
+        """Write the record, whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / self.key.file_name
+        write_json(path, asdict(self))
+        return path
+
+
+def load_records(folder: Path) -> list[Record]:
+    """Read all records in `folder`, in the order of their names.
+
+    Raises:
+        `ValueError`: if a file is no record.
+    """
+    return [_read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _read(path: Path) -> Record:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Record(**values)
+    except (ValueError, TypeError) as error:
+        names = ", ".join(f.name for f in fields(Record))
+        raise ValueError(f"{path} is no record of a run ({error}); it must hold {names}. Delete it.") from None

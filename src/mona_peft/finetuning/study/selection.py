@@ -1,0 +1,41 @@
+"""The choice of learning rates, by the validation split alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import mean
+
+from .records import Record
+
+
+def choose_rate(records: Iterable[Record], greater_is_better: bool = True, seeds: int | None = None) -> float:
+    """The learning rate with the best mean validation figure; of equals the lowest.
+
+    Args:
+        records (`Iterable[Record]`): Of one variant.
+        greater_is_better (`bool`): Which way the figure improves.
+        seeds (`int`, *optional*): Only look at this many seeds, those that every rate was tried with.
+
+    Raises:
+        `ValueError`: if there is no record.
+    """
+    figures: dict[float, list[float]] = {}
+    for record in records:
+        if seeds is None or record.seed < seeds:
+            figures.setdefault(record.learning_rate, []).append(record.validation)
+    if not figures:
+        raise ValueError("No run to choose a learning rate from; run the study first.")
+    sign = 1 if greater_is_better else -1
+    return max(sorted(figures), key=lambda rate: sign * mean(figures[rate]))
+
+
+def chosen_records(
+    records: Sequence[Record], greater_is_better: bool = True, seeds: int | None = None
+) -> dict[str, list[Record]]:
+    """By label, the records at the chosen learning rate in the order of seeds."""
+    chosen: dict[str, list[Record]] = {}
+    for label in dict.fromkeys(record.label for record in records):
+        own = [record for record in records if record.label == label]
+        rate = choose_rate(own, greater_is_better, seeds)
+        chosen[label] = sorted((r for r in own if r.learning_rate == rate), key=lambda r: r.seed)
+    return chosen

@@ -1,0 +1,214 @@
+"""A study: every variant at every learning rate, over seeds, each run's result a file.
+
+With `search_seeds` below `seeds`, the grid of learning rates is run for the first seeds alone, and the other seeds at
+the rate chosen by them. Runs whose file is there are left out, so a stopped study continues where it was, and a study
+can be extended by variants, rates and seeds. Several processes may share one, best in different orders.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import send_to_device
+from tqdm.auto import tqdm
+
+from mona_peft.finetuning.costs.training_memory import training_memory
+from mona_peft.finetuning.environment import package_versions
+from mona_peft.finetuning.methods import count_parameters
+from mona_peft.finetuning.repository import weights_size
+from mona_peft.finetuning.training import Trainer
+from mona_peft.finetuning.training.checkpointing import write_json
+from mona_peft.finetuning.training.run_folder import LOG_FILE, read_log
+
+from .records import Record, RunKey, load_records
+from .selection import choose_rate
+from .testbed import Benchmark
+from .variants import Variant, check_labels
+
+SETTINGS_FILE = "study.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run.
+
+    Args:
+        variants (`tuple[Variant, ...]`): The lines of the table.
+        learning_rates (`tuple[float, ...]`): The grid, the same for every variant.
+        seeds (`int`): Runs of each variant at its chosen rate, seeds 0 and up.
+        search_seeds (`int`, *optional*): Runs at each rate of the grid; all seeds if left out.
+        rates (`dict[str, tuple[float, ...]]`): Grids of single variants, by label, in place of the common one.
+    """
+
+    variants: tuple[Variant, ...]
+    learning_rates: tuple[float, ...]
+    seeds: int
+    search_seeds: int | None = None
+    rates: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_labels(self.variants)
+        if not self.variants or not self.learning_rates or self.seeds < 1:
+            raise ValueError("A study needs at least one variant, one learning rate and one seed.")
+        if self.search_seeds is not None and not 1 <= self.search_seeds <= self.seeds:
+            raise ValueError(f"search_seeds is {self.search_seeds}; it must be from 1 to seeds ({self.seeds}).")
+
+    @property
+    def searched(self) -> int:
+        """How many seeds every rate of the grid is run with."""
+        return self.seeds if self.search_seeds is None else self.search_seeds
+
+    def grid(self, variant: Variant) -> list[RunKey]:
+        """The runs that choose the variant's learning rate."""
+        rates = self.rates.get(variant.label, self.learning_rates)
+        return [RunKey(variant.label, rate, seed) for rate in rates for seed in range(self.searched)]
+
+    def rest(self, variant: Variant, rate: float) -> list[RunKey]:
+        """The runs at the chosen learning rate that the grid did not have."""
+        return [RunKey(variant.label, rate, seed) for seed in range(self.searched, self.seeds)]
+
+
+class Study:
+    """Runs a plan on a benchmark.
+
+    Args:
+        benchmark (`Benchmark`): Data, backbones and recipe.
+        plan (`Plan`): What to run.
+        folder (`Path`): Of the study; results are in `runs`.
+
+    Raises:
+        `ValueError`: if the folder holds a study on another benchmark.
+    """
+
+    def __init__(self, benchmark: Benchmark, plan: Plan, folder: Path) -> None:
+        self.benchmark = benchmark
+        self.plan = plan
+        self.folder = folder
+        self.runs = folder / "runs"
+        self.variants = {variant.label: variant for variant in plan.variants}
+        self._claim()
+
+    def _claim(self) -> None:
+        """Write what the study is, or check that the folder holds this one."""
+        settings = json.loads(json.dumps(self.benchmark.describe()))
+        path = self.folder / SETTINGS_FILE
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))["benchmark"]
+            differing = [k for k in sorted(before.keys() | settings.keys()) if before.get(k) != settings.get(k)]
+            if differing:
+                listed = "; ".join(f"{k}: {before.get(k)!r} then, {settings.get(k)!r} now" for k in differing)
+                raise ValueError(f"{self.folder} holds another study ({listed}). Choose another folder.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        plan: dict[str, Any] = {
+            "variants": [asdict(v) for v in self.plan.variants],
+            "learning_rates": self.plan.learning_rates,
+        }
+        plan |= {"seeds": self.plan.seeds, "search_seeds": self.plan.search_seeds, "rates": self.plan.rates}
+        write_json(path, {"benchmark": settings, "plan": plan})
+
+    def records(self) -> list[Record]:
+        """The results so far, of this plan's variants in their order."""
+        found = load_records(self.runs)
+        order = {label: place for place, label in enumerate(self.variants)}
+        return sorted((r for r in found if r.label in order), key=lambda r: (order[r.label], r.learning_rate, r.seed))
+
+    def missing(self) -> list[RunKey]:
+        """The runs still to do: those of the grids, and, for each variant whose grid is whole, its other seeds."""
+        records = self.records()
+        done = {record.key for record in records}
+        keys: list[RunKey] = []
+        for variant in self.plan.variants:
+            grid = self.plan.grid(variant)
+            wanted = grid
+            if done.issuperset(grid):
+                in_grid = [record for record in records if record.key in set(grid)]
+                wanted = self.plan.rest(variant, choose_rate(in_grid, self.benchmark.greater_is_better))
+            keys += [key for key in wanted if key not in done]
+        return keys
+
+    def run(self, max_runs: int | None = None, order: random.Random | None = None) -> int:
+        """Do the missing runs.
+
+        Args:
+            max_runs (`int`, *optional*): Stop after this many.
+            order (`random.Random`, *optional*): Shuffles the runs; by default they go in the order of the plan.
+
+        Returns:
+            `int`: How many runs were done.
+        """
+        self.benchmark.prepare(list(self.plan.variants), self.folder / "prepared")
+        count = 0
+        with tqdm(total=max_runs, desc="study", unit="run", dynamic_ncols=True) as bar:
+            while (keys := self.missing()) and (max_runs is None or count < max_runs):
+                if order is not None:
+                    order.shuffle(keys)
+                # Ten at a time: the rates chosen meanwhile open more runs.
+                for key in keys[: min(10, len(keys) if max_runs is None else max_runs - count)]:
+                    if (self.runs / key.file_name).exists():  # done meanwhile by another process
+                        continue
+                    bar.set_postfix_str(f"{key.label}, rate {key.learning_rate:g}, seed {key.seed}")
+                    self.run_one(key).save(self.runs)
+                    count += 1
+                    bar.update()
+        return count
+
+    def run_one(self, key: RunKey) -> Record:
+        """Train and evaluate one run; its folder is deleted afterwards."""
+        variant = self.variants[key.label]
+        task = self.benchmark.task(variant, key.seed, self.folder / "prepared")
+        folder = self.folder / "running" / f"{key.file_name.removesuffix('.json')}-{os.getpid()}"
+        config = self.benchmark.training(key.learning_rate, key.seed)
+        config = replace(config, output_dir=str(folder), resume=not config.no_checkpoints)
+        trainer = Trainer(task, replace(config, overwrite_output_dir=config.no_checkpoints))
+        try:
+            return self._record(variant, key, trainer, folder)
+        finally:
+            trainer.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _record(self, variant: Variant, key: RunKey, trainer: Trainer, folder: Path) -> Record:
+        memory = training_memory(trainer.task, trainer.model.train(), first_batch(trainer))
+        started = time.process_time()
+        figures = trainer.train()
+        on_cpu = trainer.accelerator.device.type == "cpu" and trainer.config.num_workers == 0
+        seconds = round(time.process_time() - started, 2) if on_cpu else figures["seconds"]
+        tested = trainer.evaluate("test")
+        if tested is None:
+            raise ValueError(f"The benchmark {self.benchmark.title!r} has no test split to report.")
+        trainer.save(figures)
+        counts = count_parameters(trainer.unwrapped_model(), trainer.task.head())
+        losses = [[r["step"], r["loss"]] for r in read_log(folder / LOG_FILE) if r["kind"] == "train"]
+        return Record(
+            **asdict(variant),
+            learning_rate=key.learning_rate,
+            seed=key.seed,
+            validation=figures[f"best_{trainer.metric}"],
+            test={name: value for name, value in tested[0].items() if isinstance(value, int | float)},
+            backbone_trainable=counts.backbone_trainable,
+            backbone_total=counts.backbone,
+            head_trainable=counts.head_trainable,
+            seconds=seconds,
+            memory_bytes=memory,
+            bytes_on_disk=weights_size(folder / "model"),
+            losses=losses,
+            versions=package_versions(),
+        )
+
+
+def first_batch(trainer: Trainer) -> Any:
+    """The first training samples as a batch on the model's device, made apart from the loop's own loader."""
+    dataset = trainer.task.dataset("train")
+    samples = [dataset[index] for index in range(trainer.config.batch_size)]  # type: ignore[index]
+    return send_to_device(trainer.task.collate("train")(samples), trainer.accelerator.device)
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What `study.json` says of the study in `folder`."""
+    return json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))

@@ -1,0 +1,50 @@
+"""What a study asks of the thing it compares on: data, backbones and recipe of one task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from mona_peft.finetuning.training import Task, TrainingConfig
+
+from .variants import Variant
+
+
+class Benchmark(ABC):
+    """One data set and task on which variants are compared.
+
+    The splits `validation` and `test` must be different data: learning rates are chosen on the first.
+    """
+
+    #: What to call it in tables and plots.
+    title: str = ""
+    #: The figure of the test split that tables show, what to call it, and which way it improves.
+    metric: str = "accuracy"
+    metric_name: str = "accuracy"
+    greater_is_better: bool = True
+    #: Runs of each variant where no number is asked for.
+    seeds: int = 3
+    #: The grid of learning rates where none is asked for; around that of the recipe if empty.
+    learning_rates: tuple[float, ...] = ()
+
+    def prepare(self, variants: list[Variant], folder: Path) -> None:  # noqa: B027 (most need nothing)
+        """Make what all runs need, such as pretrained backbones, in `folder`, unless it is there."""
+
+    @abstractmethod
+    def task(self, variant: Variant, seed: int, folder: Path) -> Task:
+        """Give the task of one run.
+
+        Args:
+            variant (`Variant`): What to train.
+            seed (`int`): Of the run; it may draw the training data.
+            folder (`Path`): Where `prepare` wrote.
+        """
+
+    @abstractmethod
+    def training(self, learning_rate: float, seed: int) -> TrainingConfig:
+        """Give the settings of one run's loop."""
+
+    def describe(self) -> dict[str, Any]:
+        """Settings that make the benchmark what it is: a study only continues with the same ones. JSON values."""
+        return {}

@@ -1,0 +1,293 @@
+"""Image classification, one label an image or several."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate.utils import send_to_device
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from mona_peft.finetuning.data.classification.dataset import (
+    ClassificationData,
+    ClassificationImages,
+    ClassificationStream,
+    stack_samples,
+)
+from mona_peft.finetuning.data.classification.mixing import MixedBatches
+from mona_peft.finetuning.data.classification.transforms import (
+    ImageSettings,
+    eval_transform,
+    evaluation_processor,
+    train_transform,
+)
+from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
+from mona_peft.finetuning.methods import METHODS, apply_method
+from mona_peft.finetuning.metrics import MeanClassAccuracy, MultilabelMeanAveragePrecision, TopKAccuracy
+from mona_peft.finetuning.models.classifier import load_classifier, load_processor
+from mona_peft.finetuning.pictures.classification import (
+    confusion_matrix,
+    draw_confusion,
+    draw_mistakes,
+    worst_mistakes,
+)
+from mona_peft.finetuning.repository import save_repository
+from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.training.config import TrainingConfig
+from mona_peft.finetuning.training.loaders import eval_loader
+from mona_peft.finetuning.training.run import run_task
+from mona_peft.finetuning.training.task import Meter, Task
+
+USAGE = """
+import mona_peft
+from PIL import Image
+
+loaded = mona_peft.load("{repository}")  # the base model with adapter, head and label names; and the image processor
+print(loaded.predict([Image.open("image.jpg")]))
+
+classify = loaded.pipeline()  # transformers' pipeline("image-classification")
+print(classify("image.jpg"))
+"""
+
+
+@dataclass
+class ClassificationConfig:
+    """Model, method and recipe of an image classification run."""
+
+    model_name_or_path: str = option("microsoft/swin-tiny-patch4-window7-224", "Pretrained model: Hub id or folder.")
+    method: str = option("mona", "Fine-tuning method, a name in mona_peft.finetuning.methods.")
+    method_options: str = option("{}", 'Settings of the method, as JSON (or a mapping, in a recipe): {"r": 16}.')
+    drop_path: float | None = option(None, "Stochastic depth rate of the last block; the model's own if unset.")
+    label_smoothing: float = option(0.0, "Share of the target spread over all classes.")
+    mixup: float = option(0.0, "Alpha of mixup; 0 for none. With cutmix too, each batch gets one of them.")
+    cutmix: float = option(0.0, "Alpha of cutmix; 0 for none.")
+    crop_scale: list[float] = option([0.08, 1.0], "Least and greatest share of the area kept by the random crop.")
+    horizontal_flip: float = option(0.5, "Probability of mirroring a training image.")
+    resize_ratio: float = option(256 / 224, "Resized short side over crop side of test images.")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data or model."""
+        self.options()
+        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale is {self.crop_scale}; it must be two shares of the area, the lesser first.")
+        for name in ("label_smoothing", "horizontal_flip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1].")
+
+    def options(self) -> dict[str, Any]:
+        """Settings of the method, whichever way they were given.
+
+        Raises:
+            `ValueError`: if they are no mapping.
+        """
+        given = self.method_options
+        try:
+            options = json.loads(given) if isinstance(given, str) else given
+        except ValueError as error:
+            raise ValueError(f"method_options is no JSON: {given!r} ({error}).") from error
+        if not isinstance(options, dict):
+            raise ValueError(f"method_options must be a mapping, not {given!r}.")
+        return options
+
+
+class ClassificationMeter(Meter):
+    """Scores and labels of an evaluation, and the metrics over them.
+
+    Args:
+        multilabel (`bool`): mean average precision instead of accuracies.
+    """
+
+    def __init__(self, multilabel: bool) -> None:
+        self.multilabel = multilabel
+        self.parts: list[dict[str, torch.Tensor]] = []
+
+    def update(self, predictions: dict[str, torch.Tensor]) -> None:
+        """Take in `scores` `(B, classes)`, `labels`, `loss` `(B,)` and `index` `(B,)`."""
+        self.parts.append({name: tensor.cpu() for name, tensor in predictions.items()})
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples were taken in."""
+        return sum(len(part["index"]) for part in self.parts)
+
+    def collected(self) -> dict[str, torch.Tensor]:
+        """Everything taken in, in the order of the data set."""
+        joined = {name: torch.cat([part[name] for part in self.parts]) for name in self.parts[0]}
+        order = joined["index"].argsort()
+        return {name: tensor[order] for name, tensor in joined.items()}
+
+    def compute(self) -> dict[str, float]:
+        """Loss with accuracy (top-1, top-5, mean over classes), or with mean average precision."""
+        joined = {name: tensor.numpy() for name, tensor in self.collected().items()}
+        scores, labels = joined["scores"], joined["labels"]
+        figures = {"loss": float(joined["loss"].mean())}
+        if self.multilabel:
+            result = MultilabelMeanAveragePrecision(keep_in_memory=True).compute(predictions=scores, references=labels)
+            return figures | {"map": result["map"]}
+        top_k = TopKAccuracy(keep_in_memory=True).compute(predictions=scores, references=labels)
+        by_class = MeanClassAccuracy(keep_in_memory=True).compute(predictions=scores.argmax(1), references=labels)
+        return figures | top_k | by_class
+
+
+class ClassificationTask(Task):
+    """Fine-tune a pretrained classifier on an image data set.
+
+    Args:
+        data (`ClassificationData`): splits and classes.
+        config (`ClassificationConfig`): model, method and recipe.
+        model_factory (`Callable`, *optional*): makes the model instead of loading a pretrained one; takes the class
+            names.
+        processor (`Any`, *optional*): image processor, where the model's folder has none.
+        shuffle_buffer (`int`): samples among which a stream is shuffled.
+    """
+
+    name = "image-classification"
+
+    def __init__(
+        self,
+        data: ClassificationData,
+        config: ClassificationConfig,
+        model_factory: Callable[[tuple[str, ...]], nn.Module] | None = None,
+        processor: Any = None,
+        shuffle_buffer: int = 1000,
+    ) -> None:
+        if data.multilabel and (config.mixup or config.cutmix or config.label_smoothing):
+            raise ValueError("mixup, cutmix and label_smoothing are for data with one label an image.")
+        self.shuffle_buffer = shuffle_buffer
+        self.data = data
+        self.config = config
+        self.model_factory = model_factory
+        self.best_metric = "map" if data.multilabel else "accuracy"
+        self.processor = processor or load_processor(config.model_name_or_path)
+        self.settings = ImageSettings.from_processor(self.processor)
+
+    def describe(self) -> dict[str, Any]:
+        """Recipe, data set and its sizes."""
+        splits = self.data.splits.items()
+        sizes = {split: len(rows) for split, rows in splits if not isinstance(rows, datasets.IterableDataset)}
+        return {**asdict(self.config), "dataset": self.data.name, "split_sizes": sizes}
+
+    def build_model(self) -> nn.Module:
+        """Load the classifier and apply the method."""
+        config, data = self.config, self.data
+        if self.model_factory is not None:
+            model = self.model_factory(data.class_names)
+        else:
+            model = load_classifier(config.model_name_or_path, data.class_names, config.drop_path, data.multilabel)
+        return apply_method(model, config.method, **config.options())
+
+    def calibrate(self, model: nn.Module, device: torch.device, batch_size: int) -> None:
+        """Show the training images, as an evaluation sees them, to the method that asks for them.
+
+        Raises:
+            `ValueError`: if the images are a stream, or have several labels each.
+        """
+        name, rows = self.config.method, self.data.splits["train"]
+        calibrate = METHODS[name].calibrate
+        if calibrate is None:
+            return
+        if self.data.multilabel or isinstance(rows, datasets.IterableDataset):
+            found = "have several labels each" if self.data.multilabel else "are a stream, which may have no end"
+            raise ValueError(
+                f"The method {name!r} looks at all training images by class first, but these {found}; choose another "
+                "method or other data."
+            )
+        images = ClassificationImages(rows, self.data, eval_transform(self.settings, self.config.resize_ratio))
+        before = next(model.parameters()).device
+        model.to(device)
+        batches = (send_to_device(batch, device) for batch in eval_loader(images, stack_samples, batch_size))
+        calibrate(model, (({"pixel_values": batch["pixel_values"]}, batch["labels"]) for batch in batches))
+        model.to(before)
+
+    def dataset(self, split: str) -> Dataset | None:
+        """Transformed images of a split."""
+        if split not in self.data.splits:
+            return None
+        config = self.config
+        if split == "train":
+            low, high = config.crop_scale
+            transform = train_transform(self.settings, (low, high), config.horizontal_flip)
+        else:
+            transform = eval_transform(self.settings, config.resize_ratio)
+        rows = self.data.splits[split]
+        if isinstance(rows, datasets.IterableDataset):
+            return ClassificationStream(rows, self.data, transform, self.shuffle_buffer, torch.initial_seed() % 2**32)
+        return ClassificationImages(rows, self.data, transform)
+
+    def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
+        """Stack the samples; mix them, in training, if asked for."""
+        config = self.config
+        if split != "train" or not (config.mixup or config.cutmix):
+            return stack_samples
+        return MixedBatches(len(self.data.class_names), config.mixup, config.cutmix)
+
+    def loss(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+        """Cross entropy, or binary cross entropy over the labels that count."""
+        logits = model(pixel_values=batch["pixel_values"]).logits
+        return self._sample_losses(logits, batch["labels"], self.config.label_smoothing).mean()
+
+    def predict(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Scores, labels, loss and index of each sample."""
+        logits = model(pixel_values=batch["pixel_values"]).logits.float()
+        loss = self._sample_losses(logits, batch["labels"])
+        return {"scores": logits, "labels": batch["labels"], "loss": loss, "index": batch["index"]}
+
+    def _sample_losses(self, logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+        """Loss of each sample `(B,)` of logits `(B, classes)`."""
+        if not self.data.multilabel:  # mixed batches have a row of class shares a sample
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+        counted = labels >= 0
+        target = labels.clamp(min=0).to(logits.dtype)
+        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * counted
+        return losses.sum(1) / counted.sum(1).clamp(min=1)
+
+    def meter(self) -> Meter:
+        """An empty [`ClassificationMeter`]."""
+        return ClassificationMeter(self.data.multilabel)
+
+    def report(self, meter: Meter, split: str, folder: Path) -> None:
+        """Draw the confusion matrix and the worst mistakes, for single-label data."""
+        if self.data.multilabel or not isinstance(meter, ClassificationMeter):
+            return
+        found = meter.collected()
+        scores, labels = found["scores"], found["labels"]
+        counts = confusion_matrix(scores.argmax(1).numpy(), labels.numpy(), len(self.data.class_names))
+        draw_confusion(counts, self.data.class_names, folder / f"confusion_{split}.png")
+        rows = worst_mistakes(scores, labels, count=16)
+        draw_mistakes(self.data, split, rows, scores, folder / f"mistakes_{split}.png")
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write adapter or weights, head, label names and image processor to `folder / "model"`."""
+        save_repository(model, evaluation_processor(self.processor, self.config.resize_ratio), folder / "model")
+
+    def facts(self) -> dict[str, Any]:
+        """Base model, data set and method."""
+        config = self.config
+        return {"base_model": config.model_name_or_path, "dataset": self.data.name, "method": config.method}
+
+    def usage(self, repository: str) -> str:
+        """Load and predict, directly and through a pipeline."""
+        return USAGE.format(repository=repository)
+
+
+def train_classifier(data: DataConfig, config: ClassificationConfig, training: TrainingConfig) -> dict[str, Any]:
+    """Load data and model, train, evaluate and write everything out: what `train_classification.py` does.
+
+    Args:
+        data (`DataConfig`): where the images come from.
+        config (`ClassificationConfig`): model, method and recipe.
+        training (`TrainingConfig`): settings of the loop.
+
+    Returns:
+        `dict[str, Any]`: what is in `metrics.json`.
+    """
+    loaded = load_data(data, training.seed)
+    task = ClassificationTask(loaded, config, shuffle_buffer=data.shuffle_buffer)
+    return run_task(task, training)

@@ -1,0 +1,58 @@
+"""The dense tasks by name: what each is made of, for everything that runs any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
+from mona_peft.finetuning.data.sources.ade20k import scene_segmentation
+from mona_peft.finetuning.data.sources.dense import (
+    ObjectDataConfig,
+    SegmentationDataConfig,
+    load_objects,
+    load_segmentation,
+)
+from mona_peft.finetuning.training.task import Task
+
+from .detection import DetectionConfig, DetectionTask
+from .instance_segmentation import InstanceSegmentationConfig, InstanceSegmentationTask
+from .semantic_segmentation import SemanticSegmentationConfig, SemanticSegmentationTask
+
+
+@dataclass(frozen=True)
+class DenseKind:
+    """One dense task.
+
+    Args:
+        make (`Callable`): makes it of data and settings (and image processor).
+        settings (`type`): its settings.
+        data_settings (`type`): the settings of its data.
+        load (`Callable`): loads data by those settings.
+        scenes (`Callable`): makes its data of the embedded scenes: numbers by split, `SceneSettings`.
+        sides (`tuple[str, ...]`): those of its settings that are a side of the images.
+    """
+
+    make: Callable[..., Task]
+    settings: type[Any]
+    data_settings: type[Any]
+    load: Callable[[Any], Any]
+    scenes: Callable[..., Any]
+    sides: tuple[str, ...] = ("short_side", "long_side")
+
+
+DENSE_KINDS = {
+    "semantic_segmentation": DenseKind(
+        SemanticSegmentationTask,
+        SemanticSegmentationConfig,
+        SegmentationDataConfig,
+        load_segmentation,
+        scene_segmentation,
+        ("short_side", "long_side", "crop_side"),
+    ),
+    "detection": DenseKind(DetectionTask, DetectionConfig, ObjectDataConfig, load_objects, scene_objects),
+    "instance_segmentation": DenseKind(
+        InstanceSegmentationTask, InstanceSegmentationConfig, ObjectDataConfig, load_objects, scene_objects
+    ),
+}

@@ -1,0 +1,291 @@
+"""Detection and instance segmentation on the training loop: images with objects in, average precision out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage, decode_mask, training_targets
+from mona_peft.finetuning.data.dense.transforms import (
+    DenseSettings,
+    ObjectTransform,
+    eval_pixels,
+    object_train_transform,
+    pad_batch,
+)
+from mona_peft.finetuning.data.embedded.scene_objects import encode_mask
+from mona_peft.finetuning.data.sources.coco import to_coco
+from mona_peft.finetuning.metrics.coco_average_precision import CocoAveragePrecision
+from mona_peft.finetuning.metrics.voc_average_precision import VocAveragePrecision
+from mona_peft.finetuning.models.outputs import find_objects, object_loss
+from mona_peft.finetuning.pictures.drawing import draw_objects, draw_sheet
+from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.training.task import Meter, Task
+
+from .dense import USAGE, DenseConfig, build_dense_model, image_settings, save_dense
+
+PROTOCOLS = ("coco", "voc")
+PICTURES = 8
+DRAWN_ABOVE = 0.3
+
+
+@dataclass
+class ObjectConfig(DenseConfig):
+    """Settings of detection and instance segmentation."""
+
+    train_short_sides: list[int] = option(
+        [], "Shorter sides of training images, one drawn for each; short_side if unset."
+    )
+    crop: list[int] = option([], "Least and greatest side of a training crop taken before resizing; no crop if unset.")
+    crop_share: float = option(0.5, "Share of training images that are cropped.")
+    protocol: str = option("coco", f"How average precision is computed: one of {', '.join(PROTOCOLS)}.")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data or model."""
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"Unknown protocol {self.protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
+        if self.crop and (len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1]):
+            raise ValueError(f"crop is {self.crop}; give the least and the greatest side, such as --crop 384 600.")
+
+    @property
+    def metric(self) -> str:
+        """The figure that runs are judged by: the protocol's own."""
+        return "ap50" if self.protocol == "voc" else "box_ap"
+
+
+class ObjectSamples(Dataset):
+    """One split as samples.
+
+    Args:
+        images (`Sequence[ObjectImage]`): the split.
+        category_ids (`Sequence[int]`): by label.
+        settings (`DenseSettings`): of test images.
+        transform (`ObjectTransform`, *optional*): for training, where the samples have targets.
+        with_masks (`bool`): whether targets have masks.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[ObjectImage],
+        category_ids: Sequence[int],
+        settings: DenseSettings,
+        transform: ObjectTransform | None,
+        with_masks: bool,
+    ) -> None:
+        self.images = images
+        self.category_ids = category_ids
+        self.settings = settings
+        self.transform = transform
+        self.with_masks = with_masks
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = self.images[index]
+        sample: dict[str, Any] = {"image": image, "index": index}
+        if self.transform is None:
+            return {**sample, "pixels": eval_pixels(image.read(), self.settings)}
+        pixels, targets = self.transform(image.read(), training_targets(image, self.category_ids, self.with_masks))
+        return {**sample, "pixels": pixels, "targets": targets}
+
+
+def collate_objects(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pad the images of samples to one batch of `mona_peft.finetuning.models.outputs`, with `images` and `index`."""
+    pixel_values, sizes = pad_batch([sample["pixels"] for sample in samples])
+    batch = {
+        "pixel_values": pixel_values,
+        "sizes": sizes,
+        "original_sizes": torch.tensor([(sample["image"].height, sample["image"].width) for sample in samples]),
+        "images": [sample["image"] for sample in samples],
+        "index": [sample["index"] for sample in samples],
+    }
+    if "targets" in samples[0]:
+        batch["targets"] = [sample["targets"] for sample in samples]
+    return batch
+
+
+class ObjectMeter(Meter):
+    """Objects found in an evaluation, and average precision over them.
+
+    Args:
+        data (`ObjectData`): names the categories.
+        protocol (`str`): `coco` or `voc`.
+        with_masks (`bool`): whether to give mask AP too.
+    """
+
+    def __init__(self, data: ObjectData, protocol: str, with_masks: bool) -> None:
+        self.data = data
+        self.protocol = protocol
+        self.with_masks = with_masks
+        self.found: list[dict[str, Any]] = []
+
+    def update(self, predictions: list[dict[str, Any]]) -> None:
+        """Take in one entry an image: the `ObjectImage` and its `index`; `boxes`, `scores`, `labels` and `masks` (RLE
+        counts), as lists.
+        """
+        self.found.extend(predictions)
+
+    @property
+    def num_samples(self) -> int:
+        """How many images were taken in."""
+        return len(self.found)
+
+    def compute(self) -> dict[str, Any]:
+        """Average precision by the protocol."""
+        found = sorted(self.found, key=lambda one: one["index"])
+        return self._compute_voc(found) if self.protocol == "voc" else self._compute_coco(found)
+
+    def _compute_voc(self, found: list[dict[str, Any]]) -> dict[str, Any]:
+        label_of = {category: label for label, category in enumerate(self.data.category_ids)}
+        metric = VocAveragePrecision(keep_in_memory=True)
+        for one in found:
+            annotations = one["image"].annotations
+            corners = [(x, y, x + w, y + h) for x, y, w, h in (a["bbox"] for a in annotations)]
+            reference = {
+                "boxes": corners,
+                "labels": [label_of[a["category_id"]] for a in annotations],
+                "difficult": [int(bool(a.get("difficult") or a.get("iscrowd"))) for a in annotations],
+            }
+            prediction = {name: one[name] for name in ("boxes", "scores", "labels")}
+            metric.add_batch(predictions=[prediction], references=[reference])
+        return metric.compute(num_classes=len(self.data.categories))
+
+    def _compute_coco(self, found: list[dict[str, Any]]) -> dict[str, Any]:
+        images = [one["image"] for one in found]
+        rows = {
+            "image_id": [image.id for image in images],
+            "boxes": [one["boxes"] for one in found],
+            "scores": [one["scores"] for one in found],
+            "category_ids": [[self.data.category_ids[label] for label in one["labels"]] for one in found],
+            "masks": [one.get("masks", []) for one in found],
+        }
+        truth = to_coco(images, self.data.categories, {image.id: str(image.id) for image in images})
+        metric = CocoAveragePrecision(keep_in_memory=True)
+        figures = metric.compute(**rows, annotations=truth, with_masks=self.with_masks)
+        # JSON knows no NaN: a figure that is not defined is left out.
+        return {k: v for k, v in figures.items() if not (isinstance(v, float) and math.isnan(v))}
+
+
+class ObjectTask(Task):
+    """Base of detection and instance segmentation.
+
+    Args:
+        data (`ObjectData`): splits and categories.
+        config (`ObjectConfig`): model, method and recipe.
+        processor (`Any`, *optional*): image processor, where the backbone's folder has none.
+    """
+
+    gathers_objects = True
+    with_masks = False
+    architectures: tuple[str, ...] = ()
+    #: Stages of the backbone that an architecture uses; all, where it is not named.
+    stages: dict[str, tuple[int, ...]] = {}
+
+    def __init__(self, data: ObjectData, config: ObjectConfig, processor: Any = None) -> None:
+        if config.architecture not in self.architectures:
+            raise ValueError(
+                f"Unknown architecture {config.architecture!r}; choose one of {', '.join(self.architectures)}."
+            )
+        self.data = data
+        self.config = config
+        self.best_metric = config.metric
+        self.settings = image_settings(config, processor)
+
+    def describe(self) -> dict[str, Any]:
+        """Recipe, data set and its sizes."""
+        sizes = {split: len(images) for split, images in self.data.splits.items()}
+        return {**asdict(self.config), "dataset": self.data.name, "split_sizes": sizes}
+
+    def build_model(self) -> nn.Module:
+        """Build the detector around the pretrained backbone and apply the method."""
+        return build_dense_model(self.config, self.data.class_names, self.stages.get(self.config.architecture))
+
+    def dataset(self, split: str) -> Dataset | None:
+        """Samples of a split."""
+        if split not in self.data.splits:
+            return None
+        config, transform = self.config, None
+        if split == "train":
+            transform = object_train_transform(
+                self.settings, config.train_short_sides, config.horizontal_flip, config.crop, config.crop_share
+            )
+        return ObjectSamples(
+            self.data.splits[split], self.data.category_ids, self.settings, transform, self.with_masks
+        )
+
+    def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
+        """Pad the images."""
+        return collate_objects
+
+    def loss(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+        """The architecture's own loss."""
+        return object_loss(self.config.architecture, model, batch)
+
+    def predict(self, model: nn.Module, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """Objects of each image as plain lists, which processes can exchange."""
+        found = find_objects(self.config.architecture, model, batch)
+        rows = zip(found, batch["images"], batch["index"], strict=True)
+        # The annotations travel with the predictions: a meter need not know which split it measures.
+        return [{**to_lists(one), "image": image, "index": index} for one, image, index in rows]
+
+    def meter(self) -> ObjectMeter:
+        """An empty [`ObjectMeter`]."""
+        return ObjectMeter(self.data, self.config.protocol, self.with_masks)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the model repository to `folder / "model"`."""
+        save_dense(model, self.settings, folder / "model")
+
+    def report(self, meter: Meter, split: str, folder: Path) -> None:
+        """Draw what was found in the first images beside what is annotated."""
+        if not isinstance(meter, ObjectMeter):
+            return
+        rows = []
+        for one in sorted(meter.found, key=lambda entry: entry["index"])[:PICTURES]:
+            image, targets = (
+                one["image"].read(),
+                training_targets(one["image"], self.data.category_ids, self.with_masks),
+            )
+            truth = {"boxes": targets.boxes, "labels": targets.labels}
+            found = above_threshold(one, image.height, image.width)
+            if targets.masks is not None:
+                truth["masks"] = targets.masks
+            rows.append([draw_objects(image, objects, self.data.class_names) for objects in (truth, found)])
+        draw_sheet(rows, ("annotated", "found"), folder / f"predictions_{split}.png")
+
+    def facts(self) -> dict[str, Any]:
+        """Base model, data set and method."""
+        config = self.config
+        return {"base_model": config.model_name_or_path, "dataset": self.data.name, "method": config.method}
+
+    def usage(self, repository: str) -> str:
+        """Load, predict and draw."""
+        return USAGE.format(repository=repository)
+
+
+def above_threshold(found: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+    """What [`to_lists`] gave, without the objects that score too little to draw, masks decoded."""
+    kept = [number for number, score in enumerate(found["scores"]) if score >= DRAWN_ABOVE]
+    objects = {name: [found[name][number] for number in kept] for name in ("boxes", "labels", "scores")}
+    if "masks" in found:
+        segmentations = [{"size": [height, width], "counts": found["masks"][number]} for number in kept]
+        objects["masks"] = [decode_mask({"segmentation": one}, height, width) for one in segmentations]
+    return objects
+
+
+def to_lists(found: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Objects of one image as plain lists, masks as RLE counts."""
+    lists = {name: found[name].cpu().double().tolist() for name in ("boxes", "scores")}
+    lists["labels"] = found["labels"].cpu().tolist()
+    if "masks" in found:
+        lists["masks"] = [encode_mask(np.asarray(mask))["counts"] for mask in found["masks"].cpu()]
+    return lists

@@ -1,0 +1,209 @@
+"""Semantic segmentation: UperNet or SegFormer's head on any backbone, mean IoU out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from mona_peft.finetuning.data.dense.segmentation import IGNORED, SegmentationData
+from mona_peft.finetuning.data.dense.transforms import LabelMapTransform, eval_pixels, pad_batch
+from mona_peft.finetuning.metrics.mean_iou import MeanIoU, pixel_counts
+from mona_peft.finetuning.models.sliding import slide_logits
+from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.training.task import Meter, Task
+
+from .dense import USAGE, DenseConfig, build_dense_model, image_settings, save_dense
+
+ARCHITECTURES = ("upernet", "segformer")
+EVALUATIONS = ("whole", "slide")
+
+
+@dataclass
+class SemanticSegmentationConfig(DenseConfig):
+    """Settings of a semantic segmentation run."""
+
+    architecture: str = option("upernet", f"One of {', '.join(ARCHITECTURES)}.")
+    short_side: int = option(512, "Shorter side of test images, pixels, unless the longer one exceeds long_side.")
+    long_side: int = option(2048, "Most pixels of the longer side.")
+    crop_side: int = option(512, "Side of the square training crop, and of the windows of sliding evaluation.")
+    scale: list[float] = option([0.5, 2.0], "Least and greatest factor by which training images are resized.")
+    photometric: bool = option(True, "Vary brightness, contrast, saturation and hue of training images.")
+    evaluation: str = option("whole", "Predict the whole image at once, or slide a window of crop_side over it.")
+    stride: int | None = option(None, "Step of the sliding window, pixels; two thirds of crop_side if unset.")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data or model."""
+        for name, known in (("architecture", ARCHITECTURES), ("evaluation", EVALUATIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(known)}.")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale is {self.scale}; give the least and the greatest factor, such as --scale 0.5 2.")
+
+    @property
+    def metric(self) -> str:
+        """The figure that runs are judged by."""
+        return "mean_iou"
+
+
+class SegmentationSamples(Dataset):
+    """One split as samples.
+
+    Args:
+        data (`SegmentationData`): the data set.
+        split (`str`): of it.
+        task (`SemanticSegmentationTask`): its settings.
+    """
+
+    def __init__(self, data: SegmentationData, split: str, task: SemanticSegmentationTask) -> None:
+        config = task.config
+        self.data = data
+        self.samples = data.splits[split]
+        self.settings = task.settings
+        self.transform = None
+        if split == "train":
+            self.transform = LabelMapTransform(
+                task.settings, config.crop_side, config.scale, config.horizontal_flip, config.photometric
+            )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image, labels = self.data.read(self.samples[index])
+        if self.transform is not None:
+            pixels, cropped = self.transform(image, labels)
+            return {"pixels": pixels, "labels": cropped, "index": index}
+        return {"pixels": eval_pixels(image, self.settings), "labels": torch.from_numpy(labels), "index": index}
+
+
+def collate_train(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Stack crops to `pixel_values` `(B, 3, S, S)` and `labels` `(B, S, S)`."""
+    return {
+        "pixel_values": torch.stack([sample["pixels"] for sample in samples]),
+        "labels": torch.stack([sample["labels"] for sample in samples]),
+    }
+
+
+def collate_eval(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pad test images to one batch; label maps stay as large as their originals, one by one."""
+    pixel_values, sizes = pad_batch([sample["pixels"] for sample in samples])
+    return {
+        "pixel_values": pixel_values,
+        "sizes": sizes,
+        "labels": [sample["labels"] for sample in samples],
+        "index": torch.tensor([sample["index"] for sample in samples]),
+    }
+
+
+class SegmentationMeter(Meter):
+    """Pixel counts of an evaluation, and the metrics over them.
+
+    Args:
+        class_names (`tuple[str, ...]`): by label.
+    """
+
+    def __init__(self, class_names: tuple[str, ...]) -> None:
+        self.class_names = class_names
+        self.counts: list[Tensor] = []
+
+    def update(self, predictions: dict[str, Tensor]) -> None:
+        """Take in `counts` `(B, 3, classes)` as `pixel_counts` gives them."""
+        self.counts.extend(predictions["counts"].cpu())
+
+    @property
+    def num_samples(self) -> int:
+        """How many images were taken in."""
+        return len(self.counts)
+
+    def compute(self) -> dict[str, Any]:
+        """Mean IoU, mean accuracy, pixel accuracy, and the IoU of each class."""
+        right, predicted, labelled = torch.stack(self.counts).unbind(1)
+        metric = MeanIoU(keep_in_memory=True)
+        return metric.compute(right=right.tolist(), predicted=predicted.tolist(), labelled=labelled.tolist())
+
+
+class SemanticSegmentationTask(Task):
+    """Fine-tune a segmenter.
+
+    Args:
+        data (`SegmentationData`): splits and classes.
+        config (`SemanticSegmentationConfig`): model, method and recipe.
+        processor (`Any`, *optional*): image processor, where the backbone's folder has none.
+    """
+
+    name = "semantic-segmentation"
+
+    def __init__(self, data: SegmentationData, config: SemanticSegmentationConfig, processor: Any = None) -> None:
+        self.data = data
+        self.config = config
+        self.best_metric = config.metric
+        self.settings = image_settings(config, processor)
+
+    def describe(self) -> dict[str, Any]:
+        """Recipe, data set and its sizes."""
+        sizes = {split: len(samples) for split, samples in self.data.splits.items()}
+        return {**asdict(self.config), "dataset": self.data.name, "split_sizes": sizes}
+
+    def build_model(self) -> nn.Module:
+        """Build the segmenter around the pretrained backbone and apply the method."""
+        return build_dense_model(self.config, self.data.class_names, None)
+
+    def dataset(self, split: str) -> Dataset | None:
+        """Samples of a split."""
+        return SegmentationSamples(self.data, split, self) if split in self.data.splits else None
+
+    def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
+        """Stack the crops, or pad the test images."""
+        return collate_train if split == "train" else collate_eval
+
+    def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+        """The architecture's own loss; UperNet adds 0.4 times that of its auxiliary head."""
+        labels = batch["labels"]
+        if (labels != IGNORED).any():
+            return model(pixel_values=batch["pixel_values"], labels=labels).loss
+        # The mean over no pixel is not a number; zero, but with a gradient for every parameter, as processes expect.
+        return 0 * model(pixel_values=batch["pixel_values"], labels=torch.zeros_like(labels)).loss
+
+    def predict(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Pixel counts `(B, 3, classes)` of each image at its original size."""
+        counts = []
+        for logits, labels in zip(self.logits(model, batch), batch["labels"], strict=True):
+            full = F.interpolate(logits[None], size=labels.shape, mode="bilinear", align_corners=False)
+            counts.append(pixel_counts(full[0].argmax(0), labels, len(self.data.class_names), IGNORED))
+        return {"counts": torch.stack(counts), "index": batch["index"]}
+
+    def logits(self, model: nn.Module, batch: dict[str, Any]) -> list[Tensor]:
+        """Logits `(classes, H, W)` of each image at its test size, without its padding."""
+        config, pixel_values = self.config, batch["pixel_values"]
+        if config.evaluation == "slide":
+            stride = config.stride or config.crop_side * 2 // 3
+            sizes = batch["sizes"].tolist()
+            return [
+                slide_logits(model, pixels[:, :height, :width], config.crop_side, stride)
+                for pixels, (height, width) in zip(pixel_values, sizes, strict=True)
+            ]
+        logits = model(pixel_values=pixel_values).logits.float()
+        return [row[:, :height, :width] for row, (height, width) in zip(logits, batch["sizes"].tolist(), strict=True)]
+
+    def meter(self) -> SegmentationMeter:
+        """An empty [`SegmentationMeter`]."""
+        return SegmentationMeter(self.data.class_names)
+
+    def save(self, model: nn.Module, folder: Any) -> None:
+        """Write the model repository to `folder / "model"`."""
+        save_dense(model, self.settings, folder / "model")
+
+    def facts(self) -> dict[str, Any]:
+        """Base model, data set and method."""
+        config = self.config
+        return {"base_model": config.model_name_or_path, "dataset": self.data.name, "method": config.method}
+
+    def usage(self, repository: str) -> str:
+        """Load, predict and draw."""
+        return USAGE.format(repository=repository)

@@ -1,0 +1,99 @@
+"""Settings of the training loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mona_peft.finetuning.settings import option
+
+SCHEDULES = ("cosine", "linear", "step", "constant")
+PRECISIONS = ("no", "fp16", "bf16")
+
+
+@dataclass
+class TrainingConfig:
+    """Settings of the training loop, the same for every task."""
+
+    output_dir: str | None = option(None, "Folder of the run: checkpoints, metrics and the trained weights.")
+    overwrite_output_dir: bool = option(False, "Delete the run that is in output_dir and start anew.")
+    resume: bool = option(False, "Go on from the newest whole checkpoint in output_dir.")
+    num_epochs: int = option(100, "Passes over the training data.")
+    max_steps: int | None = option(None, "Stop after this many optimiser steps, whatever num_epochs says.")
+    batch_size: int = option(16, "Training samples a process and forward pass.")
+    eval_batch_size: int | None = option(
+        None, "Samples a process and forward pass in evaluation; batch_size if unset."
+    )
+    auto_batch_size: bool = option(False, "Halve batch_size (and double accumulation) until it fits in memory.")
+    gradient_accumulation_steps: int = option(1, "Forward passes summed up in one optimiser step.")
+    learning_rate: float = option(5e-4, "Learning rate after warm-up.")
+    weight_decay: float = option(0.05, "AdamW weight decay; never on norms, biases, scales or position tables.")
+    adam_beta1: float = option(0.9, "AdamW's first decay rate.")
+    adam_beta2: float = option(0.999, "AdamW's second decay rate.")
+    schedule: str = option("cosine", f"Learning rate after warm-up: one of {', '.join(SCHEDULES)}.")
+    warmup_epochs: float = option(0.0, "Epochs of linear warm-up (added to warmup_steps).")
+    warmup_steps: int = option(0, "Optimiser steps of linear warm-up.")
+    min_lr_ratio: float = option(0.01, "Where cosine and linear schedules end, as a share of learning_rate.")
+    step_epochs: list[int] = option([], "Epochs at which the step schedule divides the rate by 10.")
+    max_grad_norm: float | None = option(5.0, "Greatest norm of the gradient; none for no clipping.")
+    mixed_precision: str = option("no", f"One of {', '.join(PRECISIONS)}.")
+    seed: int = option(0, "Seeds weights, data order, augmentation and dropout.")
+    deterministic: bool = option(False, "Use deterministic kernels only (slower on GPUs).")
+    num_workers: int = option(0, "Data loading processes for each training process.")
+    channels_last: bool = option(False, "Keep images channels-last in memory.")
+    torch_compile: bool = option(False, "Compile the model.")
+    torch_compile_backend: str = option("inductor", "Which compiler of torch.compile.")
+    cpu: bool = option(False, "Train on the CPU even if there is an accelerator.")
+    eval_epochs: int = option(1, "Evaluate on the validation split every this many epochs.")
+    eval_steps: int | None = option(None, "Evaluate every this many optimiser steps instead.")
+    checkpoint_steps: int | None = option(None, "Save a checkpoint every this many steps; after each epoch if unset.")
+    save_total_limit: int = option(2, "Keep this many checkpoints.")
+    no_checkpoints: bool = option(False, "Save no checkpoints: the run cannot be resumed.")
+    metric_for_best: str | None = option(None, "Validation figure that tells the best weights; the task's if unset.")
+    early_stopping_patience: int | None = option(None, "Stop after this many evaluations without a better figure.")
+    logging_steps: int = option(10, "Write loss, learning rate and speed every this many steps.")
+    report_to: list[str] = option(["auto"], "Trackers: tensorboard, wandb, trackio; auto is tensorboard if installed.")
+    progress_bar: bool = option(True, "Show a progress bar.")
+    push_to_hub: bool = option(False, "Push the trained repository to the Hub.")
+    hub_model_id: str | None = option(None, "Repository on the Hub, user/name; the name of output_dir if unset.")
+    hub_private_repo: bool = option(False, "Make the repository on the Hub private.")
+    benchmark_steps: int | None = option(None, "Only time this many steps after a few to warm up; nothing is saved.")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data or model."""
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"Unknown schedule {self.schedule!r}; choose one of {', '.join(SCHEDULES)}.")
+        if self.mixed_precision not in PRECISIONS:
+            raise ValueError(
+                f"Unknown mixed_precision {self.mixed_precision!r}; choose one of {', '.join(PRECISIONS)}."
+            )
+        for name in ("num_epochs", "batch_size", "gradient_accumulation_steps", "eval_epochs", "logging_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.save_total_limit < 1:
+            raise ValueError("save_total_limit must be at least 1; use no_checkpoints to save none.")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        if self.schedule == "step" and not self.step_epochs:
+            raise ValueError("The step schedule needs step_epochs, such as --step_epochs 27 33.")
+
+
+# Settings that may differ between a run and its resumption: none of them changes what is computed.
+FREE_ON_RESUME = frozenset(
+    {
+        "output_dir",
+        "overwrite_output_dir",
+        "resume",
+        "num_workers",
+        "eval_batch_size",
+        "checkpoint_steps",
+        "save_total_limit",
+        "no_checkpoints",
+        "logging_steps",
+        "report_to",
+        "progress_bar",
+        "push_to_hub",
+        "hub_model_id",
+        "hub_private_repo",
+        "benchmark_steps",
+    }
+)

@@ -1,0 +1,63 @@
+"""Evaluation over all processes, each sample counted once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .loaders import eval_loader
+from .task import Meter, Task
+
+
+def evaluate(accelerator: Accelerator, task: Task, model: nn.Module, loader: DataLoader) -> Meter:
+    """Run `model` over a prepared loader and give back the meter, filled alike on every process.
+
+    Args:
+        accelerator (`Accelerator`): gathers the predictions.
+        task (`Task`): predicts and measures.
+        model (`nn.Module`): the prepared model; its mode is as before afterwards.
+        loader (`DataLoader`): a loader that `accelerator` has prepared.
+
+    Raises:
+        `RuntimeError`: if the samples counted are not those of the data set.
+    """
+    meter = task.meter()
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for batch in loader:
+                with accelerator.autocast():
+                    predictions = task.predict(model, batch)
+                meter.update(accelerator.gather_for_metrics(predictions, use_gather_object=task.gathers_objects))
+    finally:
+        model.train(was_training)
+    expected = len(loader.dataset)  # type: ignore[arg-type]
+    if meter.num_samples != expected:
+        raise RuntimeError(f"Evaluated {meter.num_samples} samples of a data set of {expected}.")
+    return meter
+
+
+def evaluate_model(task: Task, model: nn.Module, split: str, batch_size: int) -> dict[str, Any]:
+    """Figures of a model outside training, with its number of samples.
+
+    Args:
+        task (`Task`): its data and metrics.
+        model (`nn.Module`): any model that the task can predict with.
+        split (`str`): of the task's data.
+        batch_size (`int`): samples a process and forward pass.
+
+    Raises:
+        `ValueError`: if the task has no such split.
+    """
+    dataset = task.dataset(split)
+    if dataset is None:
+        raise ValueError(f"The data has no split {split!r}.")
+    accelerator = Accelerator()
+    loader = accelerator.prepare_data_loader(eval_loader(dataset, task.collate(split), batch_size))
+    meter = evaluate(accelerator, task, model.to(accelerator.device), loader)
+    return {**meter.compute(), "num_samples": meter.num_samples}

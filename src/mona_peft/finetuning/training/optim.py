@@ -1,0 +1,101 @@
+"""AdamW with weight decay where it belongs, and the learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from .config import TrainingConfig
+
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase, nn.LocalResponseNorm)
+
+# Position tables and tokens have two dimensions or more, so their names tell them.
+NO_DECAY_NAMES = (
+    "relative_position_bias_table",
+    "position_embedding",
+    "pos_embed",
+    "absolute_pos",
+    "cls_token",
+    "dist_token",
+    "mask_token",
+    "register_token",
+    "lambda_",
+    "layer_scale",
+    "logit_scale",
+)
+
+
+def decays(name: str, parameter: nn.Parameter, in_norm: bool) -> bool:
+    """Whether weight decay applies: matrices and kernels only, not norms, biases, scales or position tables.
+
+    Args:
+        name (`str`): full name of the parameter.
+        parameter (`nn.Parameter`): scales are its vectors and scalars.
+        in_norm (`bool`): whether the module that owns it is a norm.
+    """
+    return not (in_norm or parameter.ndim <= 1 or any(part in name for part in NO_DECAY_NAMES))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Trainable parameters in two groups for AdamW, with decay and without.
+
+    Raises:
+        `ValueError`: if nothing trains.
+    """
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    seen: set[int] = set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                groups[decays(f"{module_name}.{name}", parameter, isinstance(module, NORMS))].append(parameter)
+    if not seen:
+        raise ValueError(f"No parameter of {type(model).__name__} requires a gradient; apply a method to it first.")
+    decay_of = {True: weight_decay, False: 0.0}
+    return [{"params": group, "weight_decay": decay_of[decay]} for decay, group in groups.items() if group]
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW over the trainable parameters of `model`."""
+    betas = (config.adam_beta1, config.adam_beta2)
+    return torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=betas)
+
+
+def make_schedule(config: TrainingConfig, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:
+    """Learning rate of each step, a pure function, so that nothing of it needs saving.
+
+    Args:
+        config (`TrainingConfig`): kind, rate, warm-up and end.
+        steps_per_epoch (`int`): optimiser steps an epoch.
+        total_steps (`int`): optimiser steps of the whole run.
+
+    Returns:
+        `Callable[[int], float]`: from the number of steps done to the rate of the next.
+    """
+    warmup = config.warmup_steps + round(config.warmup_epochs * steps_per_epoch)
+    milestones = [epoch * steps_per_epoch for epoch in config.step_epochs]
+
+    def after_warmup(step: int) -> float:
+        if config.schedule == "constant":
+            return 1.0
+        if config.schedule == "step":
+            return 0.1 ** sum(step >= milestone for milestone in milestones)
+        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        share = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
+        return config.min_lr_ratio + (1 - config.min_lr_ratio) * share
+
+    def rate(step: int) -> float:
+        factor = (step + 1) / (warmup + 1) if step < warmup else after_warmup(step)
+        return config.learning_rate * factor
+
+    return rate
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of every group, times its own `lr_scale` where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)

@@ -1,0 +1,109 @@
+"""Training batches from a stream that is too large to keep, or to count.
+
+A stream has no length, so a run over it is measured in steps. It is read again and again, each time shuffled anew; its
+samples are drawn under seeds made of (seed, process, worker, pass, position), so a resumed run, which reads past
+what it has seen, goes on with the same batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from .loaders import SeededCollate, common_settings, seeded
+
+
+class SeededStream(IterableDataset):
+    """An endless stream of (key, sample), each drawn under its own seed.
+
+    Args:
+        dataset (`IterableDataset`): one pass; `set_epoch(pass)` and `shard(process, processes)` are called if there.
+        seed (`int`): of the run.
+        process (`int`): which of the training processes this is.
+        processes (`int`): how many there are.
+    """
+
+    def __init__(self, dataset: IterableDataset, seed: int, process: int, processes: int) -> None:
+        if processes > 1:
+            if not hasattr(dataset, "shard"):
+                raise ValueError(f"{type(dataset).__name__} has no shard(process, processes); train in one process.")
+            dataset.shard(process, processes)
+        self.dataset = dataset
+        self.seed = seed
+        self.process = process
+
+    def __iter__(self) -> Iterator[tuple[tuple[int, ...], Any]]:
+        worker = get_worker_info()
+        number = worker.id if worker else 0
+        epoch = 0
+        while True:
+            if hasattr(self.dataset, "set_epoch"):
+                self.dataset.set_epoch(epoch)
+            position = 0
+            samples = iter(self.dataset)
+            while True:
+                key = (self.process, number, epoch, position)
+                with seeded(self.seed, *key):
+                    try:
+                        sample = next(samples)
+                    except StopIteration:
+                        break
+                yield key, sample
+                position += 1
+            if position == 0 and number == 0:
+                raise ValueError("The stream is empty; there is nothing to train on.")
+            epoch += 1
+
+
+class StreamLoader:
+    """Batches of a stream on the device, as many as the run takes.
+
+    Args:
+        dataset (`IterableDataset`): one pass of samples.
+        collate (`Callable`): makes a batch of samples.
+        batch_size (`int`): samples a batch.
+        seed (`int`): of the run.
+        num_workers (`int`): loading processes; each reads its own shards.
+        accelerator (`Accelerator`): knows device and processes.
+        length (`int`): batches of the whole run.
+    """
+
+    def __init__(
+        self,
+        dataset: IterableDataset,
+        collate: Callable[[list[Any]], Any],
+        batch_size: int,
+        seed: int,
+        num_workers: int,
+        accelerator: Accelerator,
+        length: int,
+    ) -> None:
+        self.stream = SeededStream(dataset, seed, accelerator.process_index, accelerator.num_processes)
+        self.loader = DataLoader(
+            self.stream,
+            batch_size=batch_size,
+            collate_fn=SeededCollate(collate, seed),
+            **common_settings(num_workers),
+        )
+        self.device = accelerator.device
+        self.length = length
+        self.skipped = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, batch in enumerate(self.loader):
+            if number >= self.length:
+                return
+            if number >= self.skipped:
+                yield send_to_device(batch, self.device)
+
+    def skip(self, batches: int) -> StreamLoader:
+        """The same loader, reading past its first batches."""
+        self.skipped = batches
+        return self

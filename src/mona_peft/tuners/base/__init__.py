@@ -1,0 +1,1 @@
+"""What the tuners have in common."""

@@ -1,0 +1,112 @@
+"""What the configurations of this package's tuners have in common: which blocks they adapt, and the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from peft import PeftConfig
+
+from mona_peft.blocks.spec import BlockSpec, read_block_specs
+from mona_peft.registry import add_peft_type
+
+POSITIONS = ("attention", "mlp")
+
+
+@dataclass
+class BlockTunerConfig(PeftConfig):
+    """Base of the configurations of tuners that adapt whole transformer blocks.
+
+    Args:
+        init_weights (`bool`): True starts as the base model; False at random.
+        target_modules (`list[str]` or `str`, *optional*): The blocks to adapt, as suffixes of their names or a regular
+            expression; by default all known blocks.
+        exclude_modules (`list[str]` or `str`, *optional*): Blocks to leave out, given alike.
+        layers_to_transform (`list[int]` or `int`, *optional*): Indices of the blocks to adapt, counted over the whole
+            backbone from the input; negative from the output.
+        layers_pattern (`list[str]` or `str`, *optional*): Names of the containers whose blocks are counted.
+        modules_to_save (`list[str]`, *optional*): Modules beside the adapters to train and save, such as the head.
+        block_specs (`list[BlockSpec]`, *optional*): Layouts of blocks that this package does not know, or others
+            for those that it does.
+    """
+
+    #: Name of the tuner as PEFT registers it; subclasses set it.
+    method: ClassVar[str] = ""
+    #: What `init_weights` may be.
+    known_inits: ClassVar[tuple[bool | str, ...]] = (True, False)
+
+    init_weights: bool = field(default=True, metadata={"help": "True starts as the base model, False at random."})
+    target_modules: list[str] | str | None = field(
+        default=None,
+        metadata={"help": "Blocks to adapt: suffixes of their names or a regular expression; None for all known."},
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Blocks to leave out: suffixes of their names or a regular expression."}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None,
+        metadata={"help": "Indices of the blocks to adapt, counted from the input over the whole backbone."},
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None, metadata={"help": "Names of the containers whose blocks `layers_to_transform` counts."}
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules to train and save with the adapter, such as the head."}
+    )
+    block_specs: list[BlockSpec] | None = field(
+        default=None, metadata={"help": "Layouts of further classes of blocks; they go before the known ones."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = add_peft_type(self.method.upper())
+        self.block_specs = read_block_specs(self.block_specs)
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(getattr(self, name), (set, tuple)):
+                setattr(self, name, sorted(getattr(self, name)))
+        if (type(self.init_weights), self.init_weights) not in [(type(known), known) for known in self.known_inits]:
+            choices = " or ".join(map(repr, self.known_inits))
+            raise ValueError(f"init_weights={self.init_weights!r} must be {choices}.")
+
+
+def check_count(name: str, value: object, example: int) -> None:
+    """Refuse what is not a whole number of at least 1.
+
+    Raises:
+        ValueError: Naming the setting, the value and an example.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least 1, such as {example}.")
+
+
+def check_dropout(name: str, value: object) -> None:
+    """Refuse what is not a probability below 1.
+
+    Raises:
+        ValueError: Naming the setting and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
+        raise ValueError(f"{name}={value!r} must be a probability of at least 0 and below 1.")
+
+
+def check_number(name: str, value: object, example: float) -> None:
+    """Refuse what is not a number.
+
+    Raises:
+        ValueError: Naming the setting, the value and an example.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name}={value!r} must be a number, such as {example}.")
+
+
+def check_positions(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Give back positions as a tuple.
+
+    Raises:
+        ValueError: If they are not `"attention"`, `"mlp"` or both.
+    """
+    positions = (value,) if isinstance(value, str) else tuple(value)
+    if not positions or not set(positions) <= set(POSITIONS) or len(set(positions)) < len(positions):
+        raise ValueError(f"positions={value!r} must be 'attention', 'mlp' or both, each once.")
+    return positions

@@ -1,0 +1,97 @@
+"""Which blocks of a model a configuration means, and the warning for a head that it leaves out."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+from torch import nn
+
+from mona_peft.blocks.known import BlockSpec, find_blocks, head_modules, known_block_classes
+from mona_peft.compat import AuxiliaryTrainingWrapper, ExcludedModule, check_target_module_exists
+
+
+def match_blocks(model: nn.Module, config: Any) -> tuple[dict[str, BlockSpec], set[str]]:
+    """Find the blocks a configuration means.
+
+    Args:
+        model (`nn.Module`): The model to adapt.
+        config (`PeftConfig`): With `target_modules`, `exclude_modules`, `layers_to_transform`, `layers_pattern`.
+
+    Returns:
+        The blocks by name with their row of the table, from the input to the output, and the names left out.
+
+    Raises:
+        ValueError: If there is no known block, or a name matches something else, or an index is out of range.
+    """
+    by_name = copy.copy(config)
+    by_name.layers_to_transform = by_name.layers_pattern = None
+    blocks = find_blocks(model, getattr(config, "block_specs", None))
+    if config.target_modules is None:
+        by_name.target_modules = list(blocks)
+    if not blocks:
+        raise ValueError(
+            f"{type(model).__name__} has no block that can be adapted. The known blocks are {known_block_classes()}."
+        )
+    matched: dict[str, BlockSpec] = {}
+    excluded: set[str] = set()
+    for name, module in model.named_modules():
+        result = check_target_module_exists(by_name, name) if name else False
+        if isinstance(result, ExcludedModule):
+            excluded.add(name)
+        elif result and name not in blocks:
+            raise ValueError(
+                f"target_modules={config.target_modules!r} matches '{name}' ({type(module).__name__}), which is not a "
+                f"block that can be adapted. Name blocks, of the classes {known_block_classes()}, for example "
+                f"'{next(iter(blocks))}'."
+            )
+        elif result:
+            matched[name] = blocks[name]
+    if not matched:
+        raise ValueError(
+            f"target_modules={config.target_modules!r} (exclude_modules={config.exclude_modules!r}, "
+            f"modules_to_save={config.modules_to_save!r}) leaves no block to adapt. The model's blocks are "
+            f"{list(blocks)}."
+        )
+    return _choose_layers(matched, config), excluded
+
+
+def _choose_layers(blocks: dict[str, BlockSpec], config: Any) -> dict[str, BlockSpec]:
+    """Keep the blocks that `layers_to_transform` counts, among those in containers that `layers_pattern` names."""
+    if config.layers_to_transform is None:
+        return blocks
+    names = list(blocks)
+    if config.layers_pattern:
+        patterns = [config.layers_pattern] if isinstance(config.layers_pattern, str) else list(config.layers_pattern)
+        names = [name for name in names if name.rpartition(".")[0].rpartition(".")[2] in patterns]
+        if not names:
+            raise ValueError(
+                f"layers_pattern={config.layers_pattern!r} names no container of the blocks {list(blocks)}."
+            )
+    indices = config.layers_to_transform
+    indices = [indices] if isinstance(indices, int) else list(indices)
+    beyond = [index for index in indices if not -len(names) <= index < len(names)]
+    if beyond or not indices:
+        raise ValueError(
+            f"layers_to_transform={config.layers_to_transform!r} must hold indices between {-len(names)} and "
+            f"{len(names) - 1}: the backbone has {len(names)} blocks that match."
+        )
+    chosen = {names[index] for index in indices}
+    return {name: spec for name, spec in blocks.items() if name in chosen}
+
+
+def warn_of_frozen_head(model: nn.Module, config: Any) -> None:
+    """Warn when a head will be neither trained nor saved: the commonest mistake with PEFT."""
+    saved = config.modules_to_save or []
+    frozen = [
+        name
+        for name in head_modules(model)
+        if name not in saved and not isinstance(model.get_submodule(name), AuxiliaryTrainingWrapper)
+    ]
+    if frozen and not config.inference_mode:
+        warnings.warn(
+            f"The head of {type(model).__name__} ({', '.join(frozen)}) will be frozen and will not be saved with the "
+            f"adapter. If it is new, or was trained on other classes, pass modules_to_save={frozen}.",
+            stacklevel=2,
+        )

@@ -1,0 +1,59 @@
+"""Transforms: sizes, normalisation and the processor's settings."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import ConvNextImageProcessor, ViTImageProcessor
+
+from mona_peft.finetuning.data.classification.transforms import ImageSettings, eval_transform, train_transform
+
+SETTINGS = ImageSettings(height=32, width=32, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+
+
+@pytest.mark.parametrize("size", [(100, 60), (60, 100), (20, 20)])
+@pytest.mark.parametrize("make", [train_transform, eval_transform])
+def test_every_image_ends_at_the_models_size(make, size):
+    output = make(SETTINGS)(Image.new("L", size, 255))
+    assert output.shape == (3, 32, 32) and output.dtype == torch.float32
+    assert output.amax(dim=(1, 2)).tolist() == pytest.approx([1.0, 3.0, 1.0])
+
+
+def test_eval_keeps_the_centre():
+    pixels = np.zeros((64, 128), np.uint8)
+    pixels[:, 48:80] = 255
+    output = eval_transform(ImageSettings(32, 32, (0,) * 3, (1,) * 3), resize_ratio=1.0)(Image.fromarray(pixels))
+    lit = (output[0] > 0.5).float().mean(dim=0)
+    assert lit.tolist() == [0.0] * 8 + [1.0] * 16 + [0.0] * 8
+
+
+def test_resize_ratio_crops_the_border():
+    pixels = np.zeros((64, 64), np.uint8)
+    pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1] = 255, 255, 255, 255
+    settings = ImageSettings(32, 32, (0,) * 3, (1,) * 3)
+    assert eval_transform(settings, resize_ratio=1.0)(Image.fromarray(pixels)).max() > 0.3
+    assert eval_transform(settings)(Image.fromarray(pixels)).abs().max() < 0.05
+
+
+def test_non_square_models():
+    assert eval_transform(ImageSettings(16, 48))(Image.new("RGB", (50, 50))).shape == (3, 16, 48)
+
+
+def test_flip_can_be_turned_off():
+    pixels = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (32, 1))
+    for probability in (0.0, 1.0):
+        output = train_transform(SETTINGS, crop_scale=(1.0, 1.0), horizontal_flip=probability)(Image.fromarray(pixels))
+        assert (output[0, 16, -1] > output[0, 16, 0]) == (probability == 0.0)
+
+
+@pytest.mark.parametrize(
+    "processor, size",
+    [
+        (ViTImageProcessor(size={"height": 40, "width": 48}, image_mean=[0.1] * 3, image_std=[0.2] * 3), (40, 48)),
+        (ConvNextImageProcessor(size={"shortest_edge": 64}, image_mean=[0.1] * 3, image_std=[0.2] * 3), (64, 64)),
+    ],
+)
+def test_settings_come_from_the_processor(processor, size):
+    settings = ImageSettings.from_processor(processor)
+    assert (settings.height, settings.width) == size
+    assert settings.mean == (0.1,) * 3 and settings.std == (0.2,) * 3

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from mona_peft.finetuning.data.dense.segmentation import load_folders, pair_folders, reduce_zero, without_unreadable
+from mona_peft.finetuning.data.embedded.scenes import SEMANTIC_NAMES, SceneSettings, compose_scene
+from mona_peft.finetuning.data.sources.ade20k import load_ade20k, load_hub_segmentation, scene_segmentation, write_ade
+
+SIZES = {"train": 4, "validation": 3}
+SCENES = SceneSettings(size=64)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return scene_segmentation(SIZES, SCENES)
+
+
+def test_ade_round_trip_leaves_the_zero_label_out(data, tmp_path):
+    write_ade(data, tmp_path)
+    stored = np.asarray(Image.open(tmp_path / "annotations" / "training" / "ADE_00000001.png"))
+    labels = compose_scene("train", 0, SCENES).semantic
+    assert np.array_equal(stored == 0, labels == 255) and (stored == 0).any()
+    assert np.array_equal(stored[stored > 0] - 1, labels[labels != 255])
+    with pytest.warns(UserWarning, match="20210"):
+        loaded = load_ade20k(tmp_path)
+    assert loaded.class_names == SEMANTIC_NAMES
+    for split, size in SIZES.items():
+        assert len(loaded.splits[split]) == size
+        for one, two in zip(data.splits[split], loaded.splits[split], strict=True):
+            for first, second in zip(data.read(one), loaded.read(two), strict=True):
+                assert np.array_equal(np.asarray(first), np.asarray(second))
+
+
+def test_reduce_zero_keeps_what_was_left_out():
+    assert reduce_zero(np.array([0, 1, 150, 255], np.uint8)).tolist() == [255, 0, 149, 255]
+
+
+def test_any_pair_of_folders(tmp_path):
+    for part in ("images/train", "annotations/train"):
+        (tmp_path / part).mkdir(parents=True)
+    Image.new("RGB", (4, 3), (10, 20, 30)).save(tmp_path / "images/train/a.jpg")
+    palette = Image.fromarray(np.array([[0, 1, 1, 255]] * 3, np.uint8)).convert("P")
+    palette.putdata([0, 1, 1, 255] * 3)
+    palette.save(tmp_path / "annotations/train/a.png")
+    data = load_folders(tmp_path, ("ground", "sky"))
+    image, labels = data.read(data.splits["train"][0])
+    assert image.size == (4, 3) and labels.tolist() == [[0, 1, 1, 255]] * 3
+    with pytest.raises(ValueError, match="label 1"):
+        fewer = load_folders(tmp_path, ("ground",))
+        fewer.read(fewer.splits["train"][0])
+    Image.new("RGB", (4, 3)).save(tmp_path / "images/train/b.jpg")
+    with pytest.raises(FileNotFoundError, match="b.jpg has no label map"):
+        pair_folders(tmp_path / "images/train", tmp_path / "annotations/train")
+
+
+def test_bad_files_are_named_or_left_out(data, tmp_path):
+    write_ade(data, tmp_path)
+    bad = tmp_path / "annotations" / "training" / "ADE_00000002.png"
+    bad.write_bytes(b"no image")
+    loaded = load_folders(tmp_path, data.class_names, reduce_zero_label=True)
+    with pytest.raises(ValueError, match="ADE_00000002.png"):
+        loaded.read(loaded.splits["train"][1])
+    kept, listed = without_unreadable(loaded)
+    assert listed == [bad] and len(kept.splits["train"]) == SIZES["train"] - 1
+    Image.new("RGB", (64, 64)).save(bad)
+    with pytest.raises(ValueError, match="one class number a pixel"):
+        loaded.read(loaded.splits["train"][1])
+    Image.new("L", (32, 64)).save(bad)
+    with pytest.raises(ValueError, match=r"\(64, 32\)"):
+        loaded.read(loaded.splits["train"][1])
+
+
+def test_hub_columns(data, tmp_path):
+    from datasets import Dataset, Features
+    from datasets import Image as ImageFeature
+
+    samples = [data.read(sample) for sample in data.splits["train"]]
+    stored = [Image.fromarray(np.where(labels == 255, 0, labels + 1).astype(np.uint8)) for _, labels in samples]
+    rows = Dataset.from_dict(
+        {"image": [image for image, _ in samples], "annotation": stored},
+        features=Features({"image": ImageFeature(), "annotation": ImageFeature()}),
+    )
+    rows.to_parquet(str(tmp_path / "data" / "train.parquet"))
+    loaded = load_hub_segmentation(
+        str(tmp_path / "data"), data.class_names, reduce_zero_label=True, cache_dir=str(tmp_path / "cache")
+    )
+    for sample, (image, labels) in zip(loaded.splits["train"], samples, strict=True):
+        read = loaded.read(sample)
+        assert np.array_equal(np.asarray(read[0]), np.asarray(image)) and np.array_equal(read[1], labels)
+    with pytest.raises(ValueError, match="mask"):
+        load_hub_segmentation(str(tmp_path / "data"), data.class_names, True, label_column="mask")

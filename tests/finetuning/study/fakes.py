@@ -1,0 +1,50 @@
+"""Studies whose runs are made up, for what does not depend on training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mona_peft.finetuning.study.records import Record, RunKey
+from mona_peft.finetuning.study.study import Study
+from mona_peft.finetuning.study.testbed import Benchmark
+from mona_peft.finetuning.training import TrainingConfig
+
+
+class FakeBenchmark(Benchmark):
+    title = "made-up figures"
+
+    def __init__(self, name: str = "fake") -> None:
+        self.name = name
+        self.prepared = 0
+
+    def describe(self):
+        return {"benchmark": self.name}
+
+    def prepare(self, variants, folder):
+        self.prepared += 1
+
+    def task(self, variant, seed, folder):
+        raise AssertionError("no run of this study trains")
+
+    def training(self, learning_rate, seed):
+        return TrainingConfig(learning_rate=learning_rate, seed=seed)
+
+
+class FakeStudy(Study):
+    """Figures come from `figure(label, rate, seed)` in place of training."""
+
+    def __init__(self, plan, folder: Path, figure, benchmark=None) -> None:
+        super().__init__(benchmark or FakeBenchmark(), plan, folder)
+        self.figure = figure
+        self.done: list[RunKey] = []
+
+    def run_one(self, key: RunKey) -> Record:
+        self.done.append(key)
+        return record(key.label, key.learning_rate, key.seed, *self.figure(key.label, key.learning_rate, key.seed))
+
+
+def record(label, rate, seed, validation, test, **values) -> Record:
+    losses = [[step, 1.0 / step + 0.01 * seed] for step in range(1, 6)]
+    defaults = {"method": "mona", "backbone_trainable": 10, "backbone_total": 100, "losses": losses}
+    figures = {"accuracy": test}
+    return Record(label=label, learning_rate=rate, seed=seed, validation=validation, test=figures, **defaults | values)

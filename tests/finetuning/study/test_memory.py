@@ -1,0 +1,26 @@
+"""What training holds beside the weights, against a count by hand."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from mona_peft.finetuning.costs.training_memory import training_memory
+
+TASK = SimpleNamespace(loss=lambda model, batch: model(batch["x"]).sum())
+
+
+def test_activations_gradients_and_states_are_counted_once():
+    model = nn.Sequential(nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 4))
+    batch = {"x": torch.randn(32, 8)}
+    trained = 8 * 16 + 16 + 16 * 4 + 4
+    # The input, and the sigmoid's output, kept by the sigmoid and by the second layer alike.
+    assert training_memory(TASK, model, batch) == 4 * (32 * 8 + 32 * 16 + 3 * trained)
+
+
+def test_frozen_layers_keep_nothing():
+    model = nn.Sequential(nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 4))
+    model[0].requires_grad_(False)
+    batch = {"x": torch.randn(32, 8)}
+    assert training_memory(TASK, model, batch) == 4 * (32 * 16 + 3 * (16 * 4 + 4))
+    assert all(parameter.grad is None for parameter in model.parameters())

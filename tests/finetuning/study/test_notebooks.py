@@ -1,0 +1,54 @@
+"""The notebooks run from top to bottom, small."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[3]
+
+
+def execute(name, monkeypatch, folder, **environment):
+    for key, value in environment.items():
+        monkeypatch.setenv(key, str(value))
+    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    return notebook
+
+
+def outputs(notebook, kind):
+    found = [o for cell in notebook.cells for o in cell.get("outputs", []) if o["output_type"] != "stream"]
+    return [o["data"][kind] for o in found if kind in o["data"]]
+
+
+@pytest.mark.slow
+def test_design_study(tmp_path, monkeypatch):
+    study = tmp_path / "study"
+    notebook = execute("design_study.ipynb", monkeypatch, tmp_path, MONA_STUDY_SIZE="tiny", MONA_STUDY_DIR=study)
+    (table,) = outputs(notebook, "text/markdown")
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
+        "mona",
+        "design v1",
+        "design v2",
+        "design v3",
+    ]
+    assert len(outputs(notebook, "image/png")) == 4
+    assert len(list((study / "runs").iterdir())) == 8
+
+
+@pytest.mark.slow
+def test_comparison_draws_the_committed_results(tmp_path, monkeypatch):
+    notebook = execute("comparison.ipynb", monkeypatch, tmp_path, MONA_RESULTS=ROOT / "results")
+    tables = outputs(notebook, "text/markdown")
+    assert len(tables) == 2 and all("mona" in table for table in tables)
+    assert len(outputs(notebook, "image/png")) == 5
+
+
+@pytest.mark.parametrize("name", ["design_study.ipynb", "comparison.ipynb"])
+def test_notebooks_are_valid(name):
+    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            compile(cell.source, name, "exec")

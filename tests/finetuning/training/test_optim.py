@@ -1,0 +1,92 @@
+"""Where weight decay goes, and the learning rate by step."""
+
+import pytest
+import torch
+from torch import nn
+
+from mona_peft.finetuning.methods import apply_method
+from mona_peft.finetuning.training.config import TrainingConfig
+from mona_peft.finetuning.training.optim import make_optimizer, make_schedule, parameter_groups
+from tests.support.models import TINY_MODELS
+
+
+@pytest.mark.parametrize("model_name", ["swin-classifier", "vit-classifier"])
+@pytest.mark.parametrize("method", ["full", "mona"])
+def test_decay_on_matrices_and_kernels_alone(model_name, method):
+    model = apply_method(TINY_MODELS[model_name].build(), method)
+    groups = parameter_groups(model, 0.05)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    with_decay, without = ({names[id(p)] for p in group["params"]} for group in groups)
+    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
+    assert with_decay | without == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not with_decay & without
+    assert all(name.endswith(".weight") for name in with_decay)
+    assert not any("norm" in name or "position" in name or "token" in name for name in with_decay)
+    matrices = {name for name, p in model.named_parameters() if p.requires_grad and p.ndim > 1}
+    assert {name for name in matrices - with_decay} == {
+        name
+        for name in matrices
+        if "relative_position" in name or "position_embeddings" in name or "cls_token" in name
+    }
+
+
+def test_a_norm_under_another_name_has_no_decay():
+    model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm((2, 3)))
+    with_decay, _ = parameter_groups(model, 0.1)
+    assert len(with_decay["params"]) == 1 and with_decay["params"][0] is model[0].weight
+
+
+def test_nothing_to_train_is_refused():
+    with pytest.raises(ValueError, match="apply a method"):
+        make_optimizer(nn.Linear(1, 1).requires_grad_(False), TrainingConfig())
+
+
+def test_shared_parameters_are_stepped_once():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    assert sum(len(group["params"]) for group in parameter_groups(model, 0.1)) == 3
+
+
+def test_cosine_with_warmup():
+    config = TrainingConfig(learning_rate=2.0, warmup_epochs=2, warmup_steps=1, min_lr_ratio=0.01)
+    rates = [make_schedule(config, 5, 31)(step) for step in range(32)]
+    assert rates[:11] == pytest.approx([2 * (step + 1) / 12 for step in range(11)])
+    assert rates[11] == pytest.approx(2.0)
+    assert rates[21] == pytest.approx(2 * 0.505)
+    assert rates[31] == pytest.approx(0.02)
+    assert all(first > second for first, second in zip(rates[11:], rates[12:], strict=False))
+
+
+def test_other_schedules():
+    linear = make_schedule(TrainingConfig(learning_rate=1.0, schedule="linear", min_lr_ratio=0.0), 1, 10)
+    assert [linear(step) for step in (0, 5, 10)] == pytest.approx([1.0, 0.5, 0.0])
+    step = make_schedule(TrainingConfig(learning_rate=1.0, schedule="step", step_epochs=[2, 3]), 10, 40)
+    assert [step(number) for number in (19, 20, 29, 30)] == pytest.approx([1.0, 0.1, 0.1, 0.01])
+    constant = make_schedule(TrainingConfig(learning_rate=1.0, schedule="constant"), 10, 40)
+    assert constant(39) == 1.0
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"schedule": "cosin"}, "Unknown schedule 'cosin'"),
+        ({"schedule": "step"}, "needs step_epochs"),
+        ({"mixed_precision": "fp8"}, "Unknown mixed_precision"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"save_total_limit": 0}, "save_total_limit"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+    ],
+)
+def test_wrong_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**changes)
+
+
+def test_groups_follow_the_schedule():
+    optimizer = make_optimizer(nn.Linear(2, 2), TrainingConfig(learning_rate=0.5))
+    from mona_peft.finetuning.training.optim import set_learning_rate
+
+    optimizer.param_groups[0]["lr_scale"] = 0.1
+    set_learning_rate(optimizer, 1.0)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 1.0])
+    assert isinstance(optimizer, torch.optim.AdamW)

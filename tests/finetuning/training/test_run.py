@@ -1,0 +1,109 @@
+"""Whole runs: batch sizes that fit, streams, trackers, refusals."""
+
+import json
+
+import pytest
+import torch
+from torch.utils.data import IterableDataset
+
+from mona_peft.finetuning.training import Trainer
+from mona_peft.finetuning.training.run import fit_batch_size, largest_fitting, run_task
+from mona_peft.finetuning.training.tracking import resolve_trackers
+from tests.finetuning.training.test_loop import Killed, config
+from tests.finetuning.training.toy import LineTask
+
+
+class GreedyTask(LineTask):
+    """Runs out of memory above a batch of 3."""
+
+    def __init__(self):
+        super().__init__(train_size=21)
+
+    def loss(self, model, batch):
+        if len(batch["x"]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().loss(model, batch)
+
+
+def test_the_batch_is_halved_until_it_fits(tmp_path):
+    settings = config(tmp_path, batch_size=12, auto_batch_size=True, num_epochs=1)
+    fitted = fit_batch_size(GreedyTask(), settings)
+    assert (fitted.batch_size, fitted.gradient_accumulation_steps) == (3, 4)
+    assert run_task(GreedyTask(), settings)["steps"] == 2
+    assert json.loads((tmp_path / "run.json").read_text())["batch_size"] == 3
+    resumed = fit_batch_size(GreedyTask(), config(tmp_path, batch_size=12, auto_batch_size=True, resume=True))
+    assert (resumed.batch_size, resumed.gradient_accumulation_steps) == (3, 4)
+
+
+def test_other_errors_are_not_taken_for_memory():
+    def broken(size):
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        largest_fitting(8, broken)
+
+
+class Numbers(IterableDataset):
+    """A stream of ten points."""
+
+    def __init__(self):
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        for number in torch.randperm(10, generator=torch.Generator().manual_seed(self.epoch)):
+            x = number / 10 + 0.01 * torch.randn(())
+            yield {"x": x, "y": 2 * x - 1}
+
+
+class StreamTask(LineTask):
+    def __init__(self, die_after=None):
+        super().__init__()
+        self.die_after = die_after
+
+    def dataset(self, split):
+        return Numbers() if split == "train" else super().dataset(split)
+
+    def loss(self, model, batch):
+        if self.die_after == len(self.seen):
+            raise Killed
+        return super().loss(model, batch)
+
+
+def test_streams_train_by_steps_and_resume(tmp_path):
+    changes = {"max_steps": 9, "eval_steps": 3, "checkpoint_steps": 2}
+    whole = Trainer(StreamTask(), config(tmp_path / "whole", **changes))
+    whole.train()
+    assert len(whole.task.seen) == 9
+    passes = torch.cat(whole.task.seen).mul(10).round().int().tolist()
+    assert sorted(passes[:10]) == sorted(passes[10:20]) == list(range(10)) and passes[:10] != passes[10:20]
+    with pytest.raises(Killed):
+        Trainer(StreamTask(die_after=5), config(tmp_path / "cut", **changes)).train()
+    resumed = Trainer(StreamTask(), config(tmp_path / "cut", resume=True, **changes))
+    resumed.train()
+    assert len(resumed.task.seen) == 5
+    assert all(map(torch.equal, whole.task.seen[4:], resumed.task.seen))
+    assert (tmp_path / "whole" / "best.safetensors").read_bytes() == (
+        tmp_path / "cut" / "best.safetensors"
+    ).read_bytes()
+
+
+def test_streams_need_a_number_of_steps():
+    with pytest.raises(ValueError, match="give max_steps"):
+        Trainer(StreamTask(), config())
+
+
+def test_trackers():
+    assert resolve_trackers(["none"]) == []
+    assert resolve_trackers(["auto"]) == ["tensorboard"]
+    with pytest.raises(ValueError, match="Unknown tracker 'mlflo'"):
+        resolve_trackers(["mlflo"])
+    with pytest.raises(ImportError, match="pip install wandb"):
+        resolve_trackers(["wandb"])
+
+
+def test_curves_are_drawn_for_any_task(tmp_path):
+    run_task(LineTask(), config(tmp_path))
+    assert (tmp_path / "curves.png").stat().st_size > 5000
