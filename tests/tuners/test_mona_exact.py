@@ -145,6 +145,7 @@ def test_autocast(tiny):
 
 
 @pytest.mark.parametrize("ran_before", [False, True])
+@torch.no_grad()  # attention may take another kernel for weights that need gradients
 def test_hidden_states_carry_every_adapter(tiny, ran_before):
     base = tiny.build()
     x = images()
@@ -153,7 +154,7 @@ def test_hidden_states_carry_every_adapter(tiny, ran_before):
     randomise(model)
     states = model(pixel_values=x, output_hidden_states=True).hidden_states
     assert len(states) == len(plain)
-    changed = [not torch.allclose(a, b) for a, b in zip(plain, states, strict=True)]
+    changed = [not torch.equal(a, b) for a, b in zip(plain, states, strict=True)]
     assert changed == [False] * (len(states) - 1) + [True]
     # the last state must be what follows the last adapter: moving that adapter alone moves it
     layer = [m for m in model.modules() if isinstance(m, MonaLayer)][-1]

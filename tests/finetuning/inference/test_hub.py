@@ -16,7 +16,7 @@ from tests.support.hub_server import Hub
 DOWNLOAD = """
 import json, sys, torch
 import mona_peft
-from mona_peft.inference import load
+from mona_peft.finetuning.inference.loading import load
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForImageClassification
 
