@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from sklearn.metrics import confusion_matrix
 
-from mona_peft.finetuning.data.embedded.scene_objects import encode_mask
+from mona_peft.finetuning.data.dense.masks import encode_mask
 from mona_peft.finetuning.metrics.coco_average_precision import FIGURES, CocoAveragePrecision
 from mona_peft.finetuning.metrics.mean_iou import MeanIoU, pixel_counts
 from mona_peft.finetuning.metrics.voc_average_precision import VocAveragePrecision, area_under_curve

@@ -7,16 +7,16 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from scipy.ndimage import binary_fill_holes
 
-from mona_peft.finetuning.data.dense.objects import ObjectImage, decode_mask, training_targets, without_unreadable
+from mona_peft.finetuning.data.dense.masks import decode_mask, encode_mask
+from mona_peft.finetuning.data.dense.objects import ObjectImage, training_targets, without_unreadable
 from mona_peft.finetuning.data.embedded.scene_objects import (
-    encode_mask,
     mask_annotation,
-    mask_to_polygons,
     scene_objects,
 )
 from mona_peft.finetuning.data.embedded.scenes import SceneSettings, compose_scene
 from mona_peft.finetuning.data.sources.coco import load_coco, write_coco
 from mona_peft.finetuning.data.sources.voc_detection import load_voc_detection, write_voc
+from tests.support.datasets import mask_to_polygons
 
 SIZES = {"train": 5, "test": 4}
 SCENES = SceneSettings(size=64)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from mona_peft.finetuning.data.embedded.scene_objects import encode_mask
+from mona_peft.finetuning.data.dense.masks import encode_mask
 from mona_peft.finetuning.data.images import to_rgb
 
 from .dense import LoadedDense

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage, decode_mask, training_targets
+from mona_peft.finetuning.data.dense.masks import decode_mask, encode_mask
+from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage, training_targets
 from mona_peft.finetuning.data.dense.transforms import (
     DenseSettings,
     ObjectTransform,
@@ -21,7 +22,6 @@ from mona_peft.finetuning.data.dense.transforms import (
     object_train_transform,
     pad_batch,
 )
-from mona_peft.finetuning.data.embedded.scene_objects import encode_mask
 from mona_peft.finetuning.data.sources.coco import to_coco
 from mona_peft.finetuning.metrics.coco_average_precision import CocoAveragePrecision
 from mona_peft.finetuning.metrics.voc_average_precision import VocAveragePrecision

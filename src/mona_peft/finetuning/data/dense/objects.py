@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as rle
 
 from mona_peft.finetuning.data.reading import is_readable, read_image
 
-Annotation = dict[str, Any]
+from .masks import Annotation, decode_mask
 
 
 @dataclass(frozen=True)
@@ -138,41 +136,6 @@ def clip_box(bbox: Sequence[float], height: int, width: int) -> tuple[float, flo
     x1, y1 = min(max(x, 0.0), width), min(max(y, 0.0), height)
     x2, y2 = min(max(x + box_width, 0.0), width), min(max(y + box_height, 0.0), height)
     return (x1, y1, x2, y2) if x2 - x1 >= 1 and y2 - y1 >= 1 else None
-
-
-def decode_mask(annotation: Annotation, height: int, width: int) -> np.ndarray:
-    """Mask `(H, W)`, uint8, of a COCO segmentation: polygons, or RLE compressed or not; no polygon is an empty mask.
-
-    Raises:
-        `ValueError`: if there is no segmentation or it is none of these.
-    """
-    return rle.decode(encode_segmentation(annotation, height, width))
-
-
-def encode_segmentation(annotation: Annotation, height: int, width: int) -> dict[str, Any]:
-    """Compressed RLE of a COCO segmentation, as COCO's own tools make it.
-
-    Raises:
-        `ValueError`: if there is no segmentation or it is none of COCO's kinds.
-    """
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, list):
-        polygons = [
-            polygon for polygon in segmentation if len(polygon) >= 6
-        ]  # fewer than three points enclose nothing
-        if not polygons:
-            return rle.encode(np.zeros((height, width), np.uint8, order="F"))
-        return rle.merge(rle.frPyObjects(polygons, height, width))
-    if isinstance(segmentation, dict) and "counts" in segmentation:
-        if list(segmentation["size"]) != [height, width]:
-            raise ValueError(f"An RLE mask of size {segmentation['size']} is on an image of {[height, width]}.")
-        if isinstance(segmentation["counts"], list):
-            return rle.frPyObjects(segmentation, height, width)
-        return segmentation
-    raise ValueError(
-        f"Annotation {annotation.get('id')} has no segmentation (polygons or RLE) but {segmentation!r}; "
-        "instance segmentation needs one, detection does not."
-    )
 
 
 def without_unreadable(data: ObjectData) -> tuple[ObjectData, list[Path]]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as rle
 
-from mona_peft.finetuning.data.dense.objects import Annotation, ObjectData, ObjectImage
+from mona_peft.finetuning.data.dense.masks import Annotation, encode_mask
+from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage
 
 from .digits import ADAPT_DIGITS
 from .scenes import CLASS_NAMES, SPLITS, SceneSettings, compose_scene
@@ -64,30 +63,3 @@ def mask_annotation(mask: np.ndarray, category_id: int, box: Sequence[float], is
         "iscrowd": iscrowd,
         "segmentation": encode_mask(mask),
     }
-
-
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """Compressed RLE of a mask `(H, W)`, its counts as text, as JSON wants it."""
-    encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
-
-
-def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
-    """Outlines of a mask `(H, W)` as COCO polygons: x, y, x, y, ... along the outer edges of its pixels.
-
-    COCO's rasteriser turns them back into the mask with its holes filled, as polygons in COCO cannot have any.
-    """
-    from skimage.measure import find_contours
-
-    padded = np.pad(mask.astype(float), 1)
-    contours = find_contours(padded, 0.5)
-    outer = [contour for contour in contours if _is_outer(contour)]
-    # A contour runs through pixel centres half a pixel outside; COCO counts from the corner of the first pixel.
-    return [(contour[:-1, ::-1] - 0.5).ravel().tolist() for contour in outer if len(contour) > 3]
-
-
-def _is_outer(contour: np.ndarray) -> bool:
-    """Whether a closed contour has high values inside: scikit-image turns the other way round holes."""
-    rows, columns = contour[:-1, 0], contour[:-1, 1]
-    doubled_area = np.sum(columns * np.roll(rows, -1) - np.roll(columns, -1) * rows)
-    return bool(doubled_area > 0)

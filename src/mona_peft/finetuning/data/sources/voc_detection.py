@@ -6,7 +6,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mona_peft.finetuning.data.dense.objects import Annotation, ObjectData, ObjectImage
+from mona_peft.finetuning.data.dense.masks import Annotation
+from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
