@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mona_peft.finetuning.data.dense.segmentation import load_folders, pair_folders, reduce_zero, without_unreadable
 from mona_peft.finetuning.data.embedded.scenes import SEMANTIC_NAMES, SceneSettings, compose_scene
@@ -66,8 +66,57 @@ def test_bad_files_are_named_or_left_out(data, tmp_path):
     with pytest.raises(ValueError, match="one class number a pixel"):
         loaded.read(loaded.splits["train"][1])
     Image.new("L", (32, 64)).save(bad)
-    with pytest.raises(ValueError, match=r"\(64, 32\)"):
+    with pytest.raises(ValueError, match="ADE_00000002.png has 64x64 pixels, its annotations are for 32x64"):
         loaded.read(loaded.splits["train"][1])
+
+
+def test_labels_below_zero_and_too_many_classes_are_refused(tmp_path):
+    for part in ("images/train", "annotations/train"):
+        (tmp_path / part).mkdir(parents=True)
+    Image.new("RGB", (2, 1)).save(tmp_path / "images/train/a.png")
+    label_map = tmp_path / "annotations/train/a.tif"
+    Image.fromarray(np.array([[0, -3]], np.int32)).save(label_map)
+    data = load_folders(tmp_path, ("ground", "sky"))
+    with pytest.raises(ValueError, match=r"a\.tif has the label -3, but there are 2 classes"):
+        data.read(data.splits["train"][0])
+    with pytest.raises(ValueError, match="one would have the label 255"):
+        load_folders(tmp_path, [str(number) for number in range(256)])
+
+
+TURNED = np.arange(12, dtype=np.uint8).reshape(3, 4)
+
+
+def write_turned(root, orientation, labels):
+    """An image of grey values 0 to 11 that EXIF data turn, and its label map as it is."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for part in ("images/train", "annotations/train"):
+        (root / part).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(TURNED[: labels.shape[0], :4]).save(root / "images/train/a.png", exif=exif)
+    Image.fromarray(np.ascontiguousarray(labels)).save(root / "annotations/train/a.png")
+    return [str(number) for number in range(12)]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_label_maps_turn_with_their_images(tmp_path, orientation):
+    """Each pixel's label is its own grey value, so image and labels must agree, however both were stored."""
+    for frame in ("stored", "upright"):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        upright = Image.fromarray(TURNED)
+        upright.getexif()[0x0112] = orientation
+        labels = TURNED if frame == "stored" else np.asarray(ImageOps.exif_transpose(upright))
+        names = write_turned(tmp_path, orientation, labels if frame == "stored" else TURNED)
+        Image.fromarray(np.ascontiguousarray(labels)).save(tmp_path / "annotations/train/a.png")
+        told = orientation == 1 or orientation > 4  # turned by a quarter, and not square
+        data = load_folders(tmp_path, names, exif_frame=None if told else frame)
+        image, read = data.read(data.splits["train"][0])
+        assert image.size == ((3, 4) if orientation > 4 else (4, 3))
+        assert np.array_equal(np.asarray(image)[..., 0], read)
+        if not told:
+            unknown = load_folders(tmp_path, names)
+            with pytest.raises(ValueError, match=r"EXIF orientation.*does not tell.*--exif_frame stored"):
+                unknown.read(unknown.splits["train"][0])
 
 
 def test_hub_columns(data, tmp_path):

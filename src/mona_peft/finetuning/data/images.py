@@ -1,23 +1,97 @@
-"""Any stored image to 8-bit RGB."""
+"""Stored images to PIL: the one place where the package opens them, with errors that name the file.
+
+Every image is decoded whole and turned upright as its EXIF data says, for training, evaluation and prediction.
+"""
 
 from __future__ import annotations
 
+import io
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 # Colour put behind transparent pixels.
 BACKGROUND = (255, 255, 255)
+#: Label of pixels that belong to no class.
+IGNORED = 255
+
+Stored = dict[str, Any] | Path | Image.Image | None
+
+
+class UnreadableImage(ValueError):
+    """An image that cannot be decoded; the message names it."""
+
+
+def open_image(stored: Stored, row: int | None = None) -> Image.Image:
+    """Decode an image whole, upright as its EXIF data says.
+
+    Args:
+        stored (`dict`, `Path` or `PIL.Image.Image`): `{"path", "bytes"}` of an undecoded `datasets.Image`, a file, or
+            an image.
+        row (`int`, *optional*): Named in the error, with the path.
+
+    Raises:
+        UnreadableImage: If it is missing, no image, broken, or larger than `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    return open_turned(stored, row)[0]
+
+
+def open_turned(stored: Stored, row: int | None = None) -> tuple[Image.Image, int]:
+    """Decode an image as [`open_image`] does, and give the EXIF orientation (1 to 8) by which it was turned."""
+    try:
+        if isinstance(stored, Image.Image):
+            return _decode(stored)
+        with Image.open(_source(stored)) as image:
+            return _decode(image)
+    except Exception as error:
+        # PIL raises OSError, ValueError, SyntaxError, struct.error, DecompressionBombError and others on broken files.
+        where = _name(stored) + ("" if row is None else f" (row {row})")
+        raise UnreadableImage(
+            f"Cannot read {where}: {error}. Repair or replace it, or pass --skip_bad_images."
+        ) from error
+
+
+def open_label_map(stored: Stored, row: int | None = None) -> tuple[Image.Image, int]:
+    """Decode an image whose pixels are class numbers: palette indices, 8 or 16-bit grey, bilevel.
+
+    Returns:
+        `tuple[PIL.Image.Image, int]`: The upright label map, and the EXIF orientation by which it was turned.
+
+    Raises:
+        UnreadableImage: If [`open_image`] raises it.
+        ValueError: If it is a colour image.
+    """
+    image, orientation = open_turned(stored, row)
+    if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
+        raise ValueError(
+            f"The label map {_name(stored)} is a {image.mode} image; it must hold one class number a pixel."
+        )
+    return image, orientation
+
+
+def is_readable(path: Path) -> bool:
+    """Whether the file decodes as an image, read to its end."""
+    try:
+        open_image(path)
+    except UnreadableImage:
+        return False
+    return True
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Give back `image` as 8-bit RGB.
+    """Give back `image` upright, as 8-bit RGB.
 
     Transparency is laid on white; palettes are resolved; grey, 16-bit and 32-bit grey, CMYK and bilevel images are
     converted. PIL alone clips 16-bit values at 255 instead of scaling them.
 
     Args:
-        image (`PIL.Image.Image`): an image in any mode.
+        image (`PIL.Image.Image`): An image in any mode.
     """
+    image = _turn(image, exif_orientation(image))
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":
@@ -29,16 +103,59 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def exif_orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an image, 1 (upright) if it has none or an unknown one."""
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _decode(image: Image.Image) -> tuple[Image.Image, int]:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(
+            f"it has {image.width} x {image.height} pixels, more than {limit} in all; shrink it, or raise "
+            "PIL.Image.MAX_IMAGE_PIXELS"
+        )
+    # Some formats (TIFF) are turned by PIL while they load, and have no orientation afterwards.
+    orientation = exif_orientation(image)
+    image.load()
+    return _turn(image, exif_orientation(image)), orientation
+
+
+def _turn(image: Image.Image, orientation: int) -> Image.Image:
+    # exif_transpose copies an image that is upright.
+    return image if orientation == 1 else ImageOps.exif_transpose(image)
+
+
+def _source(stored: dict[str, Any] | Path | None) -> io.BytesIO | str:
+    """What PIL opens: bytes, or the path of a regular file."""
+    if stored is None:
+        raise ValueError("there is none")
+    content = stored.get("bytes") if isinstance(stored, dict) else None
+    if content is not None:
+        return io.BytesIO(content)
+    path = stored.get("path") if isinstance(stored, dict) else str(stored)
+    if path is None:
+        raise ValueError("there is none")
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is no regular file")  # opening a pipe would wait for ever
+    return path
+
+
+def _name(stored: Stored) -> str:
+    path = stored.get("path") if isinstance(stored, dict) else stored if isinstance(stored, Path) else None
+    return str(path or "the embedded image")
+
+
 def _scale_to_8_bit(image: Image.Image) -> Image.Image:
     """Scale a grey image of 16 bits (or wider integers, taken as 16-bit) or of floats in [0, 1] to 8 bits.
 
-    Floats above 1 are taken as 0 to 255 already.
+    Floats above 1 are taken as 0 to 255 already; what is no number becomes 0.
     """
-    values = np.asarray(image)
+    scaled = np.nan_to_num(np.asarray(image).astype(np.float32), nan=0)
+    most = scaled.max(initial=0)
     if image.mode == "F":
-        values = values * 255 if values.max(initial=0) <= 1 else values
-    elif image.mode == "I" and values.max(initial=0) <= 255:
-        pass
-    else:
-        values = values / 257
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+        scaled *= 255 if most <= 1 else 1
+    elif image.mode != "I" or most > 255:
+        scaled /= 257
+    return Image.fromarray(np.rint(scaled, out=scaled).clip(0, 255, out=scaled).astype(np.uint8))

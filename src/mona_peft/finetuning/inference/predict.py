@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from PIL import Image
 from tqdm.auto import tqdm
 
-from mona_peft.finetuning.data.decoding import open_image
+from mona_peft.finetuning.data.images import open_image
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
 from mona_peft.finetuning.settings import option
 

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from mona_peft.finetuning.data.classification.dataset import ClassificationData
-from mona_peft.finetuning.data.decoding import open_image
-from mona_peft.finetuning.data.images import to_rgb
+from mona_peft.finetuning.data.images import open_image, to_rgb
 
 # Beyond this many classes, names and numbers would not be legible.
 NAMED_CLASSES = 40

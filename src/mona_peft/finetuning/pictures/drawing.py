@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from mona_peft.finetuning.data.dense.segmentation import IGNORED
+from mona_peft.finetuning.data.images import IGNORED
 
 Colour = tuple[int, int, int]
 LEAST_SIDE = 192

@@ -90,11 +90,11 @@ class ObjectSamples(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image = self.images[index]
+        picture, image = self.images[index].load()
         sample: dict[str, Any] = {"image": image, "index": index}
         if self.transform is None:
-            return {**sample, "pixels": eval_pixels(image.read(), self.settings)}
-        pixels, targets = self.transform(image.read(), training_targets(image, self.category_ids, self.with_masks))
+            return {**sample, "pixels": eval_pixels(picture, self.settings)}
+        pixels, targets = self.transform(picture, training_targets(image, self.category_ids, self.with_masks))
         return {**sample, "pixels": pixels, "targets": targets}
 
 

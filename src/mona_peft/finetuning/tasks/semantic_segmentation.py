@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from mona_peft.finetuning.data.dense.segmentation import IGNORED, SegmentationData
+from mona_peft.finetuning.data.dense.segmentation import SegmentationData
 from mona_peft.finetuning.data.dense.transforms import LabelMapTransform, eval_pixels, pad_batch
+from mona_peft.finetuning.data.images import IGNORED
 from mona_peft.finetuning.metrics.mean_iou import MeanIoU, pixel_counts
 from mona_peft.finetuning.models.sliding import slide_logits
 from mona_peft.finetuning.settings import option

@@ -12,7 +12,7 @@ from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-from mona_peft.finetuning.data.decoding import open_image
+from mona_peft.finetuning.data.images import open_image
 
 
 @dataclass(frozen=True)

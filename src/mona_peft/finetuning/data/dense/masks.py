@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
+from mona_peft.finetuning.data.orientation import turn_pixels
+
 Annotation = dict[str, Any]
 
 
@@ -49,3 +51,15 @@ def encode_segmentation(annotation: Annotation, height: int, width: int) -> dict
         f"Annotation {annotation.get('id')} has no segmentation (polygons or RLE) but {segmentation!r}; "
         "instance segmentation needs one, detection does not."
     )
+
+
+def turn_segmentation(annotation: Annotation, orientation: int, height: int, width: int) -> dict[str, Any]:
+    """Compressed RLE of the segmentation on a stored image, on the image that EXIF data turn upright.
+
+    Args:
+        annotation (`dict`): With its segmentation.
+        orientation (`int`): Of the EXIF data.
+        height (`int`): Of the stored image, pixels.
+        width (`int`): Of the stored image, pixels.
+    """
+    return encode_mask(turn_pixels(decode_mask(annotation, height, width), orientation))

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mona_peft.finetuning.data.reading import is_readable, read_image
+from mona_peft.finetuning.data.images import is_readable, open_turned, to_rgb
+from mona_peft.finetuning.data.orientation import TURNS, remaining_turn, turn_box
 
-from .masks import Annotation, decode_mask
+from .masks import Annotation, decode_mask, turn_segmentation
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class ObjectImage:
         source (`Path` or `Callable`): a file, or what makes the RGB image.
         annotations (`tuple[Annotation, ...]`): COCO annotations: `bbox` as x, y, width, height; `category_id`; `area`;
             `iscrowd`; `segmentation` where there are masks; `difficult` in VOC.
+        frame (`str`, *optional*): Whether the annotations are for the image as it is `stored` or `upright`, where EXIF
+            data turn it; told by its size if left out.
     """
 
     id: int
@@ -36,20 +39,41 @@ class ObjectImage:
     width: int
     source: Path | Callable[[], Image.Image]
     annotations: tuple[Annotation, ...] = ()
+    frame: str | None = None
 
-    def read(self) -> Image.Image:
-        """The RGB image.
+    def load(self) -> tuple[Image.Image, ObjectImage]:
+        """The upright RGB image, and this entry with its annotations turned with it.
 
         Raises:
-            `ValueError`: if the file cannot be read, or its size is not the annotated one.
+            ValueError: If the file cannot be read, its size is not the annotated one, or EXIF data turn it and nothing
+                tells whether its annotations are already turned.
         """
-        image = read_image(self.source) if isinstance(self.source, Path) else self.source()
-        if image.size != (self.width, self.height):
-            raise ValueError(
-                f"The image {self.source} has {image.width}x{image.height} pixels, its annotations are for "
-                f"{self.width}x{self.height}. Correct the annotation file."
-            )
-        return image
+        image, orientation = open_turned(self.source) if isinstance(self.source, Path) else (self.source(), 1)
+        size = (self.width, self.height)
+        nothing_to_turn = not self.annotations and size == image.size
+        frame = "upright" if nothing_to_turn else self.frame
+        turn = remaining_turn(orientation, image.size, size, frame, str(self.source))
+        return to_rgb(image), self if turn == 1 else self.turned(turn)
+
+    def read(self) -> Image.Image:
+        """The upright RGB image; raises what [`load`] raises."""
+        return self.load()[0]
+
+    def turned(self, orientation: int) -> ObjectImage:
+        """The same entry for the upright image, if its annotations are for the stored one.
+
+        Args:
+            orientation (`int`): Of the EXIF data.
+        """
+        annotations = []
+        for annotation in self.annotations:
+            box = turn_box(annotation["bbox"], orientation, self.width, self.height)
+            turned = {**annotation, "bbox": box}
+            if annotation.get("segmentation"):
+                turned["segmentation"] = turn_segmentation(annotation, orientation, self.height, self.width)
+            annotations.append(turned)
+        height, width = (self.width, self.height) if TURNS[orientation][0] else (self.height, self.width)
+        return replace(self, height=height, width=width, annotations=tuple(annotations), frame="upright")
 
 
 @dataclass(frozen=True)

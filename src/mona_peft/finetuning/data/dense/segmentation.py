@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mona_peft.finetuning.data.reading import is_readable, read_image, read_label_map
+from mona_peft.finetuning.data.folders import DataFolder
+from mona_peft.finetuning.data.images import IGNORED, Stored, is_readable, open_label_map, open_turned, to_rgb
+from mona_peft.finetuning.data.orientation import remaining_turn, turn_pixels
 
-IGNORED = 255
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -20,12 +22,12 @@ class LabelledImage:
     """An image and its label map.
 
     Args:
-        image (`Path` or `Callable`): a file, or what makes the RGB image.
-        label_map (`Path` or `Callable`): a file, or what makes the image of class numbers.
+        image (`Path` or `Callable`): A file, or what gives the stored image.
+        label_map (`Path` or `Callable`): A file, or what gives the stored image of class numbers.
     """
 
-    image: Path | Callable[[], Image.Image]
-    label_map: Path | Callable[[], Image.Image]
+    image: Path | Callable[[], Stored]
+    label_map: Path | Callable[[], Stored]
 
 
 @dataclass(frozen=True)
@@ -37,36 +39,58 @@ class SegmentationData:
         splits (`Mapping[str, Sequence[LabelledImage]]`): `train`, and `validation` or `test` where there are such.
         class_names (`tuple[str, ...]`): by label.
         reduce_zero_label (`bool`): whether 0 in the files means "no class" and 1 the first class, as in ADE20K.
+        exif_frame (`str`, *optional*): Whether label maps are for images as they are `stored` or `upright`, where EXIF
+            data turn an image and the sizes do not tell.
     """
 
     name: str
     splits: Mapping[str, Sequence[LabelledImage]]
     class_names: tuple[str, ...]
     reduce_zero_label: bool = False
+    exif_frame: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that no class has the number that means "no class"."""
+        if len(self.class_names) > IGNORED:
+            raise ValueError(
+                f"{self.name} has {len(self.class_names)} classes; with more than {IGNORED}, one would "
+                f"have the label {IGNORED}, which is left out."
+            )
 
     def read(self, sample: LabelledImage) -> tuple[Image.Image, np.ndarray]:
-        """The RGB image and its labels `(H, W)`, uint8 with 255 where there is none (int64 above 255 classes).
+        """The upright RGB image and its labels `(H, W)`, int64 with 255 where there is none.
 
         Raises:
-            `ValueError`: if a file cannot be read, sizes differ, or a label is out of range.
+            ValueError: If a file cannot be read, sizes differ, a label is out of range, or EXIF data turn the image
+                and nothing tells whether its label map is already turned.
         """
-        image = read_image(sample.image) if isinstance(sample.image, Path) else sample.image()
-        stored = read_label_map(sample.label_map) if isinstance(sample.label_map, Path) else sample.label_map()
-        labels = reduce_zero(np.asarray(stored)) if self.reduce_zero_label else np.asarray(stored)
-        labels = labels.astype(np.int64)
-        if labels.shape != (image.height, image.width):
-            raise ValueError(f"{sample.label_map} is {labels.shape}, {sample.image} is {(image.height, image.width)}.")
-        counted = labels[labels != IGNORED]
-        if counted.max(initial=0) >= len(self.class_names):
+        image, orientation = open_turned(*_stored(sample.image))
+        label_map, own_orientation = open_label_map(*_stored(sample.label_map))
+        # A label map with an orientation of its own has been turned upright by it.
+        frame = self.exif_frame if own_orientation == 1 else "upright"
+        name = f"{sample.image} of the label map {sample.label_map}"
+        turn = remaining_turn(orientation, image.size, label_map.size, frame, name)
+        stored = np.asarray(label_map)
+        labels = reduce_zero(stored) if self.reduce_zero_label else stored.astype(np.int64)
+        self._check(labels[labels != IGNORED], sample)
+        return to_rgb(image), np.ascontiguousarray(turn_pixels(labels, turn))
+
+    def _check(self, counted: np.ndarray, sample: LabelledImage) -> None:
+        low, high = counted.min(initial=0), counted.max(initial=0)
+        if low < 0 or high >= len(self.class_names):
             raise ValueError(
-                f"{sample.label_map} has the label {counted.max()}, but there are {len(self.class_names)} classes, "
-                f"numbered from 0 ({IGNORED} is left out). Give all class names, or set reduce_zero_label."
+                f"{sample.label_map} has the label {low if low < 0 else high}, but there are {len(self.class_names)} "
+                f"classes, numbered from 0 ({IGNORED} is left out). Give all class names, or set reduce_zero_label."
             )
-        return image, labels
+
+
+def _stored(source: Path | Callable[[], Stored]) -> tuple[Stored, int | None]:
+    """The stored image, and its row in a table."""
+    return (source, None) if isinstance(source, Path) else (source(), getattr(source, "row", None))
 
 
 def reduce_zero(stored: np.ndarray) -> np.ndarray:
-    """Labels `(H, W)` as ADE20K stores them (0 is no class) to labels from 0, with 255 for no class."""
+    """Labels `(H, W)` as ADE20K stores them (0 is no class) to labels from 0, with 255 for no class, int64."""
     labels = stored.astype(np.int64) - 1
     labels[(stored == 0) | (stored == IGNORED)] = IGNORED
     return labels
@@ -81,11 +105,9 @@ def pair_folders(images: Path, label_maps: Path) -> list[LabelledImage]:
     for folder in (images, label_maps):
         if not folder.is_dir():
             raise FileNotFoundError(f"There is no folder {folder}.")
-    found = {path.stem: path for path in label_maps.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+    found = {path.stem: path for path in _image_files(label_maps)}
     pairs = []
-    for path in sorted(images.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
+    for path in sorted(_image_files(images)):
         if path.stem not in found:
             raise FileNotFoundError(f"{path} has no label map in {label_maps}; add it or remove the image.")
         pairs.append(LabelledImage(path, found[path.stem]))
@@ -94,7 +116,14 @@ def pair_folders(images: Path, label_maps: Path) -> list[LabelledImage]:
     return pairs
 
 
-def load_folders(root: Path, class_names: Sequence[str], reduce_zero_label: bool = False) -> SegmentationData:
+def _image_files(folder: Path) -> list[Path]:
+    inside = DataFolder(folder)
+    return [inside.file(name, folder) for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
+
+
+def load_folders(
+    root: Path, class_names: Sequence[str], reduce_zero_label: bool = False, exif_frame: str | None = None
+) -> SegmentationData:
     """Load `root/images/SPLIT` with `root/annotations/SPLIT` for every split that is there (`training` is `train`).
 
     Raises:
@@ -106,7 +135,7 @@ def load_folders(root: Path, class_names: Sequence[str], reduce_zero_label: bool
             splits[split] = pair_folders(root / "images" / folder, root / "annotations" / folder)
     if "train" not in splits:
         raise FileNotFoundError(f"There is no folder {root / 'images' / 'training'}.")
-    return SegmentationData(root.name, splits, tuple(class_names), reduce_zero_label)
+    return SegmentationData(root.name, splits, tuple(class_names), reduce_zero_label, exif_frame)
 
 
 def without_unreadable(data: SegmentationData) -> tuple[SegmentationData, list[Path]]:

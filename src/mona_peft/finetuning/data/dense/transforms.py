@@ -19,9 +19,9 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as TF
 
 from mona_peft.finetuning.data.classification.transforms import IMAGENET_MEAN, IMAGENET_STD
+from mona_peft.finetuning.data.images import IGNORED
 
 from .objects import Targets
-from .segmentation import IGNORED
 
 CROP_TRIES = 10
 

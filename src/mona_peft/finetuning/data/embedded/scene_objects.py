@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
-from PIL import Image
 
 from mona_peft.finetuning.data.dense.masks import Annotation, encode_mask
 from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage
 
 from .digits import ADAPT_DIGITS
-from .scenes import CLASS_NAMES, SPLITS, SceneSettings, compose_scene
+from .scenes import CLASS_NAMES, SPLITS, SceneImage, SceneSettings, compose_scene
 
 #: The digits themselves are the category ids: as in COCO, they do not count from 0.
 CATEGORIES = dict(zip(ADAPT_DIGITS, CLASS_NAMES, strict=True))
@@ -36,14 +34,10 @@ def _to_image(split: str, index: int, settings: SceneSettings) -> ObjectImage:
         mask_annotation(mask, ADAPT_DIGITS[label], box)
         for mask, label, box in zip(scene.masks, scene.labels, scene.boxes, strict=True)
     ]
-    read = partial(_read, split, index, settings)
+    source = SceneImage(split, index, settings)
     # Ids are unique over the splits, and never 0, which some COCO tools take for "no image".
     id_ = 1_000_000 * SPLITS.index(split) + index + 1
-    return ObjectImage(id_, settings.size, settings.size, read, tuple(annotations))
-
-
-def _read(split: str, index: int, settings: SceneSettings) -> Image.Image:
-    return Image.fromarray(compose_scene(split, index, settings).image)
+    return ObjectImage(id_, settings.size, settings.size, source, tuple(annotations))
 
 
 def mask_annotation(mask: np.ndarray, category_id: int, box: Sequence[float], iscrowd: int = 0) -> Annotation:

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mona_peft.finetuning.data.images import IGNORED
+
 from .digits import ADAPT_DIGITS, SPLIT_SEED
 
 SPLITS = ("train", "validation", "test")
@@ -27,7 +29,6 @@ PHOTOGRAPHS = {
 CLASS_NAMES = tuple(str(digit) for digit in ADAPT_DIGITS)
 #: Semantic classes; label 0 is what is no digit.
 SEMANTIC_NAMES = ("photograph", *CLASS_NAMES)
-IGNORED = 255
 # Ink above this share of full ink belongs to the digit; between the two it belongs to neither side.
 INK, RIM = 0.5, 0.2
 
@@ -154,6 +155,27 @@ def compose_scene(split: str, index: int, settings: SceneSettings = SceneSetting
         rim = np.where(ink > INK, False, rim | (ink > RIM))
         labels.append(label)
     return _finish(canvas, owner, rim, np.array(labels, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class SceneImage:
+    """A picture of a scene, composed when it is asked for.
+
+    Args:
+        split (`str`): `train`, `validation` or `test`.
+        index (`int`): Number of the scene.
+        settings (`SceneSettings`): What scenes look like.
+        part (`str`): `image`, or `semantic` for its label map.
+    """
+
+    split: str
+    index: int
+    settings: SceneSettings
+    part: str = "image"
+
+    def __call__(self) -> Image.Image:
+        """Compose it."""
+        return Image.fromarray(getattr(compose_scene(self.split, self.index, self.settings), self.part))
 
 
 def _crop_photograph(split: str, rng: np.random.Generator, size: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import warnings
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,28 @@ import numpy as np
 from PIL import Image
 
 from mona_peft.finetuning.data.dense.segmentation import LabelledImage, SegmentationData, load_folders
-from mona_peft.finetuning.data.embedded.scenes import IGNORED, SEMANTIC_NAMES, SceneSettings, compose_scene
-from mona_peft.finetuning.data.images import to_rgb
+from mona_peft.finetuning.data.embedded.scenes import SEMANTIC_NAMES, SceneImage, SceneSettings
+from mona_peft.finetuning.data.images import IGNORED
 
 NUM_CLASSES = 150
 #: Images of the complete splits.
 ADE20K_SIZES = {"train": 20210, "validation": 2000}
 
 
-def load_ade20k(root: Path) -> SegmentationData:
+def load_ade20k(root: Path, exif_frame: str | None = None) -> SegmentationData:
     """Load ADE20K from the folder of the official archive, or the one that holds it.
 
     Warns if a split is not complete.
+
+    Args:
+        root (`Path`): The folder.
+        exif_frame (`str`, *optional*): See `SegmentationData`.
 
     Raises:
         `FileNotFoundError`: if the training split is missing.
     """
     root = root / "ADEChallengeData2016" if (root / "ADEChallengeData2016").is_dir() else root
-    data = load_folders(root, ade20k_names(root), reduce_zero_label=True)
+    data = load_folders(root, ade20k_names(root), True, exif_frame)
     for split, size in ADE20K_SIZES.items():
         found = len(data.splits.get(split, ()))
         if found != size:
@@ -55,6 +59,7 @@ def load_hub_segmentation(
     reduce_zero_label: bool,
     image_column: str = "image",
     label_column: str = "annotation",
+    exif_frame: str | None = None,
     **options: Any,
 ) -> SegmentationData:
     """Load a data set of the Hub (or a folder that `datasets` reads) with image and label map columns.
@@ -65,32 +70,48 @@ def load_hub_segmentation(
         reduce_zero_label (`bool`): whether 0 means "no class", as in ADE20K.
         image_column (`str`): images.
         label_column (`str`): label maps, as images.
+        exif_frame (`str`, *optional*): See `SegmentationData`.
         **options: for `datasets.load_dataset`.
 
     Raises:
         `ValueError`: if a column is missing.
     """
-    from datasets import load_dataset
+    import datasets
 
-    loaded = load_dataset(name, **options)
+    loaded = datasets.load_dataset(name, **options)
     splits = {}
     for split, rows in loaded.items():
         missing = {image_column, label_column} - set(rows.column_names)
         if missing:
             raise ValueError(f"{name} has no columns {sorted(missing)}; it has {rows.column_names}. Name them.")
-        splits[str(split)] = [
-            LabelledImage(partial(_hub_image, rows, i, image_column), partial(_hub_labels, rows, i, label_column))
-            for i in range(len(rows))
-        ]
-    return SegmentationData(name, splits, class_names, reduce_zero_label)
+        columns = []
+        for column in (image_column, label_column):
+            stored = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+            columns.append([HubImage(stored, column, row) for row in range(len(rows))])
+        splits[str(split)] = [LabelledImage(*pair) for pair in zip(*columns, strict=True)]
+    return SegmentationData(name, splits, class_names, reduce_zero_label, exif_frame)
 
 
-def _hub_image(rows: Any, index: int, column: str) -> Image.Image:
-    return to_rgb(rows[index][column])
+@dataclass(frozen=True)
+class HubImage:
+    """A stored image in a table.
 
+    Args:
+        rows (`datasets.Dataset`): The table, its images undecoded.
+        column (`str`): Of the image.
+        row (`int`): Of the image.
+    """
 
-def _hub_labels(rows: Any, index: int, column: str) -> Image.Image:
-    return rows[index][column]
+    rows: Any
+    column: str
+    row: int
+
+    def __call__(self) -> dict[str, Any]:
+        """Its path and bytes."""
+        return self.rows[self.row][self.column]
+
+    def __str__(self) -> str:
+        return f"{self.column} of row {self.row}"
 
 
 def scene_segmentation(sizes: dict[str, int], settings: SceneSettings | None = None) -> SegmentationData:
@@ -103,20 +124,12 @@ def scene_segmentation(sizes: dict[str, int], settings: SceneSettings | None = N
     settings = settings or SceneSettings()
     splits = {
         split: [
-            LabelledImage(partial(_scene_image, split, i, settings), partial(_scene_labels, split, i, settings))
+            LabelledImage(SceneImage(split, i, settings), SceneImage(split, i, settings, "semantic"))
             for i in range(size)
         ]
         for split, size in sizes.items()
     }
     return SegmentationData("scenes", splits, SEMANTIC_NAMES)
-
-
-def _scene_image(split: str, index: int, settings: SceneSettings) -> Image.Image:
-    return Image.fromarray(compose_scene(split, index, settings).image)
-
-
-def _scene_labels(split: str, index: int, settings: SceneSettings) -> Image.Image:
-    return Image.fromarray(compose_scene(split, index, settings).semantic)
 
 
 def write_ade(data: SegmentationData, root: Path) -> Path:

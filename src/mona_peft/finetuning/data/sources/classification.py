@@ -11,10 +11,10 @@ import datasets
 import numpy as np
 
 from mona_peft.finetuning.data.classification.dataset import ClassificationData
-from mona_peft.finetuning.data.decoding import skip_bad_images, undecoded
 from mona_peft.finetuning.data.embedded.digits import load_adaptation_digits
 from mona_peft.finetuning.settings import option
 
+from .checks import skip_bad_images, undecoded
 from .hub import class_names_of, encode_label, find_image_column, find_label_column, load_splits, pick_splits
 from .presets import PRESETS, Preset, check_sizes, download
 
