@@ -154,7 +154,12 @@ def test_broken_files_are_named_or_left_out(data, tmp_path):
     content = json.loads(file.read_text())
     content["images"][0]["height"] = 32
     file.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="64x64 pixels"):
+    with pytest.raises(ValueError, match=r"RLE of size \[64, 64\] on an image of \[32, 64\]"):
+        load_coco(tmp_path, layout)
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = []
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="64x64 pixels, its annotations are for 64x32"):
         load_coco(tmp_path, layout).splits["test"][0].read()
     file.write_text("{}")
     with pytest.raises(ValueError, match="no COCO instances file"):

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mona_peft.finetuning.data.dense.masks import decode_mask, encode_mask
-from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage, training_targets
+from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage, measured, training_targets
 from mona_peft.finetuning.data.dense.transforms import (
     DenseSettings,
     ObjectTransform,
@@ -160,7 +160,7 @@ class ObjectMeter(Meter):
         return metric.compute(num_classes=len(self.data.categories))
 
     def _compute_coco(self, found: list[dict[str, Any]]) -> dict[str, Any]:
-        images = [one["image"] for one in found]
+        images = [measured(one["image"], self.with_masks) for one in found]
         rows = {
             "image_id": [image.id for image in images],
             "boxes": [one["boxes"] for one in found],

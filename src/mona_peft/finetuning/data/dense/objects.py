@@ -6,9 +6,11 @@ tools would see; [`training_targets`] says which of them train.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,7 +18,14 @@ from PIL import Image
 from mona_peft.finetuning.data.images import is_readable, open_turned, to_rgb
 from mona_peft.finetuning.data.orientation import TURNS, remaining_turn, turn_box
 
-from .masks import Annotation, decode_mask, turn_segmentation
+from .masks import (
+    Annotation,
+    check_segmentation,
+    decode_mask,
+    encode_segmentation,
+    mask_area,
+    turn_segmentation,
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,27 @@ class ObjectImage:
         return replace(self, height=height, width=width, annotations=tuple(annotations), frame="upright")
 
 
+def measured(image: ObjectImage, with_masks: bool) -> ObjectImage:
+    """The entry as COCO's tools can measure it: every annotation with an area, masks as RLE of the image's size.
+
+    Args:
+        image (`ObjectImage`): The entry.
+        with_masks (`bool`): Whether masks are measured; if not, they are left out.
+
+    Raises:
+        ValueError: If an annotation has no mask where one is wanted, or a broken one.
+    """
+    annotations = []
+    for annotation in image.annotations:
+        entry = {name: value for name, value in annotation.items() if name != "segmentation"}
+        if with_masks:
+            entry["segmentation"] = encode_segmentation(annotation, image.height, image.width)
+        if "area" not in entry:
+            entry["area"] = mask_area(entry["segmentation"]) if with_masks else math.prod(annotation["bbox"][2:])
+        annotations.append(entry)
+    return replace(image, annotations=tuple(annotations))
+
+
 @dataclass(frozen=True)
 class ObjectData:
     """Splits of a data set of objects.
@@ -114,6 +144,46 @@ class Targets:
     boxes: np.ndarray
     labels: np.ndarray
     masks: np.ndarray | None = None
+
+
+def check_entry(image: ObjectImage, categories: Mapping[int, str]) -> None:
+    """Check what training and evaluation will read of an entry.
+
+    Args:
+        image (`ObjectImage`): The entry; its file is not opened.
+        categories (`Mapping[int, str]`): The known categories, by id.
+
+    Raises:
+        ValueError: If a size, id, box, category, area or segmentation cannot be.
+    """
+    for name in ("id", "height", "width"):
+        value = getattr(image, name)
+        if type(value) is not int or value < (0 if name == "id" else 1):
+            raise ValueError(f"its {name} is {value!r}, which must be a whole number. Correct it.")
+    for annotation in image.annotations:
+        box, area = annotation.get("bbox"), annotation.get("area", 0)
+        if not _is_box(box):
+            raise ValueError(
+                f"annotation {annotation.get('id')} has the bbox {box!r}; it must be x, y, width and height, finite "
+                "and none of the last two negative. Correct or remove it."
+            )
+        if not _is_finite(area):
+            raise ValueError(f"annotation {annotation.get('id')} has the area {area!r}. Correct it.")
+        if annotation.get("category_id") not in categories:
+            raise ValueError(
+                f"annotation {annotation.get('id')} has the category {annotation.get('category_id')!r}, which is "
+                f"unknown; known are {', '.join(map(str, categories))}."
+            )
+        if annotation.get("segmentation"):
+            check_segmentation(annotation, image.height, image.width)
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_finite, box)) and min(box[2:]) >= 0
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def training_targets(image: ObjectImage, category_ids: Sequence[int], with_masks: bool) -> Targets:

@@ -14,6 +14,8 @@ from typing import Any
 
 import datasets
 
+from mona_peft.finetuning.data.folders import DataFolder
+
 VOC_CLASSES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
     "sheep sofa train tvmonitor"
@@ -50,9 +52,10 @@ def read_flowers102(folder: Path) -> tuple[dict[str, LabelledFiles], list[str]]:
     labels = loadmat(_existing(folder / "imagelabels.mat"))["labels"].ravel().astype(int) - 1
     ids = loadmat(_existing(folder / "setid.mat"))
     splits = {}
+    images = DataFolder(folder / "jpg")
     for split, key in (("train", "trnid"), ("validation", "valid"), ("test", "tstid")):
         numbers = ids[key].ravel().astype(int)
-        paths = [str(folder / "jpg" / f"image_{number:05d}.jpg") for number in numbers]
+        paths = [str(images.file(f"image_{number:05d}.jpg", folder / "setid.mat")) for number in numbers]
         splits[split] = LabelledFiles(paths, [int(labels[number - 1]) for number in numbers])
     return splits, list(Flowers102.classes)
 
@@ -61,12 +64,14 @@ def read_oxford_pets(folder: Path) -> tuple[dict[str, LabelledFiles], list[str]]
     """Read Oxford-IIIT Pet: splits `train` (the official trainval) and `test`, and the names of the 37 breeds."""
     names: dict[int, str] = {}
     splits = {}
+    images = DataFolder(folder / "images")
     for split, file_name in (("train", "trainval"), ("test", "test")):
         paths, labels = [], []
-        for line in _lines(folder / "annotations" / f"{file_name}.txt"):
+        listing = folder / "annotations" / f"{file_name}.txt"
+        for line in _lines(listing):
             image, label = line.split()[:2]
             names[int(label) - 1] = image.rpartition("_")[0].replace("_", " ")
-            paths.append(str(folder / "images" / f"{image}.jpg"))
+            paths.append(str(images.file(f"{image}.jpg", listing)))
             labels.append(int(label) - 1)
         splits[split] = LabelledFiles(paths, labels)
     return splits, [names.get(label, str(label)) for label in range(max(names) + 1)]
@@ -82,12 +87,14 @@ def read_voc2007(folder: Path, multilabel: bool = True) -> tuple[dict[str, Label
     root = folder / "VOCdevkit" / "VOC2007"
     root = root if root.is_dir() else folder
     splits = {}
+    images, annotations = DataFolder(root / "JPEGImages"), DataFolder(root / "Annotations")
     for split, file_name in (("train", "trainval"), ("test", "test")):
         paths, labels = [], []
-        for line in _lines(root / "ImageSets" / "Main" / f"{file_name}.txt"):
+        listing = root / "ImageSets" / "Main" / f"{file_name}.txt"
+        for line in _lines(listing):
             image = line.split()[0]
-            objects = read_objects(root / "Annotations" / f"{image}.xml")
-            paths.append(str(root / "JPEGImages" / f"{image}.jpg"))
+            objects = read_objects(annotations.file(f"{image}.xml", listing))
+            paths.append(str(images.file(f"{image}.jpg", listing)))
             labels.append(multi_label(objects) if multilabel else single_label(objects))
         splits[split] = LabelledFiles(paths, labels)
     return splits, list(VOC_CLASSES)

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage
+from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage, check_entry
+from mona_peft.finetuning.data.folders import DataFolder
 
 #: Annotation file and image folder of each split in the official layout of 2017.
 COCO_2017 = {
@@ -17,33 +18,45 @@ COCO_2017 = {
 }
 
 
-def load_coco(root: Path, layout: Mapping[str, tuple[str, str]] | None = None) -> ObjectData:
+def load_coco(
+    root: Path, layout: Mapping[str, tuple[str, str]] | None = None, exif_frame: str | None = None
+) -> ObjectData:
     """Load a data set in COCO's layout.
 
     Args:
         root (`Path`): its folder.
         layout (`Mapping`, *optional*): annotation file and image folder of each split, inside `root`; the official
             layout of 2017 if left out.
+        exif_frame (`str`, *optional*): See `ObjectImage.frame`.
 
     Raises:
-        `FileNotFoundError`: if an annotation file is missing.
-        `ValueError`: if one is broken, or the splits have different categories.
+        FileNotFoundError: If an annotation file is missing.
+        ValueError: If one is broken, or the splits have different categories.
     """
     splits, categories = {}, None
     for split, (file, folder) in (layout or COCO_2017).items():
-        splits[split], found = read_instances(root / file, root / folder)
+        splits[split], found = read_instances(root / file, root / folder, exif_frame)
         if categories is not None and found != categories:
             raise ValueError(f"{root / file} has other categories than the split before it.")
         categories = found
     return ObjectData(root.name, splits, categories or {})
 
 
-def read_instances(file: Path, image_folder: Path) -> tuple[list[ObjectImage], dict[int, str]]:
+def read_instances(
+    file: Path, image_folder: Path, exif_frame: str | None = None
+) -> tuple[list[ObjectImage], dict[int, str]]:
     """Read one annotation file: its images, those without objects included, and its categories by id.
 
+    Every annotation is checked, so that none fails when its image comes up in training or evaluation.
+
+    Args:
+        file (`Path`): the annotation file.
+        image_folder (`Path`): its images.
+        exif_frame (`str`, *optional*): See `ObjectImage.frame`.
+
     Raises:
-        `FileNotFoundError`: if it is missing.
-        `ValueError`: if it is not COCO json.
+        FileNotFoundError: If it is missing.
+        ValueError: If it is not COCO json, names an image outside the folder, or has an annotation that cannot be.
     """
     if not file.exists():
         raise FileNotFoundError(f"There is no annotation file {file}.")
@@ -53,18 +66,20 @@ def read_instances(file: Path, image_folder: Path) -> tuple[list[ObjectImage], d
         annotations = defaultdict(list)
         for annotation in content.get("annotations", []):
             annotations[annotation["image_id"]].append(annotation)
-        images = [
-            ObjectImage(
-                image["id"],
-                image["height"],
-                image["width"],
-                image_folder / image["file_name"],
-                tuple(annotations[image["id"]]),
-            )
-            for image in sorted(content["images"], key=_id)
-        ]
-    except (ValueError, KeyError, TypeError) as error:
+        entries = [(e["id"], e["height"], e["width"], e["file_name"]) for e in sorted(content["images"], key=_id)]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is no COCO instances file: {type(error).__name__} {error}.") from error
+    if len({id_ for id_, *_ in entries}) < len(entries):
+        raise ValueError(f"{file} has two images of one id. Give each its own.")
+    folder = DataFolder(image_folder)
+    images = []
+    for id_, height, width, name in entries:
+        source = folder.file(name, file)
+        images.append(ObjectImage(id_, height, width, source, tuple(annotations[id_]), exif_frame))
+        try:
+            check_entry(images[-1], categories)
+        except ValueError as error:
+            raise ValueError(f"{file}, image {name!r}: {error}") from error
     return images, categories
 
 

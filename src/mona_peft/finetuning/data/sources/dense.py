@@ -11,6 +11,7 @@ from mona_peft.finetuning.data.dense.objects import ObjectData
 from mona_peft.finetuning.data.dense.segmentation import SegmentationData, load_folders
 from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
 from mona_peft.finetuning.data.embedded.scenes import SceneSettings
+from mona_peft.finetuning.data.orientation import FRAMES
 from mona_peft.finetuning.settings import option
 
 from .ade20k import ade20k_names, load_ade20k, load_hub_segmentation, scene_segmentation
@@ -19,6 +20,10 @@ from .voc_detection import load_voc_detection
 
 SEGMENTATION_SETS = ("ade20k", "folder", "hub", "scenes")
 OBJECT_SETS = ("coco", "voc0712", "scenes")
+EXIF_HELP = (
+    "Frame of the annotations of images that EXIF data turn: stored or upright. Needed only where their size does not "
+    "tell, as for square images."
+)
 
 
 @dataclass
@@ -52,6 +57,7 @@ class SegmentationDataConfig(SceneConfig):
     image_column: str = option("image", "Column of the images, for hub.")
     label_column: str = option("annotation", "Column of the label maps, for hub.")
     skip_bad_images: bool = option(False, "Leave out files that cannot be read, and list them.")
+    exif_frame: str | None = option(None, EXIF_HELP)
 
 
 @dataclass
@@ -65,6 +71,17 @@ class ObjectDataConfig(SceneConfig):
     validation_annotations: str | None = option(None, "Other annotation file to validate on.")
     validation_images: str | None = option(None, "Its image folder.")
     skip_bad_images: bool = option(False, "Leave out files that cannot be read, and list them.")
+    exif_frame: str | None = option(None, EXIF_HELP)
+
+
+def check_frame(frame: str | None) -> None:
+    """Check the setting `exif_frame`.
+
+    Raises:
+        ValueError: If it is neither left out nor one of `FRAMES`.
+    """
+    if frame not in (None, *FRAMES):
+        raise ValueError(f"exif_frame is {frame!r}; it is {' or '.join(FRAMES)}.")
 
 
 def load_segmentation(config: SegmentationDataConfig) -> SegmentationData:
@@ -73,20 +90,22 @@ def load_segmentation(config: SegmentationDataConfig) -> SegmentationData:
     Raises:
         `ValueError`: if there is no such data set, or a setting that it needs is missing.
     """
+    check_frame(config.exif_frame)
     if config.dataset == "scenes":
         data = scene_segmentation(config.sizes(), config.settings())
     elif config.dataset == "ade20k":
-        data = load_ade20k(_folder(config))
+        data = load_ade20k(_folder(config), config.exif_frame)
     elif config.dataset == "folder":
         if not config.class_names:
             raise ValueError("dataset folder needs --class_names, by label.")
-        data = load_folders(_folder(config), config.class_names, config.reduce_zero_label)
+        data = load_folders(_folder(config), config.class_names, config.reduce_zero_label, config.exif_frame)
     elif config.dataset == "hub":
         if not config.hub_dataset:
             raise ValueError("dataset hub needs --hub_dataset, an id such as user/name.")
         names = tuple(config.class_names) or ade20k_names(Path(config.hub_dataset))
         reduce_zero = config.reduce_zero_label or not config.class_names
-        data = load_hub_segmentation(config.hub_dataset, names, reduce_zero, config.image_column, config.label_column)
+        columns = (config.image_column, config.label_column)
+        data = load_hub_segmentation(config.hub_dataset, names, reduce_zero, *columns, exif_frame=config.exif_frame)
     else:
         raise ValueError(f"Unknown dataset {config.dataset!r}; choose one of {', '.join(SEGMENTATION_SETS)}.")
     if config.skip_bad_images:
@@ -101,12 +120,13 @@ def load_objects(config: ObjectDataConfig) -> ObjectData:
     Raises:
         `ValueError`: if there is no such data set, or a setting that it needs is missing.
     """
+    check_frame(config.exif_frame)
     if config.dataset == "scenes":
         data = scene_objects(config.sizes(), config.settings())
     elif config.dataset == "coco":
-        data = load_coco(_folder(config), _coco_layout(config))
+        data = load_coco(_folder(config), _coco_layout(config), config.exif_frame)
     elif config.dataset == "voc0712":
-        data = load_voc_detection(_folder(config))
+        data = load_voc_detection(_folder(config), exif_frame=config.exif_frame)
     else:
         raise ValueError(f"Unknown dataset {config.dataset!r}; choose one of {', '.join(OBJECT_SETS)}.")
     if config.skip_bad_images:

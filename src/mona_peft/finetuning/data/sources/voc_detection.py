@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mona_peft.finetuning.data.dense.masks import Annotation
-from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage
+from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage, check_entry
+from mona_peft.finetuning.data.folders import DataFolder
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -24,6 +25,7 @@ def load_voc_detection(
     root: Path,
     parts: dict[str, Sequence[tuple[str, str]]] | None = None,
     class_names: Sequence[str] = VOC_CLASSES,
+    exif_frame: str | None = None,
 ) -> ObjectData:
     """Load VOC detection.
 
@@ -33,17 +35,21 @@ def load_voc_detection(
         root (`Path`): the folder `VOCdevkit`, or the one that holds it.
         parts (`dict`, *optional*): year and image set of each split; 07+12 if left out.
         class_names (`Sequence[str]`): by label.
+        exif_frame (`str`, *optional*): See `ObjectImage.frame`.
 
     Raises:
-        `FileNotFoundError`: if an image set or annotation is missing.
-        `ValueError`: if an annotation is broken or names an unknown class.
+        FileNotFoundError: If an image set or annotation is missing.
+        ValueError: If an annotation is broken, names an unknown class or a file outside its image folder.
     """
     root = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
     ids = {name: number for number, name in enumerate(class_names, 1)}
-    splits = {}
+    splits: dict[str, list[ObjectImage]] = {}
     for split, sets in (parts or VOC0712).items():
-        paths = [path for year, name in sets for path in _listed(root / f"VOC{year}", name)]
-        splits[split] = [_read_annotation(path, number, ids) for number, path in enumerate(paths, 1)]
+        images = splits[split] = []
+        for year, name in sets:
+            folder = DataFolder(root / f"VOC{year}" / "JPEGImages")
+            for path in _listed(root / f"VOC{year}", name):
+                images.append(_read_annotation(path, folder, len(images) + 1, ids, exif_frame))
     return ObjectData("voc", splits, {number: name for name, number in ids.items()})
 
 
@@ -53,20 +59,25 @@ def _listed(folder: Path, image_set: str) -> Iterable[Path]:
     if not file.exists():
         raise FileNotFoundError(f"There is no image set {file}; unpack the VOC archives so that it is there.")
     names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [folder / "Annotations" / f"{name}.xml" for name in names]
+    inside = DataFolder(folder / "Annotations")
+    return [inside.file(f"{name}.xml", file) for name in names]
 
 
-def _read_annotation(path: Path, image_id: int, ids: dict[str, int]) -> ObjectImage:
+def _read_annotation(
+    path: Path, folder: DataFolder, image_id: int, ids: dict[str, int], exif_frame: str | None
+) -> ObjectImage:
     if not path.exists():
         raise FileNotFoundError(f"There is no annotation {path}, which its image set lists.")
     try:
         tree = ET.parse(path).getroot()
         objects = tuple(_to_annotation(element, ids) for element in tree.findall("object"))
         height, width = (int(_text(tree, f"size/{side}")) for side in ("height", "width"))
-        source = path.parent.parent / "JPEGImages" / _text(tree, "filename")
+        source = folder.file(_text(tree, "filename"), path)
+        image = ObjectImage(image_id, height, width, source, objects, exif_frame)
+        check_entry(image, dict.fromkeys(ids.values(), ""))
     except (ET.ParseError, ValueError) as error:
         raise ValueError(f"The annotation {path} cannot be used: {error}") from error
-    return ObjectImage(image_id, height, width, source, objects)
+    return image
 
 
 def _to_annotation(element: ET.Element, ids: dict[str, int]) -> Annotation:
