@@ -11,7 +11,8 @@ from PIL import Image
 
 from mona_peft.finetuning.data.classification.dataset import ClassificationImages, ClassificationStream
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
-from mona_peft.finetuning.data.sources.hub import class_names_of, find_image_column, find_label_column, load_splits
+from mona_peft.finetuning.data.sources.hub import find_image_column, find_label_column, load_splits
+from mona_peft.finetuning.data.sources.labels import find_class_names
 from tests.finetuning.data import layouts
 
 
@@ -89,7 +90,7 @@ def test_webdataset_shards(tmp_path):
     assert [int(sample["labels"]) for sample in samples] == [0, 1, 0, 0, 1, 0]
     assert data.class_names == ("0", "1")
     with pytest.raises(ValueError, match="--class_names"):
-        class_names_of(load_splits(str(tmp_path), streaming=True)["train"], "cls")
+        find_class_names(load_splits(str(tmp_path), streaming=True)["train"], "cls")
 
 
 def test_image_folder(tmp_path):

@@ -28,7 +28,7 @@ from mona_peft.finetuning.data.classification.transforms import (
     evaluation_processor,
     train_transform,
 )
-from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
+from mona_peft.finetuning.data.sources.classification import DataConfig, load_data, require_training
 from mona_peft.finetuning.methods import METHODS, apply_method
 from mona_peft.finetuning.metrics import MeanClassAccuracy, MultilabelMeanAveragePrecision, TopKAccuracy
 from mona_peft.finetuning.models.classifier import load_classifier, load_processor
@@ -189,10 +189,11 @@ class ClassificationTask(Task):
         Raises:
             `ValueError`: if the images are a stream, or have several labels each.
         """
-        name, rows = self.config.method, self.data.splits["train"]
+        name = self.config.method
         calibrate = METHODS[name].calibrate
         if calibrate is None:
             return
+        rows = require_training(self.data).splits["train"]
         if self.data.multilabel or isinstance(rows, datasets.IterableDataset):
             found = "have several labels each" if self.data.multilabel else "are a stream, which may have no end"
             raise ValueError(
@@ -288,6 +289,6 @@ def train_classifier(data: DataConfig, config: ClassificationConfig, training: T
     Returns:
         `dict[str, Any]`: what is in `metrics.json`.
     """
-    loaded = load_data(data, training.seed)
+    loaded = require_training(load_data(data, training.seed))
     task = ClassificationTask(loaded, config, shuffle_buffer=data.shuffle_buffer)
     return run_task(task, training)

@@ -7,12 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import torch
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from mona_peft.finetuning.data.images import open_image
+
+
+def arrow_column(split: datasets.Dataset, name: str) -> pa.Array:
+    """A column as it is stored, without decoding its images."""
+    column = split.select_columns([name]).with_format("arrow")[:][name]
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
-from mona_peft.finetuning.data.classification.dataset import ClassificationData
+from mona_peft.finetuning.data.classification.dataset import ClassificationData, arrow_column
 from mona_peft.finetuning.data.embedded.digits import load_adaptation_digits
 from mona_peft.finetuning.settings import option
 
-from .checks import skip_bad_images, undecoded
-from .hub import class_names_of, encode_label, find_image_column, find_label_column, load_splits, pick_splits
+from .checks import check_images, image_folder, skip_bad_images, undecoded
+from .hub import find_image_column, find_label_column, load_splits, pick_splits
+from .labels import encode_labels, find_class_names, unlabelled
 from .presets import PRESETS, Preset, check_sizes, download
 
 
@@ -73,12 +77,26 @@ def load_data(config: DataConfig, seed: int = 0) -> ClassificationData:
     else:
         data = _from_datasets(preset, config)
     splits = dict(data.splits)
-    if "validation" not in splits and config.validation_fraction > 0:
-        splits["train"], splits["validation"] = _hold_out(splits["train"], config.validation_fraction, seed)
     for name, split in splits.items():
         if isinstance(split, datasets.Dataset):
-            splits[name] = _readable(undecoded(split, data.image_column), data, name, config.skip_bad_images)
+            splits[name] = _with_images(split, data, name, config)
+    if "validation" not in splits and config.validation_fraction > 0:
+        require_training(data)
+        splits["train"], splits["validation"] = _hold_out(splits["train"], config.validation_fraction, seed)
     return data.with_splits(splits)
+
+
+def require_training(data: ClassificationData) -> ClassificationData:
+    """Give back `data` if it can be trained on.
+
+    Raises:
+        ValueError: If it has no training split.
+    """
+    if "train" not in data.splits:
+        raise ValueError(
+            f"{data.name} has no split to train on, only {', '.join(data.splits)}; name one with --train_split."
+        )
+    return data
 
 
 def _from_digits(config: DataConfig, seed: int) -> ClassificationData:
@@ -108,30 +126,71 @@ def _from_datasets(preset: Preset | None, config: DataConfig) -> ClassificationD
         )
     wanted = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
     splits = pick_splits(load_splits(source, config.hub_config, revision=config.hub_revision), wanted)
-    if config.streaming:
+    if config.streaming and "train" in splits:
         streams = load_splits(source, config.hub_config, streaming=True, revision=config.hub_revision)
         splits["train"] = pick_splits(streams, wanted)["train"]
-    first = next(iter(splits.values()))
+    role, first = next(iter(splits.items()))
     image = find_image_column(first.features, config.image_column)
     label = find_label_column(first.features, config.label_column)
-    names = class_names_of(first, label, config.class_names)
+    splits = _labelled(splits, label, source)
+    names = find_class_names(first, label, config.class_names, f"{source} {role}")
     multilabel = hasattr(first.features[label], "feature")
-    encoded = {split: _encode(rows, image, label, names) for split, rows in splits.items()}
+    encoded = {}
+    for split, rows in splits.items():
+        kept = rows.select_columns([image, label])
+        kept = kept if label == "label" else kept.rename_column(label, "label")
+        encode = _encode if isinstance(rows, datasets.Dataset) else partial(_encode_stream, config=config)
+        encoded[split] = encode(kept, image, names, multilabel, f"{source} {split}")
     if preset is not None and not config.streaming:
         check_sizes(preset, {split: len(rows) for split, rows in encoded.items()})
     return ClassificationData(config.dataset or source, encoded, tuple(names), image, "label", multilabel)
 
 
-def _encode(split: Any, image: str, label: str, names: list[str]) -> Any:
-    """Keep the image, and the label as a number (or a row of 1 and 0) in the column `label`."""
-    split = split.select_columns([image, label])
-    if label != "label":
-        split = split.rename_column(label, "label")
-    feature = split.features["label"] if split.features else None
-    if isinstance(feature, datasets.ClassLabel):
-        return split
-    undecoded_split = split.cast_column(image, datasets.Image(decode=False))
-    return undecoded_split.map(lambda row: {"label": encode_label(row["label"], names)})
+def _labelled(splits: dict[str, Any], label: str, source: str) -> dict[str, Any]:
+    """The splits without those that have no labels at all, such as the test splits of competitions."""
+    labelled = {}
+    for split, rows in splits.items():
+        whole = split != "train" and isinstance(rows, datasets.Dataset)
+        if whole and (label not in rows.features or (len(rows) and unlabelled(rows, label))):
+            warnings.warn(f"No row of {source} {split} has a label: the split is left out.", stacklevel=2)
+        else:
+            labelled[split] = rows
+    return labelled
+
+
+def _encode(split: datasets.Dataset, image: str, names: list[str], multilabel: bool, name: str) -> datasets.Dataset:
+    """The label as a number, or as a row of 1 and 0."""
+    labels = encode_labels(arrow_column(split, "label"), names, name)
+    column: Any = list(labels) if multilabel else labels
+    feature = _label_feature(names, multilabel)
+    return split.remove_columns("label").add_column("label", column, feature=feature)
+
+
+def _encode_stream(
+    stream: datasets.IterableDataset, image: str, names: list[str], multilabel: bool, name: str, config: DataConfig
+) -> datasets.IterableDataset:
+    """The same for a stream, whose rows are checked as they come."""
+    inside = image_folder(_local_folder(config))
+
+    def encode_row(row: dict[str, Any], number: int) -> dict[str, Any]:
+        stored = row[image]
+        if stored and stored["bytes"] is None and "://" not in stored["path"]:
+            inside.file(os.path.abspath(stored["path"]), f"Row {number} of {name}")
+        return {"label": encode_labels(pa.array([row["label"]]), names, name, number)[0].tolist()}
+
+    feature = datasets.Image(decode=False)
+    features = datasets.Features({image: feature, "label": _label_feature(names, multilabel)})
+    return stream.cast_column(image, feature).map(encode_row, with_indices=True, features=features)
+
+
+def _label_feature(names: list[str], multilabel: bool) -> Any:
+    return datasets.Sequence(datasets.Value("int8")) if multilabel else datasets.ClassLabel(names=names)
+
+
+def _local_folder(config: DataConfig) -> Path | None:
+    """The data set's folder, if it is on this machine."""
+    sources = (config.data_dir, config.hub_id, config.dataset)
+    return next((Path(source) for source in sources if source and Path(source).is_dir()), None)
 
 
 def _hold_out(split: datasets.Dataset, fraction: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -143,12 +202,10 @@ def _hold_out(split: datasets.Dataset, fraction: float, seed: int) -> tuple[data
     return split.select(sorted(order[size:])), split.select(sorted(order[:size]))
 
 
-def _readable(split: datasets.Dataset, data: ClassificationData, name: str, skip: bool) -> datasets.Dataset:
-    """The split as it is, or without unreadable images, which are counted and listed."""
-    if not skip:
-        return split
-    split, problems = skip_bad_images(split, data.image_column, f"{data.name} {name}")
-    if problems:
-        listed = "\n  ".join(problems)
-        warnings.warn(f"Left out {len(problems)} images of {data.name} {name}:\n  {listed}", stacklevel=2)
+def _with_images(split: datasets.Dataset, data: ClassificationData, role: str, config: DataConfig) -> datasets.Dataset:
+    """The split undecoded, its images checked, or without unreadable ones, which are counted and listed."""
+    split, name = undecoded(split, data.image_column), f"{data.name} {role}"
+    if config.skip_bad_images:
+        split = skip_bad_images(split, data.image_column, name)
+    check_images(split, data.image_column, name, _local_folder(config))
     return split

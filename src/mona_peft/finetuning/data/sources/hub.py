@@ -1,14 +1,17 @@
 """Data sets through `datasets`: the Hub, local parquet or webdataset shards, image folders.
 
-Columns and class names are found, or given.
+Splits and columns are found, or given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import datasets
+
+from .checks import check_shards
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
 LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class", "category", "target")
@@ -31,8 +34,11 @@ def load_splits(
         revision (`str`, *optional*): branch or commit on the Hub.
 
     Raises:
-        `ValueError`: if the data set needs code of its own, which `datasets` no longer runs.
+        ValueError: If the data set needs code of its own, which `datasets` no longer runs, or one of its files is
+            damaged.
     """
+    if Path(name_or_path).is_dir():
+        check_shards(Path(name_or_path))
     try:
         return dict(datasets.load_dataset(name_or_path, config_name, streaming=streaming, revision=revision))
     except RuntimeError as error:
@@ -98,38 +104,6 @@ def find_label_column(features: datasets.Features, given: str | None = None) -> 
     if not candidates:
         raise ValueError(f"Cannot tell the label column among {', '.join(features)}; name it with --label_column.")
     return candidates[0]
-
-
-def class_names_of(split: Any, label_column: str, given: Sequence[str] = ()) -> list[str]:
-    """Names of the classes: given, stored with the column, or the sorted values found in it.
-
-    Raises:
-        `ValueError`: if they cannot be known without reading a stream to its end.
-    """
-    feature = split.features[label_column]
-    inner = getattr(feature, "feature", feature)
-    if given:
-        return list(given)
-    if isinstance(inner, datasets.ClassLabel):
-        return list(inner.names)
-    if isinstance(split, datasets.IterableDataset):
-        raise ValueError(f"The column {label_column!r} of a stream has no class names; give them with --class_names.")
-    values = split[label_column]
-    flat = {item for value in values for item in (value if isinstance(value, list) else [value])}
-    if all(isinstance(value, int) for value in flat):
-        return [str(value) for value in range(max(flat) + 1)]
-    return [str(value) for value in sorted(flat)]
-
-
-def encode_label(value: Any, class_names: Sequence[str]) -> Any:
-    """A stored label as a number, or a list of labels as one 1 or 0 a class."""
-    if isinstance(value, list):
-        numbers = {encode_label(item, class_names) for item in value}
-        return [int(number in numbers) for number in range(len(class_names))]
-    number = class_names.index(value) if isinstance(value, str) else int(value)
-    if not 0 <= number < len(class_names):
-        raise ValueError(f"Label {value} is outside the {len(class_names)} classes.")
-    return number
 
 
 def _present(features: datasets.Features, name: str, setting: str) -> str:
