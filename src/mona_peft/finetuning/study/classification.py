@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mona_peft.finetuning.data.classification.dataset import ClassificationData
-from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
+from mona_peft.finetuning.data.sources.classification import DataConfig, load_data, require_training
 from mona_peft.finetuning.tasks.classification import ClassificationConfig, ClassificationTask
 from mona_peft.finetuning.training import Task, TrainingConfig
 
@@ -26,12 +26,12 @@ class ClassificationBenchmark(RecipeBenchmark):
     def __init__(self, data: DataConfig, config: ClassificationConfig, training: TrainingConfig) -> None:
         super().__init__("classification", data, config, training)
         self.title = f"{data.dataset}, {Path(config.model_name_or_path).name}"
-        if data.dataset == "voc2007" and data.voc_labels == "multi":
+        if self.load(training.seed).multilabel:
             self.metric, self.metric_name = "map", "mean average precision"
 
     def load(self, seed: int) -> ClassificationData:
         """Load the data set; the seed draws what has to be drawn of it."""
-        return load_data(self.data, seed)
+        return require_training(load_data(self.data, seed))
 
     def make(self, data: ClassificationData, config: ClassificationConfig) -> Task:
         """Give the classification task."""
