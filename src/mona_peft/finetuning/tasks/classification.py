@@ -28,6 +28,7 @@ from mona_peft.finetuning.data.classification.transforms import (
     evaluation_processor,
     train_transform,
 )
+from mona_peft.finetuning.data.fingerprint import describe_data
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data, require_training
 from mona_peft.finetuning.methods import METHODS, apply_method
 from mona_peft.finetuning.metrics import MeanClassAccuracy, MultilabelMeanAveragePrecision, TopKAccuracy
@@ -169,10 +170,8 @@ class ClassificationTask(Task):
         self.settings = ImageSettings.from_processor(self.processor)
 
     def describe(self) -> dict[str, Any]:
-        """Recipe, data set and its sizes."""
-        splits = self.data.splits.items()
-        sizes = {split: len(rows) for split, rows in splits if not isinstance(rows, datasets.IterableDataset)}
-        return {**asdict(self.config), "dataset": self.data.name, "split_sizes": sizes}
+        """Recipe and data set."""
+        return {**asdict(self.config), **describe_data(self.data)}
 
     def build_model(self) -> nn.Module:
         """Load the classifier and apply the method."""

@@ -22,6 +22,7 @@ from mona_peft.finetuning.data.dense.transforms import (
     object_train_transform,
     pad_batch,
 )
+from mona_peft.finetuning.data.fingerprint import describe_data
 from mona_peft.finetuning.data.sources.coco import to_coco
 from mona_peft.finetuning.metrics.coco_average_precision import CocoAveragePrecision
 from mona_peft.finetuning.metrics.voc_average_precision import VocAveragePrecision
@@ -201,9 +202,8 @@ class ObjectTask(Task):
         self.settings = image_settings(config, processor)
 
     def describe(self) -> dict[str, Any]:
-        """Recipe, data set and its sizes."""
-        sizes = {split: len(images) for split, images in self.data.splits.items()}
-        return {**asdict(self.config), "dataset": self.data.name, "split_sizes": sizes}
+        """Recipe and data set."""
+        return {**asdict(self.config), **describe_data(self.data)}
 
     def build_model(self) -> nn.Module:
         """Build the detector around the pretrained backbone and apply the method."""

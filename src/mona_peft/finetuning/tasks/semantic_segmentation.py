@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from mona_peft.finetuning.data.dense.segmentation import SegmentationData
 from mona_peft.finetuning.data.dense.transforms import LabelMapTransform, eval_pixels, pad_batch
+from mona_peft.finetuning.data.fingerprint import describe_data
 from mona_peft.finetuning.data.images import IGNORED
 from mona_peft.finetuning.metrics.mean_iou import MeanIoU, pixel_counts
 from mona_peft.finetuning.models.sliding import slide_logits
@@ -147,9 +148,8 @@ class SemanticSegmentationTask(Task):
         self.settings = image_settings(config, processor)
 
     def describe(self) -> dict[str, Any]:
-        """Recipe, data set and its sizes."""
-        sizes = {split: len(samples) for split, samples in self.data.splits.items()}
-        return {**asdict(self.config), "dataset": self.data.name, "split_sizes": sizes}
+        """Recipe and data set."""
+        return {**asdict(self.config), **describe_data(self.data)}
 
     def build_model(self) -> nn.Module:
         """Build the segmenter around the pretrained backbone and apply the method."""

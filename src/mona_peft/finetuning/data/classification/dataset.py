@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
+from mona_peft.finetuning.data.fingerprint import digest
 from mona_peft.finetuning.data.images import open_image
 
 
@@ -42,6 +45,26 @@ class ClassificationData:
     image_column: str = "image"
     label_column: str = "label"
     multilabel: bool = False
+
+    def fingerprint(self) -> str:
+        """Hash of the class names, and of every image's label, file name and, where it is stored in a table, length.
+
+        The pictures themselves are not read; of a stream, nothing is.
+        """
+        parts: list[Any] = [self.class_names, self.multilabel]
+        for name, split in sorted(self.splits.items()):
+            parts += [name, *self._parts(split)]
+        return digest(parts)
+
+    def _parts(self, split: Any) -> list[Any]:
+        if not isinstance(split, datasets.Dataset):
+            return [type(split).__name__]
+        labels, images = (arrow_column(split, column) for column in (self.label_column, self.image_column))
+        names, lengths = [], []
+        if pa.types.is_struct(images.type):
+            names = [path and Path(path).name for path in pc.struct_field(images, "path").to_pylist()]
+            lengths = pc.binary_length(pc.struct_field(images, "bytes")).to_pylist()
+        return [len(split), labels.to_pylist(), names, lengths]
 
     def with_splits(self, splits: Mapping[str, Any]) -> ClassificationData:
         """The same data set with other splits."""

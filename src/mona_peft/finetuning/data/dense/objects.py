@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mona_peft.finetuning.data.fingerprint import digest, source_name
 from mona_peft.finetuning.data.images import is_readable, open_turned, to_rgb
 from mona_peft.finetuning.data.orientation import TURNS, remaining_turn, turn_box
 
@@ -119,6 +120,16 @@ class ObjectData:
     name: str
     splits: Mapping[str, Sequence[ObjectImage]]
     categories: Mapping[int, str]
+
+    def fingerprint(self) -> str:
+        """Hash of the categories, and of every image's file name, size, boxes and their categories."""
+        parts: list[Any] = [tuple(self.categories.items())]
+        for name, images in sorted(self.splits.items()):
+            parts.append(name)
+            for image in images:
+                objects = [(a["category_id"], *a["bbox"]) for a in image.annotations]
+                parts.append((image.id, image.height, image.width, source_name(image.source), objects))
+        return digest(parts)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from mona_peft.finetuning.data.fingerprint import digest, source_name
 from mona_peft.finetuning.data.folders import DataFolder
 from mona_peft.finetuning.data.images import IGNORED, Stored, is_readable, open_label_map, open_turned, to_rgb
 from mona_peft.finetuning.data.orientation import remaining_turn, turn_pixels
@@ -56,6 +58,13 @@ class SegmentationData:
                 f"{self.name} has {len(self.class_names)} classes; with more than {IGNORED}, one would "
                 f"have the label {IGNORED}, which is left out."
             )
+
+    def fingerprint(self) -> str:
+        """Hash of the class names, and of the names of every image and label map; no file is read."""
+        parts: list[Any] = [self.class_names, self.reduce_zero_label]
+        for name, samples in sorted(self.splits.items()):
+            parts += [name, [(source_name(one.image), source_name(one.label_map)) for one in samples]]
+        return digest(parts)
 
     def read(self, sample: LabelledImage) -> tuple[Image.Image, np.ndarray]:
         """The upright RGB image and its labels `(H, W)`, int64 with 255 where there is none.
