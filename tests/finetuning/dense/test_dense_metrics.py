@@ -10,9 +10,14 @@ from pycocotools.cocoeval import COCOeval
 from sklearn.metrics import confusion_matrix
 
 from mona_peft.finetuning.data.dense.masks import encode_mask
-from mona_peft.finetuning.metrics.coco_average_precision import FIGURES, CocoAveragePrecision
+from mona_peft.finetuning.metrics.coco_average_precision import FIGURES, CocoAveragePrecision, coco_average_precision
 from mona_peft.finetuning.metrics.mean_iou import MeanIoU, pixel_counts
-from mona_peft.finetuning.metrics.voc_average_precision import VocAveragePrecision, area_under_curve
+from mona_peft.finetuning.metrics.mean_iou import mean_iou as plain_mean_iou
+from mona_peft.finetuning.metrics.voc_average_precision import (
+    VocAveragePrecision,
+    area_under_curve,
+    voc_average_precision,
+)
 
 
 def label_maps(rng, count, classes):
@@ -237,3 +242,21 @@ def test_coco_ap_by_hand_and_of_nothing():
     assert found["box_ap"] == pytest.approx(1.0)
     # IoU 8 / 10 passes the seven thresholds from 0.5 to 0.8.
     assert figures([[0, 0, 8, 10]], [0.5])["box_ap"] == pytest.approx(0.7)
+
+
+def test_the_metrics_of_evaluate_are_the_plain_functions():
+    """Meters call the functions, so that predictions do not pass through tables; both give the same figures."""
+    predictions, references = random_scenes(7)
+    metric = VocAveragePrecision(keep_in_memory=True)
+    by_metric = metric.compute(predictions=predictions, references=references, num_classes=3)
+    assert by_metric == voc_average_precision(predictions, references, 3)
+    truth, rows = coco_case(4)
+    names = ("image_id", "boxes", "scores", "category_ids", "masks")
+    entries = [dict(zip(names, row, strict=True)) for row in rows]
+    for entry in entries:
+        entry["masks"] = [encode_mask(mask)["counts"] for mask in entry["masks"]]
+    columns = {name: [entry[name] for entry in entries] for name in names}
+    found = CocoAveragePrecision(keep_in_memory=True).compute(**columns, annotations=truth, with_masks=True)
+    np.testing.assert_equal(coco_average_precision(entries, truth, with_masks=True), found)
+    counts = [pixel_counts(*pair, 4) for pair in label_maps(np.random.default_rng(1), 5, 4)]
+    assert plain_mean_iou(*torch.stack(counts).sum(0).numpy()) == mean_iou(counts)

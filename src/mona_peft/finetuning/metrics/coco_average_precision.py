@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -18,64 +19,43 @@ FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large") + (
 )  # fmt: skip
 
 
-class CocoAveragePrecision(evaluate.Metric):
+def coco_average_precision(
+    rows: Sequence[dict[str, Any]], annotations: dict[str, Any], with_masks: bool = False
+) -> dict[str, Any]:
     """Box AP and, where masks are predicted, mask AP, as COCOeval summarises them: `box_ap`, `mask_ap50`, ...
 
-    The annotations are COCO json, handed over once to `compute`; crowds, images without objects, boxes over the edge
-    and empty masks mean what they mean to COCO's tools. A figure that is not defined (COCOeval gives -1) is `nan`.
+    Crowds, images without objects, boxes over the edge and empty masks mean what they mean to COCO's tools. A figure
+    that is not defined (COCOeval gives -1) is `nan`.
+
+    Args:
+        rows (`Sequence[dict]`): An image each: `image_id`, and of its detections `boxes` (x1, y1, x2, y2), `scores`,
+            `category_ids` and `masks` (RLE counts).
+        annotations (`dict`): COCO json of the same images.
+        with_masks (`bool`): Whether to give mask AP too; then each box has a mask.
     """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Average precision of boxes and masks by the COCO protocol.",
-            citation="",
-            inputs_description="A row an image: image_id, boxes (x1, y1, x2, y2), scores, category_ids, masks (RLE).",
-            features=datasets.Features(
-                {
-                    "image_id": datasets.Value("int64"),
-                    "boxes": datasets.Sequence(datasets.Sequence(datasets.Value("float64"))),
-                    "scores": datasets.Sequence(datasets.Value("float64")),
-                    "category_ids": datasets.Sequence(datasets.Value("int64")),
-                    "masks": datasets.Sequence(datasets.Value("string")),
-                }
-            ),
-        )
-
-    def _compute(
-        self, image_id, boxes, scores, category_ids, masks, annotations: dict[str, Any], with_masks: bool = False
-    ) -> dict[str, Any]:
-        """Give the figures.
-
-        Args:
-            image_id (`list[int]`): by row.
-            boxes (`list`): by row, x1, y1, x2, y2 of each detection.
-            scores (`list`): by row.
-            category_ids (`list`): by row.
-            masks (`list`): by row, RLE counts.
-            annotations (`dict`): COCO json of the same images.
-            with_masks (`bool`): whether to give mask AP too; then each box has a mask.
-        """
-        truth = quiet_coco(annotations)
-        sizes = {image["id"]: (image["height"], image["width"]) for image in annotations["images"]}
-        rows = zip(image_id, boxes, scores, category_ids, masks, strict=True)
-        results = [result for row in rows for result in _to_results(sizes, with_masks, *row)]
-        figures = summarise(truth, results, "bbox", list(image_id), "box_")
-        if with_masks:
-            # COCOeval sorts objects by area into small, medium and large: of the box for boxes, of the mask for masks.
-            for result in results:
-                result.pop("bbox")
-            figures |= summarise(truth, results, "segm", list(image_id), "mask_")
-        return figures
+    truth = quiet_coco(annotations)
+    sizes = {image["id"]: (image["height"], image["width"]) for image in annotations["images"]}
+    results = [result for row in rows for result in _to_results(row, sizes[row["image_id"]], with_masks)]
+    image_ids = [row["image_id"] for row in rows]
+    figures = summarise(truth, results, "bbox", image_ids, "box_")
+    if with_masks:
+        # COCOeval sorts objects by area into small, medium and large: of the box for boxes, of the mask for masks.
+        for result in results:
+            result.pop("bbox")
+        figures |= summarise(truth, results, "segm", image_ids, "mask_")
+    return figures
 
 
-def _to_results(sizes, with_masks: bool, image_id, boxes, scores, category_ids, masks) -> list[dict[str, Any]]:
+def _to_results(row: dict[str, Any], size: tuple[int, int], with_masks: bool) -> list[dict[str, Any]]:
     """COCO results of one image."""
     results = []
-    for number, (box, score, category) in enumerate(zip(boxes, scores, category_ids, strict=True)):
+    detections = zip(row["boxes"], row["scores"], row["category_ids"], strict=True)
+    for number, (box, score, category) in enumerate(detections):
         x1, y1, x2, y2 = box
-        result = {"image_id": image_id, "category_id": category, "score": score, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+        bbox = [x1, y1, x2 - x1, y2 - y1]
+        result = {"image_id": row["image_id"], "category_id": category, "score": score, "bbox": bbox}
         if with_masks:
-            result["segmentation"] = {"size": list(sizes[image_id]), "counts": masks[number]}
+            result["segmentation"] = {"size": list(size), "counts": row["masks"][number]}
         results.append(result)
     return results
 
@@ -122,3 +102,27 @@ def _no_results(truth: COCO) -> COCO:
     empty.dataset = {**truth.dataset, "annotations": []}
     empty.createIndex()
     return empty
+
+
+class CocoAveragePrecision(evaluate.Metric):
+    """[`coco_average_precision`] as a metric of `evaluate`; the annotations are handed over once, to `compute`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Average precision of boxes and masks by the COCO protocol.",
+            citation="",
+            inputs_description="A row an image: image_id, boxes (x1, y1, x2, y2), scores, category_ids, masks (RLE).",
+            features=datasets.Features(
+                {
+                    "image_id": datasets.Value("int64"),
+                    "boxes": datasets.Sequence(datasets.Sequence(datasets.Value("float64"))),
+                    "scores": datasets.Sequence(datasets.Value("float64")),
+                    "category_ids": datasets.Sequence(datasets.Value("int64")),
+                    "masks": datasets.Sequence(datasets.Value("string")),
+                }
+            ),
+        )
+
+    def _compute(self, annotations: dict[str, Any], with_masks: bool = False, **columns: list) -> dict[str, Any]:
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return coco_average_precision(rows, annotations, with_masks)

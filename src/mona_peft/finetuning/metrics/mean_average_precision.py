@@ -8,7 +8,8 @@ import datasets
 import evaluate
 import numpy as np
 
-IGNORED = -1
+#: Reference of an image that does not count for a class.
+LEFT_OUT = -1
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -27,13 +28,36 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     return float((precision * recall_gain).sum())
 
 
-class MultilabelMeanAveragePrecision(evaluate.Metric):
+def multilabel_mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Average precision of each class over the images, averaged over the classes with a positive.
 
     A reference of 1 is a positive, 0 a negative, -1 leaves that image out for that class (objects marked `difficult`
     in VOC). VOC2007's own protocol interpolates precision at 11 recalls; this is the exact area, as scikit-learn
     computes it.
+
+    Args:
+        scores (`np.ndarray`): `(samples, classes)`.
+        labels (`np.ndarray`): `(samples, classes)`.
+
+    Returns:
+        `dict[str, Any]`: `map`, and `ap_by_class` with `None` for a class without a positive.
+
+    Raises:
+        ValueError: If no class has a positive.
     """
+    by_class: list[float | None] = []
+    for class_scores, class_labels in zip(scores.T, labels.T, strict=True):
+        counted = class_labels != LEFT_OUT
+        positive = class_labels[counted] == 1
+        by_class.append(average_precision(class_scores[counted], positive) if positive.any() else None)
+    present = [value for value in by_class if value is not None]
+    if not present:
+        raise ValueError("No class has a positive reference: mean average precision is not defined.")
+    return {"map": float(np.mean(present)), "ap_by_class": by_class}
+
+
+class MultilabelMeanAveragePrecision(evaluate.Metric):
+    """[`multilabel_mean_average_precision`] as a metric of `evaluate`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -50,12 +74,4 @@ class MultilabelMeanAveragePrecision(evaluate.Metric):
 
     def _compute(self, predictions, references) -> dict[str, Any]:
         scores, labels = np.asarray(predictions, dtype=np.float32), np.asarray(references)
-        by_class: list[float | None] = []
-        for class_scores, class_labels in zip(scores.T, labels.T, strict=True):
-            counted = class_labels != IGNORED
-            positive = class_labels[counted] == 1
-            by_class.append(average_precision(class_scores[counted], positive) if positive.any() else None)
-        present = [value for value in by_class if value is not None]
-        if not present:
-            raise ValueError("No class has a positive reference: mean average precision is not defined.")
-        return {"map": float(np.mean(present)), "ap_by_class": by_class}
+        return multilabel_mean_average_precision(scores, labels)

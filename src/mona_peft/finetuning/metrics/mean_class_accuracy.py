@@ -7,11 +7,20 @@ import evaluate
 import numpy as np
 
 
-class MeanClassAccuracy(evaluate.Metric):
+def mean_class_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
     """Mean over the classes present of the share of their samples that are recognised (balanced accuracy).
 
     Oxford-IIIT Pet and Flowers102 are usually reported this way, as their test sets are not balanced.
+
+    Args:
+        predicted (`np.ndarray`): Predicted class of each sample.
+        labels (`np.ndarray`): Class of each sample.
     """
+    return float(np.mean([(predicted[labels == label] == label).mean() for label in np.unique(labels)]))
+
+
+class MeanClassAccuracy(evaluate.Metric):
+    """[`mean_class_accuracy`] as a metric of `evaluate`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -24,6 +33,4 @@ class MeanClassAccuracy(evaluate.Metric):
         )
 
     def _compute(self, predictions, references) -> dict[str, float]:
-        predicted, labels = np.asarray(predictions), np.asarray(references)
-        recalls = [(predicted[labels == label] == label).mean() for label in np.unique(labels)]
-        return {"mean_class_accuracy": float(np.mean(recalls))}
+        return {"mean_class_accuracy": mean_class_accuracy(np.asarray(predictions), np.asarray(references))}

@@ -29,13 +29,36 @@ def pixel_counts(predicted: torch.Tensor, labels: torch.Tensor, num_classes: int
     return torch.stack([torch.bincount(part, minlength=num_classes) for part in parts])
 
 
-class MeanIoU(evaluate.Metric):
+def mean_iou(right: np.ndarray, predicted: np.ndarray, labelled: np.ndarray) -> dict[str, Any]:
     """Mean IoU, mean accuracy and pixel accuracy over a whole data set.
 
     The counts of all images are summed before anything is divided, as the ADE20K benchmark does. A class that is
     neither labelled nor predicted anywhere is left out of the mean IoU, one that is not labelled out of the mean
     accuracy.
+
+    Args:
+        right (`np.ndarray`): Pixels of each class that are right, over all images, `(classes,)`.
+        predicted (`np.ndarray`): Pixels predicted as each class.
+        labelled (`np.ndarray`): Pixels labelled as each class.
+
+    Raises:
+        ValueError: If no pixel is labelled.
     """
+    if not labelled.sum():
+        raise ValueError("No pixel is labelled: mean IoU is not defined.")
+    union = predicted + labelled - right
+    iou = np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)
+    accuracy = np.divide(right, labelled, out=np.full(len(right), np.nan), where=labelled > 0)
+    return {
+        "mean_iou": float(np.nanmean(iou)),
+        "mean_accuracy": float(np.nanmean(accuracy)),
+        "pixel_accuracy": float(right.sum() / labelled.sum()),
+        "iou_by_class": [None if np.isnan(value) else float(value) for value in iou],
+    }
+
+
+class MeanIoU(evaluate.Metric):
+    """[`mean_iou`] as a metric of `evaluate`: a row an image, summed over all of them."""
 
     def _info(self) -> evaluate.MetricInfo:
         counts = datasets.Sequence(datasets.Value("int64"))
@@ -47,15 +70,4 @@ class MeanIoU(evaluate.Metric):
         )
 
     def _compute(self, right, predicted, labelled) -> dict[str, Any]:
-        right, predicted, labelled = (np.asarray(part, np.int64).sum(0) for part in (right, predicted, labelled))
-        if not labelled.sum():
-            raise ValueError("No pixel is labelled: mean IoU is not defined.")
-        union = predicted + labelled - right
-        iou = np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)
-        accuracy = np.divide(right, labelled, out=np.full(len(right), np.nan), where=labelled > 0)
-        return {
-            "mean_iou": float(np.nanmean(iou)),
-            "mean_accuracy": float(np.nanmean(accuracy)),
-            "pixel_accuracy": float(right.sum() / labelled.sum()),
-            "iou_by_class": [None if np.isnan(value) else float(value) for value in iou],
-        }
+        return mean_iou(*(np.asarray(part, np.int64).sum(0) for part in (right, predicted, labelled)))

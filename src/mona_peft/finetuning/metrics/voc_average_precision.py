@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -34,51 +35,36 @@ def area_under_curve(recall: np.ndarray, precision: np.ndarray, eleven_points: b
     return float(np.append(envelope, 0.0)[first].sum() / 11)
 
 
-class VocAveragePrecision(evaluate.Metric):
+def voc_average_precision(
+    predictions: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]], num_classes: int, iou: float = 0.5
+) -> dict[str, Any]:
     """AP at one IoU by class, and its mean over the classes with an object that counts.
 
     As in the development kit: a detection belongs to the object of its class that it overlaps most; the first
     detection of an object is right and further ones are wrong; a detection of a `difficult` object counts for
     nothing, and difficult objects need not be found. Boxes are x1, y1, x2, y2 with exclusive far edges.
+
+    Args:
+        predictions (`Sequence[dict]`): By image: `boxes`, `scores`, `labels`.
+        references (`Sequence[dict]`): By image: `boxes`, `labels`, `difficult`.
+        num_classes (`int`): Labels are below this.
+        iou (`float`): Least overlap of a right detection.
+
+    Returns:
+        `dict[str, Any]`: `ap50` and `ap50_11point` (named by the IoU), and both by class.
+
+    Raises:
+        ValueError: If no image has an object that counts.
     """
-
-    def _info(self) -> evaluate.MetricInfo:
-        boxes = datasets.Sequence(datasets.Sequence(datasets.Value("float64")))
-        labels = datasets.Sequence(datasets.Value("int64"))
-        return evaluate.MetricInfo(
-            description="Average precision of detection by the PASCAL VOC protocol.",
-            citation="",
-            inputs_description="A row an image: boxes, scores, labels predicted; boxes, labels, difficult annotated.",
-            features=datasets.Features(
-                {
-                    "predictions": {
-                        "boxes": boxes,
-                        "scores": datasets.Sequence(datasets.Value("float64")),
-                        "labels": labels,
-                    },
-                    "references": {"boxes": boxes, "labels": labels, "difficult": labels},
-                }
-            ),
-        )
-
-    def _compute(self, predictions, references, num_classes: int, iou: float = 0.5) -> dict[str, Any]:
-        """Give `ap50` and `ap50_11point` (named by the IoU), and both by class.
-
-        Args:
-            predictions (`list[dict]`): by image.
-            references (`list[dict]`): by image.
-            num_classes (`int`): labels are below this.
-            iou (`float`): least overlap of a right detection.
-        """
-        results = [_class_curve(predictions, references, label, iou) for label in range(num_classes)]
-        figures: dict[str, Any] = {}
-        for name, eleven in ((f"ap{iou * 100:.0f}", False), (f"ap{iou * 100:.0f}_11point", True)):
-            by_class = [None if curve is None else area_under_curve(*curve, eleven) for curve in results]
-            present = [value for value in by_class if value is not None]
-            if not present:
-                raise ValueError("No image has an object that counts: average precision is not defined.")
-            figures |= {name: float(np.mean(present)), f"{name}_by_class": by_class}
-        return figures
+    results = [_class_curve(predictions, references, label, iou) for label in range(num_classes)]
+    figures: dict[str, Any] = {}
+    for name, eleven in ((f"ap{iou * 100:.0f}", False), (f"ap{iou * 100:.0f}_11point", True)):
+        by_class = [None if curve is None else area_under_curve(*curve, eleven) for curve in results]
+        present = [value for value in by_class if value is not None]
+        if not present:
+            raise ValueError("No image has an object that counts: average precision is not defined.")
+        figures |= {name: float(np.mean(present)), f"{name}_by_class": by_class}
+    return figures
 
 
 def _class_curve(predictions, references, label: int, iou: float) -> tuple[np.ndarray, np.ndarray] | None:
@@ -119,3 +105,29 @@ def _judge(detections: np.ndarray, boxes: np.ndarray, difficult: np.ndarray, iou
         verdict[number] = -1 if difficult[best] else int(not found[best])
         found[best] = True
     return verdict
+
+
+class VocAveragePrecision(evaluate.Metric):
+    """[`voc_average_precision`] as a metric of `evaluate`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        boxes = datasets.Sequence(datasets.Sequence(datasets.Value("float64")))
+        labels = datasets.Sequence(datasets.Value("int64"))
+        return evaluate.MetricInfo(
+            description="Average precision of detection by the PASCAL VOC protocol.",
+            citation="",
+            inputs_description="A row an image: boxes, scores, labels predicted; boxes, labels, difficult annotated.",
+            features=datasets.Features(
+                {
+                    "predictions": {
+                        "boxes": boxes,
+                        "scores": datasets.Sequence(datasets.Value("float64")),
+                        "labels": labels,
+                    },
+                    "references": {"boxes": boxes, "labels": labels, "difficult": labels},
+                }
+            ),
+        )
+
+    def _compute(self, predictions, references, num_classes: int, iou: float = 0.5) -> dict[str, Any]:
+        return voc_average_precision(predictions, references, num_classes, iou)

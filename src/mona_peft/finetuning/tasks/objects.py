@@ -24,8 +24,8 @@ from mona_peft.finetuning.data.dense.transforms import (
 )
 from mona_peft.finetuning.data.fingerprint import describe_data
 from mona_peft.finetuning.data.sources.coco import to_coco
-from mona_peft.finetuning.metrics.coco_average_precision import CocoAveragePrecision
-from mona_peft.finetuning.metrics.voc_average_precision import VocAveragePrecision
+from mona_peft.finetuning.metrics.coco_average_precision import coco_average_precision
+from mona_peft.finetuning.metrics.voc_average_precision import voc_average_precision
 from mona_peft.finetuning.models.outputs import find_objects, object_loss
 from mona_peft.finetuning.pictures.drawing import draw_objects, draw_sheet
 from mona_peft.finetuning.settings import option
@@ -147,31 +147,28 @@ class ObjectMeter(Meter):
 
     def _compute_voc(self, found: list[dict[str, Any]]) -> dict[str, Any]:
         label_of = {category: label for label, category in enumerate(self.data.category_ids)}
-        metric = VocAveragePrecision(keep_in_memory=True)
-        for one in found:
-            annotations = one["image"].annotations
-            corners = [(x, y, x + w, y + h) for x, y, w, h in (a["bbox"] for a in annotations)]
-            reference = {
-                "boxes": corners,
-                "labels": [label_of[a["category_id"]] for a in annotations],
-                "difficult": [int(bool(a.get("difficult") or a.get("iscrowd"))) for a in annotations],
-            }
-            prediction = {name: one[name] for name in ("boxes", "scores", "labels")}
-            metric.add_batch(predictions=[prediction], references=[reference])
-        return metric.compute(num_classes=len(self.data.categories))
+        references = [self._reference(one["image"], label_of) for one in found]
+        return voc_average_precision(found, references, len(self.data.categories))
+
+    @staticmethod
+    def _reference(image: ObjectImage, label_of: dict[int, int]) -> dict[str, Any]:
+        """Annotations as the VOC protocol takes them."""
+        corners = [(x, y, x + w, y + h) for x, y, w, h in (a["bbox"] for a in image.annotations)]
+        return {
+            "boxes": corners,
+            "labels": [label_of[a["category_id"]] for a in image.annotations],
+            "difficult": [int(bool(a.get("difficult") or a.get("iscrowd"))) for a in image.annotations],
+        }
 
     def _compute_coco(self, found: list[dict[str, Any]]) -> dict[str, Any]:
         images = [measured(one["image"], self.with_masks) for one in found]
-        rows = {
-            "image_id": [image.id for image in images],
-            "boxes": [one["boxes"] for one in found],
-            "scores": [one["scores"] for one in found],
-            "category_ids": [[self.data.category_ids[label] for label in one["labels"]] for one in found],
-            "masks": [one.get("masks", []) for one in found],
-        }
+        ids = self.data.category_ids
+        rows = [
+            {**one, "image_id": image.id, "category_ids": [ids[label] for label in one["labels"]]}
+            for image, one in zip(images, found, strict=True)
+        ]
         truth = to_coco(images, self.data.categories, {image.id: str(image.id) for image in images})
-        metric = CocoAveragePrecision(keep_in_memory=True)
-        figures = metric.compute(**rows, annotations=truth, with_masks=self.with_masks)
+        figures = coco_average_precision(rows, truth, self.with_masks)
         # JSON knows no NaN: a figure that is not defined is left out.
         return {k: v for k, v in figures.items() if not (isinstance(v, float) and math.isnan(v))}
 

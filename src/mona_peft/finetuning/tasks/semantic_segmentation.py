@@ -15,7 +15,7 @@ from mona_peft.finetuning.data.dense.segmentation import SegmentationData
 from mona_peft.finetuning.data.dense.transforms import LabelMapTransform, eval_pixels, pad_batch
 from mona_peft.finetuning.data.fingerprint import describe_data
 from mona_peft.finetuning.data.images import IGNORED
-from mona_peft.finetuning.metrics.mean_iou import MeanIoU, pixel_counts
+from mona_peft.finetuning.metrics.mean_iou import mean_iou, pixel_counts
 from mona_peft.finetuning.models.sliding import slide_logits
 from mona_peft.finetuning.settings import option
 from mona_peft.finetuning.training.task import Meter, Task
@@ -125,9 +125,7 @@ class SegmentationMeter(Meter):
 
     def compute(self) -> dict[str, Any]:
         """Mean IoU, mean accuracy, pixel accuracy, and the IoU of each class."""
-        right, predicted, labelled = torch.stack(self.counts).unbind(1)
-        metric = MeanIoU(keep_in_memory=True)
-        return metric.compute(right=right.tolist(), predicted=predicted.tolist(), labelled=labelled.tolist())
+        return mean_iou(*torch.stack(self.counts).sum(0).numpy())
 
 
 class SemanticSegmentationTask(Task):
