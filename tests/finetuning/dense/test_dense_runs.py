@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 import mona_peft
 from mona_peft.finetuning.data.dense.objects import training_targets
 from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
-from mona_peft.finetuning.data.sources.coco import write_coco
 from mona_peft.finetuning.study.dense_demo import run_dense_demo
 from mona_peft.finetuning.study.dense_demo_models import MODELS
 from mona_peft.finetuning.training import Trainer
@@ -25,6 +24,7 @@ from tests.finetuning.dense.tiny import ARCHITECTURES, SCENES, SIZES, tiny_task,
 from tests.finetuning.training.killing import kill_until_done
 from tests.finetuning.training.launching import ROOT, launch
 from tests.finetuning.training.test_kill import assert_same_run
+from tests.support.datasets import write_coco
 
 SCRIPTS = {
     "upernet": "train_semantic_segmentation.py",

@@ -14,9 +14,9 @@ from mona_peft.finetuning.data.embedded.scene_objects import (
     scene_objects,
 )
 from mona_peft.finetuning.data.embedded.scenes import SceneSettings, compose_scene
-from mona_peft.finetuning.data.sources.coco import load_coco, write_coco
-from mona_peft.finetuning.data.sources.voc_detection import load_voc_detection, write_voc
-from tests.support.datasets import mask_to_polygons
+from mona_peft.finetuning.data.sources.coco import load_coco
+from mona_peft.finetuning.data.sources.voc_detection import load_voc_detection
+from tests.support.datasets import mask_to_polygons, write_coco, write_voc
 
 SIZES = {"train": 5, "test": 4}
 SCENES = SceneSettings(size=64)

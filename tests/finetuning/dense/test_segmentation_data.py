@@ -4,7 +4,8 @@ from PIL import Image, ImageOps
 
 from mona_peft.finetuning.data.dense.segmentation import load_folders, pair_folders, reduce_zero, without_unreadable
 from mona_peft.finetuning.data.embedded.scenes import SEMANTIC_NAMES, SceneSettings, compose_scene
-from mona_peft.finetuning.data.sources.ade20k import load_ade20k, load_hub_segmentation, scene_segmentation, write_ade
+from mona_peft.finetuning.data.sources.ade20k import load_ade20k, load_hub_segmentation, scene_segmentation
+from tests.support.datasets import write_ade
 
 SIZES = {"train": 4, "validation": 3}
 SCENES = SceneSettings(size=64)

@@ -11,12 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from mona_peft.finetuning.data.dense.segmentation import LabelledImage, SegmentationData, load_folders
 from mona_peft.finetuning.data.embedded.scenes import SEMANTIC_NAMES, SceneImage, SceneSettings
-from mona_peft.finetuning.data.images import IGNORED
 
 NUM_CLASSES = 150
 #: Images of the complete splits.
@@ -130,19 +126,3 @@ def scene_segmentation(sizes: dict[str, int], settings: SceneSettings | None = N
         for split, size in sizes.items()
     }
     return SegmentationData("scenes", splits, SEMANTIC_NAMES)
-
-
-def write_ade(data: SegmentationData, root: Path) -> Path:
-    """Write a data set as ADE20K's folders, 0 for no class, and give back `root`."""
-    for split, samples in data.splits.items():
-        name = "training" if split == "train" else split
-        for part in ("images", "annotations"):
-            (root / part / name).mkdir(parents=True, exist_ok=True)
-        for number, sample in enumerate(samples, 1):
-            image, labels = data.read(sample)
-            stored = np.where(labels == IGNORED, 0, labels + 1).astype(np.uint8)
-            image.save(root / "images" / name / f"ADE_{number:08d}.png")
-            Image.fromarray(stored).save(root / "annotations" / name / f"ADE_{number:08d}.png")
-    lines = ["Idx\tName", *(f"{number}\t{name}" for number, name in enumerate(data.class_names, 1))]
-    (root / "objectInfo150.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return root

@@ -107,18 +107,3 @@ def to_coco(images: Sequence[ObjectImage], categories: Mapping[int, str], file_n
         "annotations": annotations,
         "categories": [{"id": id_, "name": name} for id_, name in categories.items()],
     }
-
-
-def write_coco(data: ObjectData, root: Path) -> dict[str, tuple[str, str]]:
-    """Write a data set in COCO's layout, images as PNG, and give back the layout for [`load_coco`]."""
-    layout = {}
-    for split, images in data.splits.items():
-        folder, file = root / split, root / "annotations" / f"instances_{split}.json"
-        folder.mkdir(parents=True, exist_ok=True)
-        file.parent.mkdir(exist_ok=True)
-        names = {image.id: f"{image.id:012d}.png" for image in images}
-        for image in images:
-            image.read().save(folder / names[image.id])
-        file.write_text(json.dumps(to_coco(images, data.categories, names)), encoding="utf-8")
-        layout[split] = (f"annotations/{file.name}", split)
-    return layout

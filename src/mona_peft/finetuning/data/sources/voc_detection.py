@@ -100,39 +100,3 @@ def _text(element: ET.Element, path: str) -> str:
     if not text:
         raise ValueError(f"<{element.tag}> has no <{path}>.")
     return text.strip()
-
-
-def write_voc(data: ObjectData, root: Path, year: str = "2007") -> dict[str, tuple[tuple[str, str], ...]]:
-    """Write a data set in VOC's layout and give back the parts for [`load_voc_detection`].
-
-    Images are written as PNG under their VOC name, so that pixels stay as they are.
-    """
-    folder = root / f"VOC{year}"
-    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    for split, images in data.splits.items():
-        names = [f"{image.id:06d}" for image in images]
-        listing = folder / "ImageSets" / "Main" / f"{split}.txt"
-        listing.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        for name, image in zip(names, images, strict=True):
-            image.read().save(folder / "JPEGImages" / f"{name}.png")
-            tree = _to_xml(image, f"{name}.png", data)
-            ET.ElementTree(tree).write(folder / "Annotations" / f"{name}.xml")
-    return {split: ((year, split),) for split in data.splits}
-
-
-def _to_xml(image: ObjectImage, file_name: str, data: ObjectData) -> ET.Element:
-    tree = ET.Element("annotation")
-    ET.SubElement(tree, "filename").text = file_name
-    size = ET.SubElement(tree, "size")
-    for tag, value in (("width", image.width), ("height", image.height), ("depth", 3)):
-        ET.SubElement(size, tag).text = str(value)
-    for annotation in image.annotations:
-        x, y, width, height = annotation["bbox"]
-        element = ET.SubElement(tree, "object")
-        ET.SubElement(element, "name").text = data.categories[annotation["category_id"]]
-        ET.SubElement(element, "difficult").text = str(annotation.get("difficult", 0))
-        box = ET.SubElement(element, "bndbox")
-        for tag, value in (("xmin", x + 1), ("ymin", y + 1), ("xmax", x + width), ("ymax", y + height)):
-            ET.SubElement(box, tag).text = f"{value:g}"
-    return tree
