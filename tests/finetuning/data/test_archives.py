@@ -3,9 +3,10 @@
 import pytest
 
 from mona_peft.finetuning.data.images import open_image
-from mona_peft.finetuning.data.sources.archives import LEFT_OUT, NEGATIVE, POSITIVE, VOC_CLASSES, single_label
+from mona_peft.finetuning.data.sources.archives import LEFT_OUT, NEGATIVE, POSITIVE, single_label
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
 from mona_peft.finetuning.data.sources.presets import PRESETS, check_sizes
+from mona_peft.finetuning.data.sources.voc import VOC_CLASSES
 from tests.finetuning.data import layouts
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not the full set")

@@ -217,6 +217,7 @@ def _finish(canvas: np.ndarray, owner: np.ndarray, rim: np.ndarray, labels: np.n
     for number, mask in enumerate(masks):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         boxes[number] = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-    semantic = np.append(labels + 1, 0)[owner].astype(np.uint8)  # the owner -1 reads the 0 at the end
+    semantic = np.zeros(owner.shape, np.uint8)
+    semantic[owner >= 0] = labels[owner[owner >= 0]] + 1
     semantic[rim & (owner < 0)] = IGNORED
     return Scene(np.rint(canvas).astype(np.uint8), masks, boxes, labels, semantic)

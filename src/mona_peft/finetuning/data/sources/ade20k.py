@@ -14,9 +14,9 @@ from typing import Any
 from mona_peft.finetuning.data.dense.segmentation import LabelledImage, SegmentationData, load_folders
 from mona_peft.finetuning.data.embedded.scenes import SEMANTIC_NAMES, SceneImage, SceneSettings
 
+from .sizes import OFFICIAL_SIZES
+
 NUM_CLASSES = 150
-#: Images of the complete splits.
-ADE20K_SIZES = {"train": 20210, "validation": 2000}
 
 
 def load_ade20k(root: Path, exif_frame: str | None = None) -> SegmentationData:
@@ -33,7 +33,7 @@ def load_ade20k(root: Path, exif_frame: str | None = None) -> SegmentationData:
     """
     root = root / "ADEChallengeData2016" if (root / "ADEChallengeData2016").is_dir() else root
     data = load_folders(root, ade20k_names(root), True, exif_frame)
-    for split, size in ADE20K_SIZES.items():
+    for split, size in OFFICIAL_SIZES["ade20k"].items():
         found = len(data.splits.get(split, ()))
         if found != size:
             warnings.warn(f"{root} has {found} {split} images; the complete set has {size}.", stacklevel=2)

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,7 @@ import datasets
 
 from mona_peft.finetuning.data.folders import DataFolder
 
-VOC_CLASSES = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
-    "sheep sofa train tvmonitor"
-).split()
+from .voc import VOC_CLASSES, VocObject, devkit, read_image_set
 
 POSITIVE, NEGATIVE, LEFT_OUT = 1, 0, -1
 
@@ -84,48 +80,29 @@ def read_voc2007(folder: Path, multilabel: bool = True) -> tuple[dict[str, Label
         folder (`Path`): holds `VOCdevkit/VOC2007`, or is that folder.
         multilabel (`bool`): label every class, or only one an image (see [`single_label`]).
     """
-    root = folder / "VOCdevkit" / "VOC2007"
+    root = devkit(folder) / "VOC2007"
     root = root if root.is_dir() else folder
     splits = {}
-    images, annotations = DataFolder(root / "JPEGImages"), DataFolder(root / "Annotations")
-    for split, file_name in (("train", "trainval"), ("test", "test")):
+    images = DataFolder(root / "JPEGImages")
+    for split, image_set in (("train", "trainval"), ("test", "test")):
         paths, labels = [], []
-        listing = root / "ImageSets" / "Main" / f"{file_name}.txt"
-        for line in _lines(listing):
-            image = line.split()[0]
-            objects = read_objects(annotations.file(f"{image}.xml", listing))
-            paths.append(str(images.file(f"{image}.jpg", listing)))
+        for name, annotation in read_image_set(root, image_set):
+            objects = annotation.objects(VOC_CLASSES)
+            paths.append(str(images.file(f"{name}.jpg", annotation.path)))
             labels.append(multi_label(objects) if multilabel else single_label(objects))
         splits[split] = LabelledFiles(paths, labels)
     return splits, list(VOC_CLASSES)
-
-
-@dataclass(frozen=True)
-class VocObject:
-    """An annotated object: class, `difficult` flag, area of its box in pixels."""
-
-    label: int
-    difficult: bool
-    area: float
-
-
-def read_objects(path: Path) -> list[VocObject]:
-    """Read the objects of a VOC annotation."""
-    objects = []
-    for node in ElementTree.parse(_existing(path)).getroot().iter("object"):
-        box = {side: float(node.findtext(f"bndbox/{side}", "0")) for side in ("xmin", "ymin", "xmax", "ymax")}
-        area = (box["xmax"] - box["xmin"] + 1) * (box["ymax"] - box["ymin"] + 1)
-        objects.append(
-            VocObject(VOC_CLASSES.index(node.findtext("name", "")), node.findtext("difficult", "0") == "1", area)
-        )
-    return objects
 
 
 def multi_label(objects: list[VocObject]) -> list[int]:
     """One value a class: 1 if an object of it is there, -1 (left out) if only difficult ones are, else 0."""
     row = [NEGATIVE] * len(VOC_CLASSES)
     for item in objects:
-        row[item.label] = max(row[item.label], POSITIVE) if not item.difficult else (row[item.label] or LEFT_OUT)
+        label = VOC_CLASSES.index(item.name)
+        if not item.difficult:
+            row[label] = POSITIVE
+        elif row[label] == NEGATIVE:
+            row[label] = LEFT_OUT
     return row
 
 
@@ -134,7 +111,7 @@ def single_label(objects: list[VocObject]) -> int:
     if not objects:
         raise ValueError("An image without objects has no single label; use the multi-label protocol.")
     candidates = [item for item in objects if not item.difficult] or objects
-    return max(candidates, key=lambda item: item.area).label
+    return VOC_CLASSES.index(max(candidates, key=lambda item: item.area).name)
 
 
 def _existing(path: Path) -> Path:

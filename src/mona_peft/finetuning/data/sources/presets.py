@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .archives import read_flowers102, read_oxford_pets, read_voc2007
+from .sizes import OFFICIAL_SIZES
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ PRESETS = {
         Preset(
             "flowers102",
             read_flowers102,
-            {"train": 1020, "validation": 1020, "test": 6149},
+            OFFICIAL_SIZES["flowers102"],
             "dpdl-benchmark/oxford_flowers102",
             "flowers-102",
             citation="Nilsback and Zisserman, ICVGIP 2008",
@@ -48,7 +49,7 @@ PRESETS = {
         Preset(
             "oxford_pets",
             read_oxford_pets,
-            {"train": 3680, "test": 3669},
+            OFFICIAL_SIZES["oxford_pets"],
             "timm/oxford-iiit-pet",
             "oxford-iiit-pet",
             citation="Parkhi et al., CVPR 2012",
@@ -56,7 +57,7 @@ PRESETS = {
         Preset(
             "voc2007",
             read_voc2007,
-            {"train": 5011, "test": 4952},
+            OFFICIAL_SIZES["voc2007"],
             None,
             "",
             multilabel=True,

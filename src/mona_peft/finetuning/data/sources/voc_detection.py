@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mona_peft.finetuning.data.dense.masks import Annotation
 from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage, check_entry
 from mona_peft.finetuning.data.folders import DataFolder
 
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
+from .voc import VOC_CLASSES, VocAnnotation, VocObject, devkit, read_image_set
 
 #: Year and image set of each part: training on 07+12, as the paper does.
 VOC0712 = {"train": (("2007", "trainval"), ("2012", "trainval")), "test": (("2007", "test"),)}
-#: Images of the complete sets.
-VOC0712_SIZES = {"train": 16551, "test": 4952}
 
 
 def load_voc_detection(
@@ -41,62 +35,38 @@ def load_voc_detection(
         FileNotFoundError: If an image set or annotation is missing.
         ValueError: If an annotation is broken, names an unknown class or a file outside its image folder.
     """
-    root = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
     ids = {name: number for number, name in enumerate(class_names, 1)}
     splits: dict[str, list[ObjectImage]] = {}
     for split, sets in (parts or VOC0712).items():
         images = splits[split] = []
         for year, name in sets:
-            folder = DataFolder(root / f"VOC{year}" / "JPEGImages")
-            for path in _listed(root / f"VOC{year}", name):
-                images.append(_read_annotation(path, folder, len(images) + 1, ids, exif_frame))
+            folder = devkit(root) / f"VOC{year}"
+            files = DataFolder(folder / "JPEGImages")
+            for _, annotation in read_image_set(folder, name):
+                images.append(_to_image(annotation, files, len(images) + 1, ids, exif_frame))
     return ObjectData("voc", splits, {number: name for name, number in ids.items()})
 
 
-def _listed(folder: Path, image_set: str) -> Iterable[Path]:
-    """Annotation files of an image set."""
-    file = folder / "ImageSets" / "Main" / f"{image_set}.txt"
-    if not file.exists():
-        raise FileNotFoundError(f"There is no image set {file}; unpack the VOC archives so that it is there.")
-    names = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    inside = DataFolder(folder / "Annotations")
-    return [inside.file(f"{name}.xml", file) for name in names]
-
-
-def _read_annotation(
-    path: Path, folder: DataFolder, image_id: int, ids: dict[str, int], exif_frame: str | None
+def _to_image(
+    annotation: VocAnnotation, files: DataFolder, image_id: int, ids: dict[str, int], exif_frame: str | None
 ) -> ObjectImage:
-    if not path.exists():
-        raise FileNotFoundError(f"There is no annotation {path}, which its image set lists.")
+    objects = tuple(_to_annotation(one, ids) for one in annotation.objects(tuple(ids)))
+    height, width = (int(annotation.number(f"size/{side}")) for side in ("height", "width"))
+    source = files.file(annotation.text("filename"), annotation.path)
+    image = ObjectImage(image_id, height, width, source, objects, exif_frame)
     try:
-        tree = ET.parse(path).getroot()
-        objects = tuple(_to_annotation(element, ids) for element in tree.findall("object"))
-        height, width = (int(_text(tree, f"size/{side}")) for side in ("height", "width"))
-        source = folder.file(_text(tree, "filename"), path)
-        image = ObjectImage(image_id, height, width, source, objects, exif_frame)
         check_entry(image, dict.fromkeys(ids.values(), ""))
-    except (ET.ParseError, ValueError) as error:
-        raise ValueError(f"The annotation {path} cannot be used: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"The annotation {annotation.path} cannot be used: {error}") from error
     return image
 
 
-def _to_annotation(element: ET.Element, ids: dict[str, int]) -> Annotation:
-    name = _text(element, "name")
-    if name not in ids:
-        raise ValueError(f"it has an object of class {name!r}; known are {', '.join(ids)}.")
-    x1, y1, x2, y2 = (float(_text(element, f"bndbox/{edge}")) for edge in ("xmin", "ymin", "xmax", "ymax"))
-    width, height = x2 - (x1 - 1), y2 - (y1 - 1)
+def _to_annotation(one: VocObject, ids: dict[str, int]) -> Annotation:
+    x1, y1, x2, y2 = one.corners
     return {
-        "category_id": ids[name],
-        "bbox": [x1 - 1, y1 - 1, width, height],
-        "area": width * height,
+        "category_id": ids[one.name],
+        "bbox": [x1 - 1, y1 - 1, x2 - (x1 - 1), y2 - (y1 - 1)],
+        "area": one.area,
         "iscrowd": 0,
-        "difficult": int(element.findtext("difficult") or 0),
+        "difficult": int(one.difficult),
     }
-
-
-def _text(element: ET.Element, path: str) -> str:
-    text = element.findtext(path)
-    if not text:
-        raise ValueError(f"<{element.tag}> has no <{path}>.")
-    return text.strip()
