@@ -24,7 +24,7 @@ from mona_peft.finetuning.data.dense.transforms import (
 )
 from mona_peft.finetuning.data.fingerprint import describe_data
 from mona_peft.finetuning.data.sources.coco import to_coco
-from mona_peft.finetuning.metrics.coco_average_precision import coco_average_precision
+from mona_peft.finetuning.metrics.coco_average_precision import FIGURES, coco_average_precision
 from mona_peft.finetuning.metrics.voc_average_precision import voc_average_precision
 from mona_peft.finetuning.models.outputs import find_objects, object_loss
 from mona_peft.finetuning.pictures.drawing import draw_objects, draw_sheet
@@ -204,6 +204,13 @@ class ObjectTask(Task):
     def describe(self) -> dict[str, Any]:
         """Recipe and data set."""
         return {**asdict(self.config), **describe_data(self.data)}
+
+    def metrics(self) -> dict[str, bool]:
+        """Average precisions (and recalls) by the protocol, all better when greater."""
+        if self.config.protocol == "voc":
+            return {"ap50": True, "ap50_11point": True}
+        prefixes = ("box_", "mask_") if self.with_masks else ("box_",)
+        return {f"{prefix}{name}": True for prefix in prefixes for name in FIGURES}
 
     def build_model(self) -> nn.Module:
         """Build the detector around the pretrained backbone and apply the method."""

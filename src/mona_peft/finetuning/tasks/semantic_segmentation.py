@@ -154,6 +154,10 @@ class SemanticSegmentationTask(Task):
         """Recipe and data set."""
         return {**asdict(self.config), **describe_data(self.data)}
 
+    def metrics(self) -> dict[str, bool]:
+        """Shares of pixels, all better when greater."""
+        return dict.fromkeys(("mean_iou", "mean_accuracy", "pixel_accuracy"), True)
+
     def build_model(self) -> nn.Module:
         """Build the segmenter around the pretrained backbone and apply the method."""
         return build_dense_model(self.config, self.data.class_names, None)
