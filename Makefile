@@ -9,8 +9,9 @@ EXTRAS ?= dev
 DEMO_SIZE ?= full
 DEMO_OUTPUT ?= outputs/demo
 WORKERS ?= 2
+KILLS ?= 200
 
-.PHONY: help env demo demo-dense backbones versions test test-slow quality style clean
+.PHONY: help env demo demo-dense backbones versions test test-slow faults quality style clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -44,6 +45,9 @@ test: env  ## Run the tests but the slow ones
 
 test-slow: env  ## Run the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+faults: env  ## Kill runs and take their disk and processes away; writes docs/reliability.md (about an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.finetuning.faults.campaign --kills $(KILLS) --report docs/reliability.md
 
 quality: env  ## Check lint, format and types
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""A short run of a straight line as a program of its own: `python -m tests.finetuning.faults.line_run FOLDER CHANGES`."""
+"""A short run of a straight line as a program: `python -m tests.finetuning.faults.line_run FOLDER PAUSE CHANGES`."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def _run(started: Connection, threads: int, target: Callable[..., Any], argument
     target(*arguments)
 
 
-def kill_until_done(target: Callable[..., Any], arguments: tuple, kills: int, longest: float) -> int:
+def kill_until_done(target: Callable[..., Any], arguments: tuple, kills: int, longest: float, seed: int = 5) -> int:
     """Run `target(*arguments, resume)` in children, killing the first ones; gives how many were killed.
 
     The children come from a server, not from this process: they would share its semaphores, and one that is killed
@@ -30,10 +30,11 @@ def kill_until_done(target: Callable[..., Any], arguments: tuple, kills: int, lo
         arguments (`tuple`): Its first arguments; the last, whether to resume, is added.
         kills (`int`): How many children to kill at most.
         longest (`float`): Seconds after which a child is killed at the latest.
+        seed (`int`): Draws the moments.
     """
-    moments = random.Random(5)
+    moments = random.Random(seed)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.dense.tiny", "tests.tasks.tiny_classifier"])
+    context.set_forkserver_preload(["tests.finetuning.dense.tiny", "tests.finetuning.tasks.tiny_classifier"])
     killed = 0
     for attempt in range(kills + 1):
         ours, theirs = context.Pipe(duplex=False)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from mona_peft.finetuning.tasks.classification import train_classifier
 from mona_peft.finetuning.training.run_folder import read_log
 from tests.finetuning.tasks.tiny_classifier import as_flags, configs, write_classifier
-from tests.finetuning.training.launching import ROOT, SCRIPT, launch
+from tests.finetuning.training.launching import FSDP_ON_CPU, ROOT, SCRIPT, launch
 
 
 def run_configs(model, folder, batch_size, **changes):
@@ -53,12 +53,12 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path, compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["cpu", "fsdp_cpu"])
+@pytest.mark.parametrize("recipe", ["recipes/accelerate/cpu.yaml", FSDP_ON_CPU])
 def test_processes_select_the_same_channels(tmp_path, recipe):
     model = write_classifier(tmp_path / "model")
     config = tmp_path / "accelerate.yaml"
     efficient = "  fsdp_cpu_ram_efficient_loading: false\n" if "fsdp" in recipe else ""
-    config.write_text((ROOT / "recipes" / "accelerate" / f"{recipe}.yaml").read_text() + efficient)
+    config.write_text((ROOT / recipe).read_text() + efficient)
     for folder, batch_size in (("one", 6), ("two", 3)):
         data, classification, training = run_configs(model, tmp_path / folder, batch_size)
         classification.method, classification.method_options = "sct", '{"num_channels": 5}'
@@ -77,7 +77,7 @@ def test_sharded_processes_train_as_one(tmp_path):
     model = write_classifier(tmp_path / "model")
     train_classifier(*run_configs(model, tmp_path / "one", 6))
     launch(
-        "recipes/accelerate/fsdp_cpu.yaml",
+        FSDP_ON_CPU,
         SCRIPT,
         as_flags(*run_configs(model, tmp_path / "two", 3)),
     )

@@ -108,6 +108,13 @@ def test_long_lists_are_told_by_what_differs(tmp_path):
         open_run(tmp_path, {"names": renamed}, FREE, resume=True, overwrite=False)
 
 
+def test_a_run_killed_at_once_can_start_again(tmp_path):
+    (tmp_path / "run.lock").touch()
+    (tmp_path / "written.json.incomplete").write_text("{")
+    open_run(tmp_path, {"seed": 1}, FREE, resume=True, overwrite=False).close()
+    assert json.loads((tmp_path / "run.json").read_text()) == {"seed": 1}
+
+
 HOLD = """
 import sys, time
 from pathlib import Path

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from mona_peft.finetuning.files import read_json, replacing, write_json
+from mona_peft.finetuning.files import TEMPORARY, read_json, replacing, write_json
 
 from .ownership import LIST_FILE, LOCK_FILE, OwnFiles, lock_folder
 
@@ -97,7 +97,8 @@ def _refuse_foreign(folder: Path) -> None:
         raise FileExistsError(f"{folder} is a file. Choose another output_dir.")
     if (folder / LIST_FILE).exists() or not folder.exists():
         return
-    if any(path.name != LOCK_FILE for path in folder.iterdir()):
+    started = {LOCK_FILE, LIST_FILE + TEMPORARY}  # what a run killed at once leaves
+    if any(path.name not in started for path in folder.iterdir()):
         raise FileExistsError(
             f"{folder} is not empty and holds no run of this program (it has no {LIST_FILE}). Choose another one."
         )
