@@ -79,7 +79,7 @@ def kill_runs(name: str, target: Callable[..., Any], same: Callable[[Path, Path]
     return {
         "fault": f"SIGKILL at a random moment, {name}",
         "times": killed,
-        "outcome": f"{runs} runs bit for bit the same",
+        "outcome": f"{runs} runs the same, bit for bit",
     }
 
 
@@ -115,8 +115,8 @@ def write_report(path: Path, rows: list[dict[str, Any]], minutes: float) -> None
     lines = [
         "# Reliability",
         "",
-        "Written by `make faults`. Each killed run was resumed until it ended, and then compared with one that was never",
-        "killed: weights, optimiser, random state, log and figures.",
+        "Written by `make faults`. Each killed run was resumed until it ended, and then compared with one that was",
+        "never killed: weights, optimiser, random state, log and figures.",
         "",
         "| Fault | Times | Outcome |",
         "|---|---|---|",
@@ -141,10 +141,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         models = Path(place)
         classifier, swin = write_classifier(models / "classifier"), write_swin(models / "swin")
-        plan = Study(
-            DigitsBenchmark(DIGITS_SIZES["tiny"]), Plan((Variant("fixed", "fixed"),), (1e-3,), 1), models / "s"
-        )
-        plan.benchmark.prepare(list(plan.plan.variants), models / "prepared")
+        DigitsBenchmark(DIGITS_SIZES["tiny"]).prepare([Variant("fixed", "fixed")], models / "prepared")
         kinds = {
             "classification": (partial(train_digits, classifier), assert_same_run, 0.5),
             "semantic segmentation": (partial(train_dense, swin), assert_same_run, 0.3),

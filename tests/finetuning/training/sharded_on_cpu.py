@@ -1,7 +1,7 @@
 """Run a script with accelerate's sharding (FSDP) over CPU processes: `sharded_on_cpu.py SCRIPT FLAGS`.
 
-accelerate offers FSDP to processes with accelerators only, though PyTorch shards on CPUs as well; telling it that these
-processes have one is all it takes, as device and backend are settled by then.
+accelerate offers FSDP to processes with accelerators only, though PyTorch shards on CPUs as well; telling it that
+these processes have one is all it takes, as device and backend are settled by then.
 """
 
 import runpy
