@@ -1,0 +1,80 @@
+"""Damaged checkpoints: a run resumes to the same weights from what is whole, or says which file is not."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import torch
+
+from mona_peft.finetuning.training import Trainer, TrainingConfig
+from tests.finetuning.training.toy import LineTask
+
+from .mangle import mangle_file
+
+PARTIAL = "partial"
+
+
+def train(folder: Path, max_steps: int | None = None, resume: bool = False) -> dict[str, torch.Tensor]:
+    """Fit the line for a few steps and give the weights."""
+    config = TrainingConfig(
+        output_dir=str(folder),
+        num_epochs=3,
+        max_steps=max_steps,
+        batch_size=8,
+        checkpoint_steps=2,
+        logging_steps=1,
+        save_total_limit=2,
+        report_to=["none"],
+        progress_bar=False,
+        resume=resume,
+        cpu=True,
+    )
+    trainer = Trainer(LineTask(), config)
+    try:
+        trainer.train()
+        return {name: tensor.clone() for name, tensor in trainer.unwrapped_model().state_dict().items()}
+    finally:
+        trainer.close()
+
+
+def setup(root: Path) -> None:
+    """A run that was stopped on its way, and the weights that it has at its end."""
+    torch.save(train(root / "whole"), root / "whole.pt")
+    try:
+        _stop_after(root / PARTIAL, steps=6)
+    except KeyboardInterrupt:
+        pass
+
+
+def _stop_after(folder: Path, steps: int) -> None:
+    class Stopped(LineTask):
+        def loss(self, model, batch):
+            if len(self.seen) == steps:
+                raise KeyboardInterrupt
+            return super().loss(model, batch)
+
+    config = TrainingConfig(
+        output_dir=str(folder),
+        num_epochs=3,
+        batch_size=8,
+        checkpoint_steps=2,
+        logging_steps=1,
+        save_total_limit=2,
+        report_to=["none"],
+        progress_bar=False,
+        cpu=True,
+    )
+    Trainer(Stopped(), config).train()
+
+
+def attack(rng: random.Random, folder: Path) -> None:
+    """Resume a stopped run one of whose files was spoilt."""
+    run = folder / "run"
+    shutil.copytree(folder.parent / PARTIAL, run)
+    files = sorted(path for path in run.rglob("*") if path.is_file())
+    done = mangle_file(rng, rng.choice(files))
+    weights = train(run, resume=True)
+    expected = torch.load(folder.parent / "whole.pt")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items()), done
