@@ -49,6 +49,21 @@ def load_splits(
             "Use a copy in plain files: often --hub_revision refs/convert/parquet has one; or unpack the official "
             "archives and give their folder with --data_dir."
         ) from error
+    except Exception as error:
+        # `datasets` wraps whatever its readers raise, and says nothing but that something went wrong.
+        if not Path(name_or_path).is_dir():
+            raise
+        raise ValueError(
+            f"The folder {name_or_path} cannot be read as a data set: {_innermost(error)}. It should hold folders of "
+            "images named by class, or parquet, CSV or tar files; repair or remove the file that is at fault."
+        ) from error
+
+
+def _innermost(error: BaseException) -> str:
+    """What went wrong first, in one line."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def pick_splits(available: Mapping[str, Any], wanted: Mapping[str, str | None]) -> dict[str, Any]:
