@@ -110,8 +110,12 @@ def lock_folder(folder: Path) -> FileLock:
 
     Raises:
         `RuntimeError`: If another process has it.
+        `ValueError`: If the lock is no file that can be opened.
     """
-    lock = FileLock(folder / LOCK_FILE, timeout=0, is_singleton=True)
+    path = folder / LOCK_FILE
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ValueError(f"{path} is no file of a run: it is a link, a folder or a device. Delete it.")
+    lock = FileLock(path, timeout=0, is_singleton=True)
     try:
         lock.acquire()
     except Timeout:
