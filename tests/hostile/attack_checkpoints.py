@@ -34,7 +34,7 @@ def train(folder: Path, max_steps: int | None = None, resume: bool = False) -> d
     trainer = Trainer(LineTask(), config)
     try:
         trainer.train()
-        return {name: tensor.clone() for name, tensor in trainer.unwrapped_model().state_dict().items()}
+        return {name: tensor.clone() for name, tensor in trainer.bare_model.state_dict().items()}
     finally:
         trainer.close()
 

@@ -6,7 +6,7 @@ import json
 import random
 from pathlib import Path
 
-import torch
+import numpy as np
 from PIL import Image
 
 from mona_peft.finetuning.data.dense.objects import training_targets
@@ -41,13 +41,10 @@ def attack(rng: random.Random, folder: Path) -> None:
             image, turned = one.load()
             with_masks = all("segmentation" in a for a in turned.annotations)
             targets = training_targets(turned, data.category_ids, with_masks)
-            width, height = image.size
-            boxes = (
-                targets["boxes"].tensor if hasattr(targets["boxes"], "tensor") else torch.as_tensor(targets["boxes"])
-            )
-            edges = torch.tensor([width, height, width, height])
-            assert torch.isfinite(boxes).all() and (boxes >= 0).all() and (boxes <= edges).all(), boxes
-            assert (torch.as_tensor(targets["labels"]) < len(data.class_names)).all()
+            edges = np.array([image.width, image.height] * 2)
+            assert np.isfinite(targets.boxes).all() and (targets.boxes >= 0).all() and (targets.boxes <= edges).all()
+            assert (targets.labels < len(data.class_names)).all()
+            assert not with_masks or (targets.masks <= 1).all()
 
 
 def _coco(rng: random.Random, folder: Path):

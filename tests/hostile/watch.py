@@ -23,10 +23,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import datasets
+
 import mona_peft
 
 PACKAGE = Path(mona_peft.__file__).parent
 SECONDS = 60.0  # a case; on a machine that does other work at the same time
+MOST_BAD = 20  # after so many the rest is not run
 MEMORY = 3 * 2**30  # bytes of address space beyond what the process starts with
 
 Case = Callable[[random.Random, Path], None]
@@ -62,6 +65,8 @@ def run_cases(case: Case, seeds: range, setup: Callable[[Path], None] | None = N
     bad: list[Verdict] = []
     left = list(seeds)
     while left:
+        if len(bad) > MOST_BAD:
+            return bad
         parent, child = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(case, setup, left, child), daemon=True)
         process.start()
@@ -93,7 +98,7 @@ def _work(case: Case, setup: Callable[[Path], None] | None, seeds: list[int], pi
     """Run cases one after another in this process and send a verdict of each."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     root = Path(tempfile.mkdtemp(prefix="hostile-"))
-    os.environ["HF_HOME"] = str(root / "home")
+    datasets.config.HF_DATASETS_CACHE = root / "cache"
     try:
         if setup is not None:
             setup(root)
@@ -177,8 +182,9 @@ class Watch:
         elif event == "open" and isinstance(args[0], str | bytes | os.PathLike) and (args[2] or 0) & self.WRITING:
             self._check(event, args[0])
         elif event in self.CHANGING:
-            for path in args[: 2 if event in ("os.rename", "os.symlink", "os.link") else 1]:
-                self._check(event, path)
+            touched = args[1:2] if event in ("os.symlink", "os.link") else args[: 2 if event == "os.rename" else 1]
+            for path in touched:
+                self._check(event, _full_path(path, args))
         elif event == "exec" and args and self._is_inside(getattr(args[0], "co_filename", "")):
             self.seen.append(f"code of {args[0].co_filename} was run")
 
@@ -193,3 +199,11 @@ class Watch:
 
     def _is_inside(self, path: str) -> bool:
         return bool(path) and os.path.realpath(path).startswith(str(self.folder))
+
+
+def _full_path(path: Any, args: tuple) -> Any:
+    """A path that an event gives, which may be relative to an open folder."""
+    folder = args[-1]
+    if isinstance(path, str) and isinstance(folder, int) and folder >= 0 and not os.path.isabs(path):
+        return os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
+    return path
