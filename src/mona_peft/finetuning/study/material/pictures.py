@@ -95,9 +95,7 @@ def split_things(names: Sequence[str], shares: dict[str, float]) -> list[str]:
     done = 0
     for name in order:
         place = done / len(names)
-        splits[name] = next(
-            s for s, end in zip(shares, accumulate(shares.values()), strict=True) if place < end - 1e-9
-        )
+        splits[name] = next(split for split, end in ends.items() if place < end - 1e-9)
         done += names.count(name)
     return [splits[name] for name in names]
 
