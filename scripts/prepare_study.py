@@ -7,23 +7,16 @@ python scripts/prepare_study.py --material clipart emoji --output data/study
 from dataclasses import dataclass
 from pathlib import Path
 
-from mona_peft.finetuning.arguments import parse_arguments
-from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.settings import Settings, option, parse_arguments
 from mona_peft.finetuning.study.material import MATERIALS
 
 
 @dataclass
-class PrepareConfig:
+class PrepareConfig(Settings):
     """What to bring, and where to."""
 
-    material: list[str] = option(list(MATERIALS), f"Some of {', '.join(MATERIALS)}.")
+    material: list[str] = option(list(MATERIALS), f"Some of {', '.join(MATERIALS)}.", choices=tuple(MATERIALS))
     output: str = option("data/study", "Folder that gets a folder for each.")
-
-    def __post_init__(self) -> None:
-        """Check the names."""
-        unknown = sorted(set(self.material) - set(MATERIALS))
-        if unknown:
-            raise ValueError(f"Unknown material {', '.join(unknown)}; choose from {', '.join(MATERIALS)}.")
 
 
 if __name__ == "__main__":
