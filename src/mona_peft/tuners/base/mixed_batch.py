@@ -135,11 +135,4 @@ def _name_rows(module: Any, args: tuple, kwargs: dict[str, Any] | None = None) -
     if names is None or kwargs is None:  # another thread is just registering the hook
         return None
     own = set(module._adapters)
-    missing = [name for name in module.active_adapters if name not in own]
-    if missing and own & set(names) and not module.disable_adapters:
-        raise ValueError(
-            f"adapter_names={names} has adapters with a trained {type(module.original_module).__name__}, but PEFT "
-            f"uses those of modules_to_save only while an adapter that has one is active; {missing} has none. "
-            f"Call `model.set_adapter('{sorted(own & set(names))[0]}')` first."
-        )
     return args, kwargs | {"adapter_names": [name if name in own else BASE for name in names]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -11,6 +12,9 @@ from mona_peft.blocks.known import head_modules
 from mona_peft.tuners.base.wrapped import WrappedTuner
 
 from .layer import SSFLayer
+
+#: In the names of modules that compute a position bias from a table of places, once for all images.
+TABLES = ("cpb_mlp", "continuous_position_bias", "rel_pos.")
 
 ADAPTED = (nn.Linear, nn.LayerNorm, nn.Conv2d)
 
@@ -46,6 +50,21 @@ class SSFModel(WrappedTuner):
             if wanted and isinstance(module, ADAPTED):
                 chosen.append(name)
         return chosen
+
+    @contextlib.contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
+        """See `WrappedTuner`; some layers that SSF adapts have no rows that belong to images."""
+        tables = [n for n, m in self.model.named_modules() if isinstance(m, SSFLayer) and any(t in n for t in TABLES)]
+        if adapter_names is not None and (tables or "input_ids" in kwargs):
+            what = (
+                f"'{tables[0]}' computes a position bias for all of them" if tables else "the call has texts as well"
+            )
+            raise ValueError(
+                f"adapter_names cannot be used with SSF here: which row belongs to which image is unknown, for {what}. "
+                "Call the model once for each adapter."
+            )
+        with super()._enable_peft_forward_hooks(*args, adapter_names=adapter_names, **kwargs):
+            yield
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(

@@ -101,7 +101,9 @@ class VPTLayer(WrappedLayer):
         rows, images = x.shape[0], 1
         if any(adapter.dropout.training and adapter.dropout.p for adapter in adapters):
             images = self._images if torch.compiler.is_compiling() else _thread.images
-        prompts = self.norm(torch.cat([adapter(images) for adapter in adapters], dim=1).to(x.dtype))
+        prompts = torch.cat([adapter(images) for adapter in adapters], dim=1).to(x.dtype)
+        # A method that acts on the block's stream may watch the norm, for the tokens that go through it.
+        prompts = self.norm.forward(prompts) if hasattr(self._block[0], "_tap") else self.norm(prompts)
         return prompts.repeat_interleave(rows // images, dim=0) if images > 1 else prompts.expand(rows, -1, -1)
 
     def _see_images(self, norm: nn.Module, args: tuple) -> None:
