@@ -1,4 +1,4 @@
-"""`adapter_names`: each row of a batch uses the adapter, and the head, named for it, in every tuner and every thread."""
+"""`adapter_names`: each row uses the adapter, and the head, named for it, in every tuner and every thread."""
 
 from __future__ import annotations
 

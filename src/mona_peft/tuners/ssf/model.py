@@ -75,8 +75,8 @@ class SSFModel(WrappedTuner):
                 f"'{tables[0]}' computes a position bias for all of them" if tables else "the call has texts as well"
             )
             raise ValueError(
-                f"adapter_names cannot be used with SSF here: which row belongs to which image is unknown, for {what}. "
-                "Call the model once for each adapter."
+                "adapter_names cannot be used with SSF here: which row belongs to which image is unknown, for "
+                f"{what}. Call the model once for each adapter."
             )
         with super()._enable_peft_forward_hooks(*args, adapter_names=adapter_names, **kwargs):
             yield

@@ -43,4 +43,5 @@ class Prompts(nn.Module):
 
     def forward(self, batch: int) -> Tensor:
         """Give the prompts `(batch, num_tokens, dim)`, with a dropout of its own for each."""
-        return self.dropout(self.tokens.expand(batch, -1, -1))
+        # a copy: sharding frees the memory of the parameter behind a view
+        return self.dropout(self.tokens.repeat(batch, 1, 1))
