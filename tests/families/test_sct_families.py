@@ -18,7 +18,8 @@ LABELS = torch.tensor([4, 1])
 def adapted(family: Family, std: float = 0.3):
     config = SCTConfig(num_channels=5, positions=("attention", "mlp"), sct_scale=0.5)
     model = get_peft_model(family.model().requires_grad_(False), config).double().eval()
-    settle(family, model)
+    with model.disable_adapter():  # its channels are not selected yet
+        settle(family, model)
     randomise(model, ".sct_", std=std)
     return model
 
@@ -27,7 +28,7 @@ def select(family, model):
     """Select by the images of a call of the family."""
     inputs = []
     handle = model.register_forward_pre_hook(lambda m, args, kwargs: inputs.append((args, kwargs)), with_kwargs=True)
-    with torch.no_grad():
+    with torch.no_grad(), model.disable_adapter():
         family.call(model)
     handle.remove()
     ((args, kwargs),) = inputs

@@ -66,11 +66,14 @@ class Case:
         return self.config(**{"modules_to_save": tiny.modules_to_save, **self.options, **options})
 
     def adapt(self, tiny, model=None, **options):
-        adapted = get_peft_model(model or tiny.build(), self.make(tiny, **options)).eval()
+        return self.calibrate(get_peft_model(model or tiny.build(), self.make(tiny, **options)).eval())
+
+    def calibrate(self, model, name="default"):
+        """Fit an adapter to training images, where the method has to before it runs."""
         calibrate = METHODS[self.config.method].calibrate
         if calibrate is not None:
-            calibrate(adapted, [({"pixel_values": images(4, seed=6)}, torch.tensor([0, 2, 2, 1]))])
-        return adapted
+            calibrate(model, [({"pixel_values": images(4, seed=6).to(model.dtype)}, torch.tensor([0, 2, 2, 1]))], name)
+        return model
 
     def adapted(self, tiny, **options):
         model = self.adapt(tiny, **options)
@@ -246,6 +249,7 @@ def test_several_adapters(pair):
     first = predict(model, images())
     model.add_adapter("second", case.config(**case.other))
     assert torch.equal(predict(model, images()), first), "a new adapter is not active"
+    case.calibrate(model, "second")
     model.set_adapter("second")
     assert not torch.allclose(predict(model.eval(), images()), first)
     model.set_adapter("default")
@@ -260,6 +264,7 @@ def test_deltas_of_active_adapters_add(pair):
     case, tiny = pair
     model = case.adapt(tiny, modules_to_save=None)
     model.add_adapter("second", case.config(**case.other))
+    case.calibrate(model, "second")
     randomise(model, f".{case.prefix}")
     layers = [m for m in model.modules() if isinstance(m, model.base_model.tuner_layer_cls)]
     layer = next(m for m in layers if not hasattr(m, "base_layer") or isinstance(m.base_layer, torch.nn.Linear))
@@ -303,7 +308,7 @@ def test_injection_with_and_without_a_state_dict(pair):
 
 def test_bf16_base(pair):
     case, tiny = pair
-    model = get_peft_model(tiny.build().bfloat16(), case.make(tiny)).eval()
+    model = case.calibrate(get_peft_model(tiny.build().bfloat16(), case.make(tiny)).eval())
     randomise(model, f".{case.prefix}")
     assert {p.dtype for n, p in model.named_parameters() if f".{case.prefix}" in n} == {torch.float32}
     output = features(model(pixel_values=images().bfloat16()))
@@ -311,7 +316,7 @@ def test_bf16_base(pair):
     output.float().square().sum().backward()
     grads = [p.grad for n, p in model.named_parameters() if f".{case.prefix}" in n]
     assert all(g is not None and g.dtype == torch.float32 and bool(g.isfinite().all()) for g in grads)
-    in_float = get_peft_model(tiny.build(), case.make(tiny)).eval()
+    in_float = case.calibrate(get_peft_model(tiny.build(), case.make(tiny)).eval())
     randomise(in_float, f".{case.prefix}")
     reference = predict(in_float, images())
     # bfloat16 keeps 8 bits; a few layers of it stay within a tenth of the largest value.

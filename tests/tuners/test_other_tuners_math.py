@@ -1,9 +1,11 @@
 """The tuners that Mona is compared with agree with independent compositions, in float64."""
 
+import json
+
 import pytest
 import torch
 import transformers
-from peft import get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 
 from mona_peft import AdaptFormerConfig, BottleneckConfig, LoRandConfig, SSFConfig, VPTConfig
 from tests.support.models import TINY_MODELS, images, predict, randomise
@@ -26,8 +28,12 @@ def linear(layer, x):
     return torch.einsum("oi,bni->bno", layer.weight, x) + layer.bias
 
 
-def bottleneck(adapter, x):
-    return linear(adapter.up, gelu(linear(adapter.down, x)))
+def bottleneck(adapter, x, activation=gelu):
+    return linear(adapter.up, activation(linear(adapter.down, x)))
+
+
+def relu(x):
+    return (x + x.abs()) / 2
 
 
 def lorand(adapter, x):
@@ -69,15 +75,64 @@ def test_outputs_are_adapted_before_the_residual_addition(name, config, formula,
 
 @written_for_5
 @pytest.mark.parametrize("name", list(RUNNERS))
-def test_adaptformer_stands_beside_the_mlp(name):
-    model = double(AdaptFormerConfig(bottleneck_dim=8), name)
+@pytest.mark.parametrize(("options", "activation"), [({}, relu), ({"adaptformer_activation": "gelu"}, gelu)])
+def test_adaptformer_stands_beside_the_mlp(name, options, activation):
+    model = double(AdaptFormerConfig(bottleneck_dim=8, **options), name)
+
+    def added(block, x1):
+        return 0.1 * bottleneck(block.adaptformer.adaptformer_mlp["default"], x1, activation)
+
     expected = RUNNERS[name](
         model.base_model.model,
         images().double(),
         attention_output=lambda block, h: h,
-        mlp_output=lambda block, h, x1: h + 0.1 * bottleneck(block.adaptformer.adaptformer_mlp["default"], x1),
+        mlp_output=lambda block, h, x1: h + added(block, x1),
     )
     torch.testing.assert_close(predict(model, images().double()), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_an_adaptformer_file_without_an_activation_keeps_the_one_it_was_trained_with(tmp_path):
+    model = get_peft_model(TINY_MODELS["vit-model"].build(), AdaptFormerConfig(adaptformer_activation="gelu"))
+    randomise(model, ".adaptformer_")
+    model.eval().save_pretrained(tmp_path)
+    assert PeftConfig.from_pretrained(tmp_path).adaptformer_activation == "gelu"
+    path = tmp_path / "adapter_config.json"
+    entries = json.loads(path.read_text())
+    del entries["adaptformer_activation"]
+    path.write_text(json.dumps(entries))
+    old = PeftModel.from_pretrained(TINY_MODELS["vit-model"].build(), tmp_path).eval()
+    torch.testing.assert_close(predict(old, images()), predict(model, images()), rtol=1e-6, atol=1e-6)
+    assert PeftConfig.from_pretrained(tmp_path).adaptformer_activation == "gelu"
+    assert AdaptFormerConfig().adaptformer_activation == "relu"
+    AdaptFormerConfig().save_pretrained(tmp_path)
+    assert PeftConfig.from_pretrained(tmp_path).adaptformer_activation == "relu"
+
+
+@pytest.mark.parametrize("bound_of", [("swin-model", 2, 16), ("vit-model", 4, 32)], ids=lambda case: case[0])
+def test_prompts_start_within_the_bound_of_the_first_stage(bound_of):
+    name, patch, width = bound_of
+    bound = (6 / (3 * patch * patch + width)) ** 0.5
+    model = get_peft_model(TINY_MODELS[name].build(), VPTConfig(vpt_tokens=200))
+    for key, prompts in model.named_parameters():
+        if ".vpt_" in key:
+            assert 0.98 * bound < prompts.abs().max() <= bound
+
+
+@written_for_5
+@pytest.mark.parametrize("name", ["swin-model", "vit-model"])
+def test_the_dropout_of_prompts_is_that_of_an_image(name):
+    """Images of a batch have masks of their own; the windows of an image share theirs."""
+    model = get_peft_model(TINY_MODELS[name].build(), VPTConfig(vpt_tokens=3, vpt_dropout=0.5)).train()
+    seen = []
+    for module in model.modules():
+        if hasattr(module, "vpt_prompts"):
+            module.base_layer.register_forward_pre_hook(lambda m, args: seen.append(args[0][:, :3]))
+    predict(model, images(4))
+    assert len(seen) == TINY_MODELS[name].blocks
+    for prompts in seen:
+        by_image = prompts.unflatten(0, (4, -1))
+        assert torch.equal(by_image, by_image[:, :1].expand_as(by_image))
+        assert len({tuple(row.flatten().tolist()) for row in by_image[:, 0]}) == 4
 
 
 @pytest.mark.parametrize("name", ["swin-model", "vit-classifier"])
@@ -194,6 +249,7 @@ def test_lorand_shares_its_kernel_between_down_and_up():
         (VPTConfig, {"vpt_tokens": 0}, "vpt_tokens=0"),
         (VPTConfig, {"vpt_dropout": 2}, "vpt_dropout=2"),
         (AdaptFormerConfig, {"bottleneck_dim": 1.5}, "bottleneck_dim=1.5"),
+        (AdaptFormerConfig, {"adaptformer_activation": "silu"}, "adaptformer_activation='silu'"),
         (AdaptFormerConfig, {"adaptformer_scale": "0.1"}, "adaptformer_scale='0.1'"),
     ],
 )

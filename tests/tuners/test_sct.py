@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel, get_peft_model, inject_adapter_in_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mona_peft import BottleneckConfig, MonaConfig, SCTConfig, select_salient_channels
 from mona_peft.tuners.sct import ChannelMap, SCTLayer
@@ -97,7 +97,7 @@ def authors_scores(name):
 def test_the_channels_are_those_of_the_greatest_score(name, size):
     model = adapt(name, positions=BOTH, modules_to_save=TINY_MODELS[name].modules_to_save)
     before = channels(model)
-    assert {tuple(found) for _, found in before} == {(0, 1, 2, 3, 4)}
+    assert {tuple(found) for _, found in before} == {(-1,) * 5}
     select_salient_channels(model, some_batches(size))
     expected = [sorted(score.topk(5).indices.tolist()) for score in authors_scores(name)]
     assert [found for _, found in channels(model)] == expected
@@ -181,19 +181,45 @@ def test_checkpoints_hold_the_channels(tmp_path):
         predict(loaded.train(), images())  # its channels are selected
 
 
-def test_it_does_not_train_before_its_channels_are_selected():
+def test_it_does_not_run_before_its_channels_are_selected(tmp_path):
     model = adapt("vit-model")
-    predict(model, images())
-    with pytest.raises(RuntimeError, match=r"have not been selected. Call `mona_peft.select_salient_channels"):
-        predict(model.train(), images())
-    select_salient_channels(model, some_batches())
-    predict(model.train(), images())
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(TINY_MODELS["vit-model"].build(), tmp_path, is_trainable=True)
+    lean = PeftModel.from_pretrained(TINY_MODELS["vit-model"].build(), tmp_path, low_cpu_mem_usage=True)
+    for unselected in (model, loaded, lean):
+        for training in (False, True):
+            with pytest.raises(RuntimeError, match=r"have not been selected. Call `mona_peft.select_salient_channels"):
+                predict(unselected.train(training), images())
+        with unselected.disable_adapter():
+            predict(unselected.eval(), images())
+        select_salient_channels(unselected, some_batches())
+        predict(unselected.train(), images())
     predict(adapt("vit-model", num_channels=32).train(), images())  # all there are
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_file_of_before_with_the_first_channels_was_saved_unselected_unless_it_was_trained(tmp_path, trained):
+    model = adapt("vit-model")
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "adapter_model.safetensors")
+    for key, tensor in state.items():
+        if key.endswith(".channels"):
+            state[key] = torch.arange(len(tensor))
+        else:
+            state[key] = torch.full_like(tensor, float(trained))
+    save_file(state, tmp_path / "adapter_model.safetensors")
+    loaded = PeftModel.from_pretrained(TINY_MODELS["vit-model"].build(), tmp_path).eval()
+    if trained:
+        assert not torch.equal(predict(loaded, images()), predict(TINY_MODELS["vit-model"].build(), images()))
+    else:
+        with pytest.raises(RuntimeError, match="have not been selected"):
+            predict(loaded, images())
+
+
 def test_it_starts_at_zero_or_as_the_authors_do():
-    x = torch.randn(2, 3, 200)
-    assert not ChannelMap(200).eval().delta(x).any()
+    x, fresh = torch.randn(2, 3, 200), ChannelMap(200)
+    fresh.select(torch.rand(200))
+    assert not fresh.delta(x).any()
     authors = ChannelMap(200, init_weights=False)
     assert authors.linear.weight.shape == (96, 96) and not authors.linear.bias.any()
     assert authors.linear.weight.std().item() == pytest.approx(0.02, rel=0.05) and authors.scale == 0.15

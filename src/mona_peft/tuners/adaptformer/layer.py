@@ -25,6 +25,7 @@ class AdaptFormerLayer(TappedLayer):
             config.adaptformer_dropout,
             config.adaptformer_scale,
             config.init_weights,
+            config.adaptformer_activation or "relu",
         )
         adapter.train(self.training)
         self.adaptformer_mlp[adapter_name] = self.place(adapter)

@@ -5,7 +5,7 @@ The names follow the conventions of the libraries that define the blocks, as the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import nn
 
@@ -13,6 +13,16 @@ OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
     "attention": ("attention.o_proj", "attention.output.dense", "attn.proj", "self_attn.out_proj", "attention.dense"),
     "mlp": ("mlp.fc2", "output.dense", "mlp.dense2", "mlp.w3", "mlp.3"),
 }
+
+#: Layers of which a class takes the weights without calling them, so that what stands in their place never acts: the
+#: package and the name of the class, their names in it, and whether it does so only where it adds biases of its own.
+UNCALLED: tuple[tuple[str, str, tuple[str, ...], bool], ...] = (
+    ("torch.nn", "MultiheadAttention", ("out_proj",), False),
+    ("torchvision.models", "ShiftedWindowAttention", ("qkv", "proj"), False),
+    ("timm.models.beit", "Attention", ("qkv",), True),
+    ("timm.models.eva", "EvaAttention", ("qkv",), True),
+    ("timm.models.swin_transformer_v2", "WindowAttention", ("qkv",), True),
+)
 
 
 def output_path(block: nn.Module, position: str) -> str:
@@ -49,3 +59,32 @@ def output_modules(model: nn.Module, blocks: Sequence[str], positions: Sequence[
         for name in blocks
         for position in positions
     }
+
+
+def refuse_uncalled(model: nn.Module, names: Collection[str], tuner: str) -> None:
+    """Refuse modules whose weights are read by the module around them, which never calls them.
+
+    Args:
+        model (`nn.Module`): The model to adapt.
+        names (`Collection[str]`): Names of the modules to wrap.
+        tuner (`str`): Name of the tuner, for the message.
+
+    Raises:
+        ValueError: Naming the first such module, and what to do.
+    """
+    for name in sorted(names):
+        path, _, child = name.rpartition(".")
+        parent = model.get_submodule(path)
+        if any(child in row[2] and _takes_weights(parent, row) for row in UNCALLED):
+            raise ValueError(
+                f"{type(parent).__name__} takes the weight of its '{child}' ('{name}') without calling it, so what "
+                f"{tuner} puts in its place would never act. Choose positions=('mlp',), where the method has "
+                "positions, or another method."
+            )
+
+
+def _takes_weights(module: nn.Module, row: tuple[str, str, tuple[str, ...], bool]) -> bool:
+    package, name, _, with_biases = row
+    known = any(c.__name__ == name and f"{c.__module__}.".startswith(f"{package}.") for c in type(module).__mro__)
+    own_biases = getattr(module, "q_bias", None) is not None and not getattr(module, "qkv_bias_separate", False)
+    return known and (own_biases or not with_biases)

@@ -16,13 +16,14 @@ import torch
 from peft import PeftConfig
 from torch import Tensor, nn
 
-from mona_peft.blocks.checkpointing import restore_embeddings, tolerate_tuple_embeddings
+from mona_peft.blocks.checkpointing import tolerate_tuple_embeddings
 from mona_peft.blocks.known import BlockSpec, find_spec, stream_type, stream_width
-from mona_peft.blocks.layout import chosen_adapters, rows_choose_adapters
+from mona_peft.blocks.layout import chosen_adapters
 from mona_peft.blocks.tap import TappedBlock, TokenLayout, check_tappable, tap, untap
 
 from .matching import match_blocks, warn_of_frozen_head
-from .mixed_batch import check_adapter_names, heads_choose_adapters
+from .mixed_batch import rows_name_adapters
+from .placing import adapter_dtype, execution_device
 from .tuner import BlockTuner, BlockTunerLayer
 
 
@@ -126,7 +127,7 @@ class TappedLayer(BlockTunerLayer):
         return functools.reduce(torch.add, deltas) if deltas else None
 
     def _delta(self, adapter: Any, hidden_states: Tensor, *layout: TokenLayout) -> Tensor:
-        hidden_states_cast = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
+        hidden_states_cast = self._cast_input_dtype(hidden_states, adapter_dtype(adapter, hidden_states.dtype))
         return adapter.delta(hidden_states_cast, *layout).to(hidden_states.dtype)
 
     def _active_modules(self) -> Iterable[nn.Module]:
@@ -167,11 +168,11 @@ class TappedTuner(BlockTuner):
     @contextlib.contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
         """Within this context each row of a batch uses the adapter, and the head, named for it."""
-        if adapter_names is None:
-            yield
-            return
-        check_adapter_names(self, adapter_names)
-        with rows_choose_adapters(adapter_names), heads_choose_adapters(self.model, adapter_names):
+        with (
+            contextlib.nullcontext()
+            if adapter_names is None
+            else rows_name_adapters(self, adapter_names, args, kwargs)
+        ):
             yield
 
     def _create_and_replace(
@@ -189,6 +190,8 @@ class TappedTuner(BlockTuner):
         layer: Any = getattr(target, self.child_name, None)
         if layer is None:
             device, dtype = stream_type(target, spec)
+            if device.type == "meta":  # accelerate keeps the weights elsewhere
+                device = execution_device(target) or device
             layer = self.tuner_layer_cls(stream_width(target, spec), device, dtype)  # type: ignore[call-arg]
             layer.train(target.training)
             target.add_module(self.child_name, layer)
@@ -196,24 +199,7 @@ class TappedTuner(BlockTuner):
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
         tap(self.model, current_key, spec, self.child_name)
 
-    def _unload_and_optionally_merge(
-        self,
-        merge: bool = True,
-        progressbar: bool = False,
-        safe_merge: bool = False,
-        adapter_names: list[str] | None = None,
-    ) -> Any:
-        if merge:
-            self._check_merge_allowed()
-        super()._unload_and_optionally_merge(merge=False, progressbar=progressbar)
-        remove_layers(self.model, self.child_name)
-        return self.model
-
-
-def remove_layers(model: nn.Module, child_name: str) -> None:
-    """Take the tuner layers of one method off their blocks."""
-    blocks: list[Any] = [m for m in model.modules() if isinstance(m, TappedBlock) and child_name in m._tap.adapters]
-    for block in blocks:
-        untap(block, child_name)
-    if not any(isinstance(module, TappedBlock) for module in model.modules()):
-        restore_embeddings(model)
+    def _remove_layers(self) -> None:
+        blocks = [m for m in self.model.modules() if isinstance(m, TappedBlock) and self.child_name in m._tap.adapters]
+        for block in blocks:
+            untap(block, self.child_name)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mona_peft.compat import CompatibleTuner, ExcludedModule
 
+from .unloading import unload
+
 
 class BlockTunerLayer(nn.Module, BaseTunerLayer):
     """Base of the tuner layers: one `ModuleDict`, keyed by adapter name, for each of `adapter_layer_names`."""
@@ -54,6 +56,21 @@ class BlockTuner(CompatibleTuner):
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(merge_refusal(type(self).__name__))
+
+    def _remove_layers(self) -> None:
+        """Take this tuner's layers off the model."""
+        raise TypeError(f"{type(self).__name__} does not say how its layers are removed.")
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> Any:
+        if merge:
+            self._check_merge_allowed()
+        return unload(self, self._remove_layers, lambda layer: isinstance(layer, BlockTunerLayer))
 
     @classmethod
     def _remap_adapter_state_dict_for_load(

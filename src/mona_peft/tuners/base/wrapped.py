@@ -7,17 +7,27 @@ add is computed from the module's output h, `h + sum_i delta_i(h)`, so several a
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from peft import PeftConfig
 from torch import Tensor, nn
 
-from mona_peft.blocks.checkpointing import outermost_checkpointed, register_before_checkpoint
+from mona_peft.blocks.checkpointing import (
+    outermost_checkpointed,
+    register_before_checkpoint,
+    tolerate_tuple_embeddings,
+)
+from mona_peft.blocks.layout import choose_adapters, chosen_adapters
 
-from .branches import output_modules
+from .branches import output_modules, refuse_uncalled
 from .matching import match_blocks, warn_of_frozen_head
+from .mixed_batch import row_groups, rows_name_adapters
+from .placing import adapter_dtype, place_of
 from .tuner import BlockTuner, BlockTunerLayer
+from .unloading import hand_over_hooks
 
 
 class WrappedLayer(BlockTunerLayer):
@@ -47,8 +57,19 @@ class WrappedLayer(BlockTunerLayer):
         """Create a new adapter where the module is, of its data type."""
         adapter = self.make_adapter(config)
         adapter.train(self.training)
+        if not any(p.is_meta for p in adapter.parameters()):  # those wait for their weights
+            device, dtype = place_of(self.get_base_layer())
+            adapter.to(device=device, dtype=dtype)
         getattr(self, self.adapter_layer_names[0])[adapter_name] = adapter
-        self._move_adapter_to_device_of_base_layer(adapter_name)
+
+    @property
+    def active_adapters(self) -> list[str]:
+        """The active adapters, or those that the rows of this thread's batch name."""
+        chosen = chosen_adapters()
+        if chosen is not None:
+            return chosen
+        # torch.compile takes `super().active_adapters` for the property itself
+        return [self._active_adapter] if isinstance(self._active_adapter, str) else self._active_adapter
 
     def active_modules(self) -> Iterable[nn.Module]:
         """The modules of the active adapters; none when adapters are disabled."""
@@ -56,11 +77,22 @@ class WrappedLayer(BlockTunerLayer):
         return [] if self.disable_adapters else [modules[name] for name in self.active_adapters if name in modules]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the module and add what the active adapters have for its output."""
+        """Run the module and add what the active adapters, or those that the rows name, have for its output."""
         output = self.base_layer(x, *args, **kwargs)
+        groups = None if self.disable_adapters else row_groups(len(output))
+        if groups is None:
+            return self._adapt(output)
+        parts, order = [], []
+        for names, rows in groups:
+            with choose_adapters(names):
+                parts.append(self._adapt(output[rows]))
+            order.append(rows)
+        return torch.cat(parts)[torch.cat(order).argsort()]
+
+    def _adapt(self, output: Tensor) -> Tensor:
         result = output
         for adapter in self.active_modules():
-            output_cast = self._cast_input_dtype(output, next(adapter.parameters()).dtype)
+            output_cast = self._cast_input_dtype(output, adapter_dtype(adapter, output.dtype))
             result = result + adapter.delta(output_cast).to(output.dtype)  # type: ignore[operator]
         return result
 
@@ -73,9 +105,11 @@ class WrappedLayer(BlockTunerLayer):
     @property
     def width(self) -> int:
         """Channels of the module's output."""
-        weight = self.get_base_layer().weight
-        assert isinstance(weight, Tensor)
-        return weight.shape[0]
+        module = self.get_base_layer()
+        for name in ("out_features", "out_channels"):  # a quantised weight has another shape
+            if isinstance(getattr(module, name, None), int):
+                return getattr(module, name)
+        return module.normalized_shape[-1] if isinstance(module, nn.LayerNorm) else len(module.weight)  # type: ignore[arg-type]
 
 
 class WrappedTuner(BlockTuner):
@@ -94,11 +128,36 @@ class WrappedTuner(BlockTuner):
         """
         return list(output_modules(model, blocks, peft_config.positions))
 
+    def make_layer(self, target: nn.Module, name: str) -> WrappedLayer:
+        """Make the layer that takes the place of a module.
+
+        Args:
+            target (`nn.Module`): The module.
+            name (`str`): Its name in the model.
+        """
+        return self.tuner_layer_cls(target)  # type: ignore[call-arg, return-value]
+
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         # Everything that can be refused is refused here, before the model is touched.
         blocks, self._excluded = match_blocks(model, peft_config)
         self._targets = set(self.target_names(model, peft_config, list(blocks)))
+        refuse_uncalled(model, self._targets, type(self).__name__)
         warn_of_frozen_head(model, peft_config)
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter to the modules of `model`; see `BaseTuner.inject_adapter`."""
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        tolerate_tuple_embeddings(model)
+
+    @contextlib.contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
+        """Within this context each row of a batch uses the adapter, and the head, named for it."""
+        with (
+            contextlib.nullcontext()
+            if adapter_names is None
+            else rows_name_adapters(self, adapter_names, args, kwargs)
+        ):
+            yield
 
     def _create_and_replace(
         self,
@@ -112,24 +171,18 @@ class WrappedTuner(BlockTuner):
     ) -> None:
         layer: Any = target
         if type(layer) is not self.tuner_layer_cls:
-            layer = self.tuner_layer_cls(target)  # type: ignore[call-arg]
+            layer = self.make_layer(target, current_key)
             layer.train(target.training)
         layer.update_layer(adapter_name, peft_config)
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
         if layer is not target:
             layer.handles.append(register_before_checkpoint(outermost_checkpointed(self.model, current_key)))
-            self._replace_module(parent, target_name, layer, target)
+            setattr(parent, target_name, layer)  # PEFT's own way would look for a `weight`
 
-    def _unload_and_optionally_merge(
-        self,
-        merge: bool = True,
-        progressbar: bool = False,
-        safe_merge: bool = False,
-        adapter_names: list[str] | None = None,
-    ) -> Any:
-        if merge:
-            self._check_merge_allowed()
-        for layer in self.model.modules():
-            if isinstance(layer, WrappedLayer) and isinstance(layer, self.tuner_layer_cls):
-                layer.release()
-        return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
+    def _remove_layers(self) -> None:
+        for parent in list(self.model.modules()):
+            for name, layer in list(parent.named_children()):
+                if type(layer) is self.tuner_layer_cls:
+                    layer.release()  # type: ignore[operator]
+                    hand_over_hooks(layer, layer.base_layer)  # type: ignore[arg-type]
+                    setattr(parent, name, layer.base_layer)

@@ -9,9 +9,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+#: The nonlinear functions between the layers, by name.
+ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+
 
 class Bottleneck(nn.Module):
-    """Two linear layers around a bottleneck: `x + scale * Up(Dropout(GELU(Down(x))))`.
+    """Two linear layers around a bottleneck: `x + scale * Up(Dropout(activation(Down(x))))`.
 
     Args:
         dim (`int`): Channels m.
@@ -19,13 +22,21 @@ class Bottleneck(nn.Module):
         dropout (`float`): Dropout probability before the up projection.
         scale (`float`): Factor of what is added.
         init_weights (`bool`): True for a module that starts as the identity; False for PyTorch's own weights.
+        activation (`str`): `"gelu"` or `"relu"`.
     """
 
     def __init__(
-        self, dim: int, bottleneck_dim: int = 64, dropout: float = 0.1, scale: float = 1.0, init_weights: bool = True
+        self,
+        dim: int,
+        bottleneck_dim: int = 64,
+        dropout: float = 0.1,
+        scale: float = 1.0,
+        init_weights: bool = True,
+        activation: str = "gelu",
     ) -> None:
         super().__init__()
         self.scale = scale
+        self.activation = activation
         self.down = nn.Linear(dim, bottleneck_dim)
         self.dropout = nn.Dropout(dropout)
         self.up = nn.Linear(bottleneck_dim, dim)
@@ -33,11 +44,17 @@ class Bottleneck(nn.Module):
             for tensor in (self.down.bias, self.up.weight, self.up.bias):
                 nn.init.zeros_(tensor)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(..., m)` to the same shape."""
-        return x + self.delta(x)
+    def forward(self, x: Tensor, residual: bool = True) -> Tensor:
+        """Map `(..., m)` to the same shape.
+
+        Args:
+            x (`Tensor`): The input.
+            residual (`bool`): Whether `x` itself is part of the result.
+        """
+        added = self.up(self.dropout(ACTIVATIONS[self.activation](self.down(x))))
+        added = added if self.scale == 1.0 else self.scale * added
+        return x + added if residual else added
 
     def delta(self, x: Tensor) -> Tensor:
-        """What the adapter adds to `x`, `(..., m)`."""
-        result = self.up(self.dropout(F.gelu(self.down(x))))
-        return result if self.scale == 1.0 else self.scale * result
+        """What the adapter adds to `x`, `(..., m)`; a call of the module, so that its hooks run."""
+        return self(x, residual=False)

@@ -9,7 +9,6 @@ and any number of tokens beside it.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mona_peft.blocks.tap import TokenLayout
@@ -35,9 +34,9 @@ def convolve(convolution: nn.Conv2d, z: Tensor, layout: TokenLayout) -> Tensor:
     convolved = convolution(image).flatten(2).mT  # (B, H * W, C)
     if not (prefix or suffix):
         return convolved
-    row, column = (size // 2 for size in convolution.kernel_size)
-    centre = convolution.weight[:, :, row, column]
-    before, after = (F.linear(extra, centre, convolution.bias) for extra in (before, after))
+    extra = torch.cat([before, after], dim=1)  # (B, prefix + suffix, C)
+    single = convolution(extra.flatten(0, 1)[..., None, None]).reshape(extra.shape)
+    before, after = single.split([prefix, suffix], dim=1)
     return torch.cat([before, convolved, after], dim=1)
 
 
@@ -69,7 +68,7 @@ class Convpass(nn.Module):
             nn.init.dirac_(self.conv.weight)
             nn.init.xavier_uniform_(self.down.weight)
 
-    def delta(self, x: Tensor, layout: TokenLayout) -> Tensor:
+    def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
         """What the bypass adds, computed from the normalised `x`.
 
         Args:
@@ -83,3 +82,7 @@ class Convpass(nn.Module):
         z = quick_gelu(convolve(self.conv, z, layout))
         result = self.up(self.dropout(z)).reshape(x.shape)
         return result if self.scale == 1.0 else self.scale * result
+
+    def delta(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        """See `forward`; a call of the module, so that its hooks run."""
+        return self(x, layout)

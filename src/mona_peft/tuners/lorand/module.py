@@ -52,14 +52,20 @@ class LoRand(nn.Module):
         if init_weights:
             nn.init.zeros_(self.up_right)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(..., m)` to the same shape."""
-        return x + self.delta(x)
+    def forward(self, x: Tensor, residual: bool = True) -> Tensor:
+        """Map `(..., m)` to the same shape.
+
+        Args:
+            x (`Tensor`): The input.
+            residual (`bool`): Whether `x` itself is part of the result.
+        """
+        z = F.gelu(self._project(x, self.down_left, self.down_right))
+        added = self._project(self.dropout(z), self.up_left, self.up_right)
+        return x + added if residual else added
 
     def delta(self, x: Tensor) -> Tensor:
-        """What the adapter adds to `x`, `(..., m)`."""
-        z = F.gelu(self._project(x, self.down_left, self.down_right))
-        return self._project(self.dropout(z), self.up_left, self.up_right)
+        """What the adapter adds to `x`, `(..., m)`; a call of the module, so that its hooks run."""
+        return self(x, residual=False)
 
     def _project(self, x: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """Multiply `(..., a)` by the sum of the products `(a, rank) (rank, rank) (rank, b)`, the low ranks first."""

@@ -10,7 +10,7 @@ from .layer import SCTLayer
 class SCTModel(TappedTuner):
     """Adds maps of the salient channels to the blocks of a vision transformer.
 
-    After it is made, [`select_salient_channels`] has to find the channels; without them the model does not train.
+    After it is made, [`select_salient_channels`] has to find the channels; without them the model refuses to run.
 
     Args:
         model (`nn.Module`): The model to adapt, in place.

@@ -24,8 +24,8 @@ NOT_SELECTED = (
 class ChannelMap(nn.Module):
     """A linear map of some channels, added to them: `x[channels] += scale * Linear(x[channels])`.
 
-    The channels are a buffer, saved with the weights. Until they are selected or loaded they are the first ones, with
-    which the module does not train.
+    The channels are a buffer, saved with the weights; until they are selected it holds -1, also in a file, and the
+    module refuses to run.
 
     Args:
         dim (`int`): Channels m.
@@ -39,10 +39,11 @@ class ChannelMap(nn.Module):
     def __init__(self, dim: int, num_channels: int = 96, scale: float = 0.15, init_weights: bool = True) -> None:
         super().__init__()
         size = min(num_channels, dim)
+        self.dim = dim
         self.scale = scale
         self.selected = size == dim
         self.linear = nn.Linear(size, size)
-        self.register_buffer("channels", torch.arange(size))
+        self.register_buffer("channels", torch.arange(size) if self.selected else torch.full((size,), -1))
         nn.init.zeros_(self.linear.bias)
         if init_weights:
             nn.init.zeros_(self.linear.weight)
@@ -55,17 +56,32 @@ class ChannelMap(nn.Module):
         self.channels.copy_(chosen.sort().values)
         self.selected = True
 
-    def delta(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """What the map adds to `x` `(..., m)`, in the shape and type of `x`.
 
         Raises:
-            RuntimeError: In training, if no channels have been selected.
+            RuntimeError: If no channels have been selected.
         """
-        if self.training and not self.selected:
+        if not self.selected:
             raise RuntimeError(NOT_SELECTED)
         added = self.scale * self.linear(x.index_select(-1, self.channels))
         return torch.zeros_like(x).index_copy(-1, self.channels, added.to(x.dtype))
 
+    def delta(self, x: Tensor) -> Tensor:
+        """See `forward`; a call of the module, so that its hooks run."""
+        return self(x)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self.selected = self.selected or f"{prefix}channels" in state_dict
+        channels, weight = (state_dict.get(f"{prefix}{name}") for name in ("channels", "linear.weight"))
+        if channels is not None and not channels.is_meta:
+            self.selected = bool((channels >= 0).all()) and not self._is_of_old_file(channels, weight)
+
+    def _is_of_old_file(self, channels: Tensor, weight: Tensor | None) -> bool:
+        """Whether a file of an earlier release holds the first channels because none had been selected.
+
+        With weights other than zero the adapter was trained on them.
+        """
+        size = len(self.channels)
+        first = self.dim > size == len(channels) and bool((channels.cpu() == torch.arange(size)).all())
+        return first and weight is not None and not weight.is_meta and not bool(weight.any())

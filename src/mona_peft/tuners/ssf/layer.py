@@ -18,5 +18,12 @@ class SSFLayer(WrappedLayer):
 
     def make_adapter(self, config: SSFConfig) -> nn.Module:
         """Make scale and shift of the width of the output."""
-        channel_dim = 1 if isinstance(self.get_base_layer(), nn.Conv2d) else -1
+        channel_dim = 1 if gives_images(self.get_base_layer()) else -1
         return ScaleShift(self.width, channel_dim, config.init_weights)
+
+
+def gives_images(module: nn.Module) -> bool:
+    """Whether a layer's output has its channels first, `(B, C, H, W)`: convolutions, and norms made for them."""
+    is_norm = isinstance(module, nn.LayerNorm)
+    channels_first = getattr(module, "data_format", "") == "channels_first"
+    return isinstance(module, nn.Conv2d) or (is_norm and (channels_first or type(module).__name__.endswith("2d")))

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 
 from mona_peft.blocks.known import head_modules
 from mona_peft.tuners.base.wrapped import WrappedTuner
 
 from .layer import SSFLayer
 
+#: In the names of modules that compute a position bias from a table of places, once for all images.
+TABLES = ("cpb_mlp", "continuous_position_bias", "rel_pos.")
+
 ADAPTED = (nn.Linear, nn.LayerNorm, nn.Conv2d)
+
+#: Parts of models of transformers that have no part in their outputs, by class: what adapts them would never act.
+UNUSED: dict[str, str] = {
+    "SwinBackbone": "swin.layernorm",
+    "MaskFormerSwinBackbone": "model.layernorm",
+    "CLIPForImageClassification": "vision_model.post_layernorm",
+    "MetaClip2ForImageClassification": "vision_model.post_layernorm",
+    "SiglipForImageClassification": "vision_model.head",
+    "Siglip2ForImageClassification": "vision_model.head",
+}
+#: As above, unless the configuration's `apply_layernorm` is set.
+UNUSED_UNLESS_APPLIED: dict[str, str] = {
+    "Dinov2Backbone": "layernorm",
+    "Dinov2WithRegistersBackbone": "layernorm",
+}
 
 
 class SSFModel(WrappedTuner):
@@ -35,7 +54,7 @@ class SSFModel(WrappedTuner):
 
     def target_names(self, model: nn.Module, peft_config: Any, blocks: list[str]) -> list[str]:
         """Names of the layers to adapt: those of the blocks, or of all that is no head."""
-        heads = [*head_modules(model), *(peft_config.modules_to_save or [])]
+        heads = [*head_modules(model), *(peft_config.modules_to_save or []), *unused_parts(model)]
         inside = [f"{name}." for name in blocks]
         chosen = []
         for name, module in layers(model):
@@ -46,6 +65,30 @@ class SSFModel(WrappedTuner):
             if wanted and isinstance(module, ADAPTED):
                 chosen.append(name)
         return chosen
+
+    @contextlib.contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
+        """See `WrappedTuner`; some layers that SSF adapts have no rows that belong to images."""
+        tables = [n for n, m in self.model.named_modules() if isinstance(m, SSFLayer) and any(t in n for t in TABLES)]
+        if adapter_names is not None and (tables or "input_ids" in kwargs):
+            what = (
+                f"'{tables[0]}' computes a position bias for all of them" if tables else "the call has texts as well"
+            )
+            raise ValueError(
+                "adapter_names cannot be used with SSF here: which row belongs to which image is unknown, for "
+                f"{what}. Call the model once for each adapter."
+            )
+        with super()._enable_peft_forward_hooks(*args, adapter_names=adapter_names, **kwargs):
+            yield
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        # Files of earlier releases have scales and shifts of parts that have no part in the output.
+        unused = tuple(f"{name}." for name in unused_parts(model))
+        used = {k: v for k, v in state_dict.items() if not (f".{cls.prefix}" in k and k.startswith(unused))}
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, used)
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(
@@ -63,3 +106,16 @@ def layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
         for name, module in named.items()
         if not name.startswith(inside)
     ]
+
+
+def unused_parts(model: nn.Module) -> list[str]:
+    """Names of the modules of `model` that have no part in its output."""
+    names = []
+    for name, module in model.named_modules():
+        cls = type(module).__name__
+        part = UNUSED.get(cls)
+        if cls in UNUSED_UNLESS_APPLIED and not module.config.apply_layernorm:  # type: ignore[union-attr]
+            part = UNUSED_UNLESS_APPLIED[cls]
+        if part is not None and type(module).__module__.startswith("transformers."):
+            names.append(f"{name}.{part}" if name else part)
+    return names

@@ -29,11 +29,17 @@ class ScaleShift(nn.Module):
             nn.init.normal_(self.scale, mean=1.0, std=0.02)
             nn.init.normal_(self.shift, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale and shift `x`, to the same shape."""
-        return x + self.delta(x)
+    def forward(self, x: Tensor, residual: bool = True) -> Tensor:
+        """Scale and shift `x`, to the same shape.
+
+        Args:
+            x (`Tensor`): The input.
+            residual (`bool`): Whether `x` itself is part of the result.
+        """
+        shape = (-1, 1, 1) if self.channel_dim == 1 else (-1,)
+        difference = (self.scale - 1).view(shape) * x + self.shift.view(shape)
+        return x + difference if residual else difference
 
     def delta(self, x: Tensor) -> Tensor:
-        """The difference that scale and shift make to `x`."""
-        shape = (-1, 1, 1) if self.channel_dim == 1 else (-1,)
-        return (self.scale - 1).view(shape) * x + self.shift.view(shape)
+        """The difference that scale and shift make to `x`; a call of the module, so that its hooks run."""
+        return self(x, residual=False)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from typing import Any
 
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from mona_peft.blocks.known import find_blocks, find_patch_embedding, find_spec, has_submodule, stream_width
 from mona_peft.tuners.base.wrapped import WrappedTuner
 
 from .layer import VPTLayer
+from .module import uniform_bound
 
 ATTENTION_NAMES = ("attention", "attn")
 NORM_NAMES = ("layernorm_before", "norm1")
 POSITION_BIAS = "relative_position_bias"
+
+#: Parts of the names of parameters and modules by which attention places its tokens: more tokens would not fit.
+PLACES = ("relative_position", "rel_pos", "position_bias", "cpb")
+#: Arguments by which attention is told of a grid or of positions: with more tokens they would not fit.
+GRID_ARGUMENTS = ("height", "width", "rope", "shared_rel_pos_bias", "shared_rel_pos")
 
 
 class VPTModel(WrappedTuner):
@@ -31,49 +41,72 @@ class VPTModel(WrappedTuner):
 
     prefix = "vpt_"
     tuner_layer_cls = VPTLayer
+    _bound: float | None
 
     def target_names(self, model: nn.Module, peft_config: Any, blocks: list[str]) -> list[str]:
         """Names of the attention modules of the blocks."""
         names = []
         for name in blocks:
             block = model.get_submodule(name)
-            attention, norm = _child(block, ATTENTION_NAMES), _child(block, NORM_NAMES)
-            if attention is None or norm is None or _hidden_position_bias(getattr(block, attention)):
+            reason = why_not(block)
+            if reason:
                 raise ValueError(
-                    f"Prompts cannot join the tokens of block '{name}' ({type(block).__name__}): it must have its "
-                    f"attention under one of {ATTENTION_NAMES}, a norm before it under one of {NORM_NAMES}, and any "
-                    f"position bias in a module '{POSITION_BIAS}'. Choose another method, or a newer transformers."
+                    f"Prompts cannot join the tokens of block '{name}' ({type(block).__name__}): {reason}. Choose "
+                    "another method, or a newer transformers."
                 )
-            names.append(f"{name}.{attention}")
+            names.append(f"{name}.{attention_name(block)}")
+        self._bound = prompt_bound(model, blocks[0])
         return names
 
-    def _create_and_replace(
-        self,
-        peft_config: Any,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        super()._create_and_replace(peft_config, adapter_name, target, target_name, parent, current_key)
-        if not isinstance(target, VPTLayer):
-            norm = _child(parent, NORM_NAMES)
-            assert norm is not None
-            layer = getattr(parent, target_name)
-            layer.join(getattr(parent, norm), getattr(layer.get_base_layer(), POSITION_BIAS, None))
-
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        setattr(parent, child_name, new_module)  # PEFT would look for a `weight`, which attention has not
+    def make_layer(self, target: nn.Module, name: str) -> VPTLayer:
+        """Make the layer that takes the place of an attention module."""
+        block = self.model.get_submodule(name.rpartition(".")[0])
+        spec = find_spec(block)
+        assert spec is not None
+        layer = VPTLayer(target, block, spec.attention_norm, stream_width(block, spec), self._bound)
+        bias = getattr(layer.get_base_layer(), POSITION_BIAS, None)
+        if bias is not None:
+            layer.join(bias)
+        return layer
 
 
-def _child(block: nn.Module, names: tuple[str, ...]) -> str | None:
-    """The first of `names` that is a child of `block`."""
-    return next((name for name in names if isinstance(getattr(block, name, None), nn.Module)), None)
+def attention_name(block: nn.Module) -> str | None:
+    """Name of the child of `block` that is its attention."""
+    return next((name for name in ATTENTION_NAMES if isinstance(getattr(block, name, None), nn.Module)), None)
 
 
-def _hidden_position_bias(attention: nn.Module) -> bool:
-    """Whether attention adds a position bias that no module of its own gives: it would not fit more tokens."""
-    tables = [name for name, _ in attention.named_parameters() if "relative_position" in name]
-    return any(f"{POSITION_BIAS}." not in name for name in tables)
+def why_not(block: nn.Module) -> str:
+    """Why prompts cannot join the tokens that the attention of `block` sees; empty if they can."""
+    spec, attention = find_spec(block), attention_name(block)
+    if attention is None:
+        return f"it must have its attention under one of {ATTENTION_NAMES}"
+    if spec is None or spec.attention_norm not in NORM_NAMES or not has_submodule(block, spec.attention_norm):
+        return f"it must have a norm before its attention, under one of {NORM_NAMES}"
+    if spec.grid in ("channels_first", "channels_last"):
+        return "its attention sees an image, and not a sequence of tokens"
+    module = getattr(block, attention)
+    module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    arguments = sorted(set(inspect.signature(type(module).forward).parameters) & set(GRID_ARGUMENTS))
+    if arguments:
+        return f"its attention is told {arguments}, which would not fit more tokens"
+    named = [name for name, _ in (*module.named_parameters(), *module.named_modules())]
+    places = [name for name in named if any(part in name for part in PLACES)]
+    hidden = [name for name in places if name.split(".")[0] != POSITION_BIAS]
+    return (
+        f"its attention adds a position bias ({hidden[0]}) to its tokens, not in a module '{POSITION_BIAS}'"
+        if hidden
+        else ""
+    )
+
+
+def prompt_bound(model: nn.Module, name: str) -> float | None:
+    """The authors' bound for the prompts of a model whose first block is `name`; None if its patches are unknown."""
+    block = model.get_submodule(name)
+    spec = find_spec(block)
+    assert spec is not None
+    first = next(iter(find_blocks(model)))
+    width = stream_width(model.get_submodule(first), spec)
+    convolution = find_patch_embedding(model, first, spec, width)
+    if convolution is None:
+        return None
+    return uniform_bound(convolution.in_channels * math.prod(convolution.kernel_size), width)
