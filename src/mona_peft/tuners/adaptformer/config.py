@@ -29,6 +29,7 @@ class AdaptFormerConfig(BlockTunerConfig):
     """
 
     method: ClassVar[str] = "adaptformer"
+    sizes: ClassVar[tuple[str, ...]] = ("bottleneck_dim",)
 
     bottleneck_dim: int = field(
         default=64, metadata={"help": "Bottleneck channels; 64 in the paper, 16 to 32 for few-shot data."}

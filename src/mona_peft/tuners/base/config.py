@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from peft import PeftConfig
 
 from mona_peft.blocks.spec import BlockSpec, read_block_specs
 from mona_peft.registry import add_peft_type
+
+from .field_types import check_field_types
+from .patterns import check_pattern
+
+#: No size needs to be larger than the MLP of a block, or than this in narrow blocks.
+LARGEST_IN_NARROW_BLOCKS = 1024
 
 POSITIONS = ("attention", "mlp")
 
@@ -35,6 +41,10 @@ class BlockTunerConfig(PeftConfig):
     method: ClassVar[str] = ""
     #: What `init_weights` may be.
     known_inits: ClassVar[tuple[bool | str, ...]] = (True, False)
+    #: Fields that are sizes of an adapter.
+    sizes: ClassVar[tuple[str, ...]] = ()
+    #: Whether it came from a repository, whose weights are to follow.
+    read_from_file: ClassVar[bool] = False
 
     init_weights: bool = field(default=True, metadata={"help": "True starts as the base model, False at random."})
     target_modules: list[str] | str | None = field(
@@ -62,12 +72,43 @@ class BlockTunerConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = add_peft_type(self.method.upper())
         self.block_specs = read_block_specs(self.block_specs)
+        check_field_types(self)
         for name in ("target_modules", "exclude_modules"):
-            if isinstance(getattr(self, name), (set, tuple)):
-                setattr(self, name, sorted(getattr(self, name)))
+            value = getattr(self, name)
+            if isinstance(value, str):
+                check_pattern(name, value)
+            elif isinstance(value, (set, tuple)):
+                setattr(self, name, sorted(value))
+        if "" in (self.modules_to_save or ()):
+            raise ValueError(f"modules_to_save={self.modules_to_save!r} has an empty name, in which every name ends.")
         if (type(self.init_weights), self.init_weights) not in [(type(known), known) for known in self.known_inits]:
             choices = " or ".join(map(repr, self.known_inits))
             raise ValueError(f"init_weights={self.init_weights!r} must be {choices}.")
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Read a configuration; see `PeftConfig.from_pretrained`."""
+        config = super().from_pretrained(*args, **kwargs)
+        config.read_from_file = True
+        return config
+
+    def check_width(self, block: str, width: int) -> None:
+        """Refuse sizes out of proportion to a block, before memory is asked for.
+
+        Args:
+            block (`str`): The block's name.
+            width (`int`): Channels of its residual stream.
+
+        Raises:
+            ValueError: Naming the field, the value and the largest allowed.
+        """
+        limit = max(4 * width, LARGEST_IN_NARROW_BLOCKS)
+        for name in self.sizes:
+            value = getattr(self, name)
+            if value is not None and value > limit:
+                raise ValueError(
+                    f"{name}={value} is too large for block '{block}' of {width} channels; give at most {limit}."
+                )
 
 
 def check_count(name: str, value: object, example: int) -> None:

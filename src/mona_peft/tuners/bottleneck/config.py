@@ -25,10 +25,11 @@ class BottleneckConfig(BlockTunerConfig):
     """
 
     method: ClassVar[str] = "bottleneck"
+    sizes: ClassVar[tuple[str, ...]] = ("bottleneck_dim",)
 
     bottleneck_dim: int = field(default=64, metadata={"help": "Channels of the bottleneck."})
     bottleneck_dropout: float = field(default=0.1, metadata={"help": "Dropout probability before the up projection."})
-    positions: tuple[str, ...] = field(
+    positions: tuple[str, ...] | str = field(
         default=POSITIONS,
         metadata={"help": "Which outputs of a block to adapt: of the 'attention', of the 'mlp', or both."},
     )

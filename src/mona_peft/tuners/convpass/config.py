@@ -34,11 +34,12 @@ class ConvpassConfig(BlockTunerConfig):
     """
 
     method: ClassVar[str] = "convpass"
+    sizes: ClassVar[tuple[str, ...]] = ("bottleneck_dim",)
 
     bottleneck_dim: int = field(default=8, metadata={"help": "Channels of the bottleneck."})
     convpass_dropout: float = field(default=0.1, metadata={"help": "Dropout probability before the up projection."})
     convpass_scale: float = field(default=1.0, metadata={"help": "Factor of what the adapter adds."})
-    positions: tuple[str, ...] = field(
+    positions: tuple[str, ...] | str = field(
         default=POSITIONS,
         metadata={"help": "Which branches of a block get a bypass: 'attention', 'mlp', or both."},
     )

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from mona_peft.tuners.base.config import POSITIONS, BlockTunerConfig, check_count, check_dropout, check_positions
+from mona_peft.tuners.base.config import (
+    LARGEST_IN_NARROW_BLOCKS,
+    POSITIONS,
+    BlockTunerConfig,
+    check_count,
+    check_dropout,
+    check_positions,
+)
 
 
 @dataclass
@@ -28,6 +35,7 @@ class LoRandConfig(BlockTunerConfig):
     """
 
     method: ClassVar[str] = "lorand"
+    sizes: ClassVar[tuple[str, ...]] = ("bottleneck_dim", "lorand_alpha", "lorand_beta")
 
     lorand_alpha: int = field(default=2, metadata={"help": "Low-rank products in each projection."})
     lorand_beta: int = field(default=8, metadata={"help": "Rank of each product."})
@@ -35,7 +43,7 @@ class LoRandConfig(BlockTunerConfig):
         default=None, metadata={"help": "Channels of the bottleneck; None for half of the output's."}
     )
     lorand_dropout: float = field(default=0.1, metadata={"help": "Dropout probability before the up projection."})
-    positions: tuple[str, ...] = field(
+    positions: tuple[str, ...] | str = field(
         default=POSITIONS,
         metadata={"help": "Which outputs of a block to adapt: of the 'attention', of the 'mlp', or both."},
     )
@@ -48,3 +56,12 @@ class LoRandConfig(BlockTunerConfig):
             check_count("bottleneck_dim", self.bottleneck_dim, 64)
         check_dropout("lorand_dropout", self.lorand_dropout)
         self.positions = check_positions(self.positions)
+
+    def check_width(self, block: str, width: int) -> None:
+        """Refuse sizes out of proportion to a block; see `BlockTunerConfig.check_width`."""
+        super().check_width(block, width)
+        if self.lorand_alpha * self.lorand_beta > max(4 * width, LARGEST_IN_NARROW_BLOCKS):
+            raise ValueError(
+                f"lorand_alpha={self.lorand_alpha} products of rank lorand_beta={self.lorand_beta} are too many for "
+                f"block '{block}' of {width} channels; choose smaller ones."
+            )

@@ -10,6 +10,8 @@ from mona_peft.tuners.base.config import POSITIONS, BlockTunerConfig, check_coun
 VARIANTS = ("v1", "v2", "v3", "final")
 SCALES = ("channel", "scalar")
 NORMS = ("layer", "batch", "none")
+LARGEST_KERNEL = 63
+MOST_KERNELS = 8
 
 
 @dataclass
@@ -40,6 +42,7 @@ class MonaConfig(BlockTunerConfig):
     """
 
     method: ClassVar[str] = "mona"
+    sizes: ClassVar[tuple[str, ...]] = ("bottleneck_dim",)
     known_inits: ClassVar[tuple[bool | str, ...]] = (True, False, "official")
 
     bottleneck_dim: int = field(default=64, metadata={"help": "Channels of the bottleneck."})
@@ -47,7 +50,7 @@ class MonaConfig(BlockTunerConfig):
         default=(3, 5, 7), metadata={"help": "Sizes of the depthwise filters; odd numbers."}
     )
     mona_dropout: float = field(default=0.1, metadata={"help": "Dropout probability before the up projection."})
-    positions: tuple[str, ...] = field(
+    positions: tuple[str, ...] | str = field(
         default=POSITIONS,
         metadata={"help": "Where in a block the adapters act: after the 'attention', after the 'mlp', or both."},
     )
@@ -76,10 +79,12 @@ class MonaConfig(BlockTunerConfig):
         self.positions = check_positions(self.positions)
         check_count("bottleneck_dim", self.bottleneck_dim, 64)
         check_dropout("mona_dropout", self.mona_dropout)
-        if not self.kernel_sizes or not all(isinstance(k, int) and k > 0 and k % 2 for k in self.kernel_sizes):
+        odd = all(0 < size <= LARGEST_KERNEL and size % 2 for size in self.kernel_sizes)
+        if not odd or not 0 < len(self.kernel_sizes) <= MOST_KERNELS:
             raise ValueError(
-                f"kernel_sizes={self.kernel_sizes!r} must hold odd positive numbers, such as (3, 5, 7): only a kernel "
-                "with a centre keeps the grid as it is."
+                f"kernel_sizes={self.kernel_sizes!r} must hold odd positive numbers, such as (3, 5, 7), up to "
+                f"{MOST_KERNELS} of them and none above {LARGEST_KERNEL}: only a kernel with a centre keeps the grid "
+                "as it is."
             )
         for name, known in (("variant", VARIANTS), ("scale", SCALES), ("norm", NORMS)):
             if getattr(self, name) not in known:

@@ -31,7 +31,7 @@ class SCTConfig(BlockTunerConfig):
 
     num_channels: int = field(default=96, metadata={"help": "Channels of a block that are mapped."})
     sct_scale: float = field(default=0.15, metadata={"help": "Factor of what the adapter adds."})
-    positions: tuple[str, ...] = field(
+    positions: tuple[str, ...] | str = field(
         default=("attention",),
         metadata={"help": "Which residual streams of a block to adapt: after 'attention', after the 'mlp', or both."},
     )

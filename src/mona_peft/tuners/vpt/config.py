@@ -27,6 +27,7 @@ class VPTConfig(BlockTunerConfig):
     """
 
     method: ClassVar[str] = "vpt"
+    sizes: ClassVar[tuple[str, ...]] = ("vpt_tokens",)
 
     vpt_tokens: int = field(default=10, metadata={"help": "Prompts a block."})
     vpt_dropout: float = field(default=0.0, metadata={"help": "Dropout probability on the prompts."})
