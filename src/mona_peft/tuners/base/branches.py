@@ -35,7 +35,8 @@ def output_path(block: nn.Module, position: str) -> str:
     Raises:
         ValueError: If no known name is there.
     """
-    modules = {name for name, _ in block.named_modules()}
+    # what `modules_to_save` wraps is left out of the targets later, under its own name
+    modules = {name.replace(".original_module", "") for name, _ in block.named_modules()}
     for path in OUTPUT_NAMES[position]:
         if path in modules:
             return path

@@ -6,10 +6,13 @@ import copy
 import warnings
 from typing import Any
 
+from peft import NoMatchingPeftModuleError
 from torch import nn
 
-from mona_peft.blocks.known import BlockSpec, find_blocks, head_modules, known_block_classes
+from mona_peft.blocks.known import BlockSpec, find_blocks, head_modules, known_block_classes, stream_width
 from mona_peft.compat import AuxiliaryTrainingWrapper, ExcludedModule, check_target_module_exists
+
+from .saved import find_saved
 
 
 def match_blocks(model: nn.Module, config: Any) -> tuple[dict[str, BlockSpec], set[str]]:
@@ -23,22 +26,24 @@ def match_blocks(model: nn.Module, config: Any) -> tuple[dict[str, BlockSpec], s
         The blocks by name with their row of the table, from the input to the output, and the names left out.
 
     Raises:
-        ValueError: If there is no known block, or a name matches something else, or an index is out of range.
+        NoMatchingPeftModuleError: If there is no known block, or none that the names mean.
+        ValueError: If a name matches something else, or an index or a size is out of range.
     """
     by_name = copy.copy(config)
-    by_name.layers_to_transform = by_name.layers_pattern = None
+    by_name.layers_to_transform = by_name.layers_pattern = by_name.modules_to_save = None
+    saved = find_saved(model, config.modules_to_save)
     blocks = find_blocks(model, getattr(config, "block_specs", None))
     if config.target_modules is None:
         by_name.target_modules = list(blocks)
     if not blocks:
-        raise ValueError(
+        raise NoMatchingPeftModuleError(
             f"{type(model).__name__} has no block that can be adapted. The known blocks are {known_block_classes()}."
         )
     matched: dict[str, BlockSpec] = {}
     excluded: set[str] = set()
     for name, module in model.named_modules():
         result = check_target_module_exists(by_name, name) if name else False
-        if isinstance(result, ExcludedModule):
+        if isinstance(result, ExcludedModule) or any(f"{name}.".startswith(f"{outer}.") for outer in saved):
             excluded.add(name)
         elif result and name not in blocks:
             raise ValueError(
@@ -49,12 +54,15 @@ def match_blocks(model: nn.Module, config: Any) -> tuple[dict[str, BlockSpec], s
         elif result:
             matched[name] = blocks[name]
     if not matched:
-        raise ValueError(
+        raise NoMatchingPeftModuleError(
             f"target_modules={config.target_modules!r} (exclude_modules={config.exclude_modules!r}, "
             f"modules_to_save={config.modules_to_save!r}) leaves no block to adapt. The model's blocks are "
             f"{list(blocks)}."
         )
-    return _choose_layers(matched, config), excluded
+    chosen = _choose_layers(matched, config)
+    for name, spec in chosen.items():
+        config.check_width(name, stream_width(model.get_submodule(name), spec))
+    return chosen, excluded
 
 
 def _choose_layers(blocks: dict[str, BlockSpec], config: Any) -> dict[str, BlockSpec]:
@@ -66,7 +74,7 @@ def _choose_layers(blocks: dict[str, BlockSpec], config: Any) -> dict[str, Block
         patterns = [config.layers_pattern] if isinstance(config.layers_pattern, str) else list(config.layers_pattern)
         names = [name for name in names if name.rpartition(".")[0].rpartition(".")[2] in patterns]
         if not names:
-            raise ValueError(
+            raise NoMatchingPeftModuleError(
                 f"layers_pattern={config.layers_pattern!r} names no container of the blocks {list(blocks)}."
             )
     indices = config.layers_to_transform
@@ -83,11 +91,12 @@ def _choose_layers(blocks: dict[str, BlockSpec], config: Any) -> dict[str, Block
 
 def warn_of_frozen_head(model: nn.Module, config: Any) -> None:
     """Warn when a head will be neither trained nor saved: the commonest mistake with PEFT."""
-    saved = config.modules_to_save or []
+    saved = find_saved(model, config.modules_to_save)
     frozen = [
         name
         for name in head_modules(model)
-        if name not in saved and not isinstance(model.get_submodule(name), AuxiliaryTrainingWrapper)
+        if not any(f"{name}.".startswith(f"{outer}.") for outer in saved)
+        and not isinstance(model.get_submodule(name), AuxiliaryTrainingWrapper)
     ]
     if frozen and not config.inference_mode:
         warnings.warn(

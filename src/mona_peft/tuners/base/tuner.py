@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+import copy
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from mona_peft.compat import CompatibleTuner, ExcludedModule
+from mona_peft.compat import AuxiliaryTrainingWrapper, CompatibleTuner, ExcludedModule
 
+from .loading import before_next_load, check_keys, check_shapes, own_entries
+from .saved import check_saved, wrap_saved
 from .unloading import unload
 
 
@@ -22,6 +26,7 @@ class BlockTunerLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter: str | list[str] = []
         self.merged_adapters: list[str] = []
+        self.cast_input_dtype_enabled = True
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ModuleDict())
 
@@ -47,15 +52,39 @@ class BlockTuner(CompatibleTuner):
     target_module_mapping: dict[str, list[str]] = {}
     _targets: Collection[str]
     _excluded: set[str]
+    _injected: Any  # the configuration of the adapter that is being injected, a copy
+    #: Adapters made for weights that did not come yet, and how often their tensors had been changed by then.
+    _awaiting: Mapping[str, int] = {}
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter to `model`; see `BaseTuner.inject_adapter`."""
+        config: Any = self.peft_config[adapter_name]
+        check_saved(model, config.modules_to_save)
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        wrap_saved(model, config, adapter_name, activate=adapter_name in self.active_adapters)
+        if config.inference_mode or config.read_from_file:
+            self._awaiting = {**self._awaiting, adapter_name: self._changes(adapter_name)}
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
-        return peft_config  # the blocks are found in the model, `target_modules=None` stays as the user gave it
+        # The blocks are found in the model, `target_modules=None` stays as the user gave it.
+        self._injected = copy.copy(peft_config)
+        return self._injected
+
+    def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
+        super()._mark_only_adapters_as_trainable(model)
+        self._injected.modules_to_save = None  # PEFT would go on to wrap modules inside adapters; see `wrap_saved`
 
     def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> Any:  # type: ignore[override]
         return ExcludedModule() if key in self._excluded else key in self._targets
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(merge_refusal(type(self).__name__))
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, AuxiliaryTrainingWrapper):
+            setattr(parent, child_name, new_module)  # PEFT would look for a `weight`, which not every module has
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
 
     def _remove_layers(self) -> None:
         """Take this tuner's layers off the model."""
@@ -77,40 +106,51 @@ class BlockTuner(CompatibleTuner):
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        refuse_misfits(model, adapter_name, remapped)
+        own = own_entries(model, cls.prefix, adapter_name)
+        with forgotten_on_failure(model, adapter_name):
+            check_keys(own, remapped, adapter_name)
+
+        def check(fitting: Mapping[str, Tensor]) -> None:
+            with forgotten_on_failure(model, adapter_name, done=True):
+                check_shapes(own, fitting, adapter_name)
+
+        before_next_load(model, check)
         return remapped
 
+    def _changes(self, adapter_name: str) -> int:
+        entries = own_entries(self.model, self.prefix, adapter_name).values()
+        return sum(tensor._version for tensor in entries if not tensor.is_inference())
 
-def refuse_misfits(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> None:
-    """Refuse weights whose shapes differ from the model's, and leave the model without the adapter they were for.
 
-    Raises:
-        ValueError: With the first of the shapes that differ.
+@contextlib.contextmanager
+def forgotten_on_failure(model: nn.Module, adapter_name: str, done: bool = False) -> Iterator[None]:
+    """Leave `model` without an adapter that was made for weights which turn out wrong, and has not been used since.
+
+    Args:
+        model (`nn.Module`): A `PeftModel`; in others an adapter is made by the caller and stays.
+        adapter_name (`str`): The adapter to be filled.
+        done (`bool`): Whether the adapter will have its weights after this.
     """
-    own = model.state_dict()
-    misfits = [
-        f"{key}: the file has {tuple(tensor.shape)}, the model {tuple(own[key].shape)}"
-        for key, tensor in state_dict.items()
-        if key in own and own[key].shape != tensor.shape
-    ]
-    if misfits:
-        forget_adapter(model, adapter_name)
-        more = [f"and {len(misfits) - 5} more"] if len(misfits) > 5 else []
-        raise ValueError(
-            f"The weights for adapter '{adapter_name}' do not fit the model; it was left without the adapter. "
-            "Load them into the base model they were trained on, with their own configuration.\n  "
-            + "\n  ".join(misfits[:5] + more)
-        )
+    tuner = getattr(model, "base_model", None)
+    if not isinstance(tuner, BlockTuner):
+        yield
+        return
+    try:
+        yield
+    except ValueError:
+        if tuner._awaiting.get(adapter_name) == tuner._changes(adapter_name):
+            forget_adapter(tuner, adapter_name)
+        raise
+    if done:
+        tuner._awaiting = {name: count for name, count in tuner._awaiting.items() if name != adapter_name}
 
 
-def forget_adapter(model: nn.Module, adapter_name: str) -> None:
-    """Remove an adapter that could not be filled; with the last one gone the base model is as it was."""
-    base = getattr(model, "base_model", model)
-    if isinstance(base, BaseTuner):
-        if set(base.peft_config) == {adapter_name}:
-            base.unload()
-        else:
-            base.delete_adapter(adapter_name)
+def forget_adapter(tuner: BlockTuner, adapter_name: str) -> None:
+    """Remove an adapter; with the last one gone the base model is as it was."""
+    if set(tuner.peft_config) == {adapter_name}:
+        tuner.unload()
+    else:
+        tuner.delete_adapter(adapter_name)
 
 
 def merge_refusal(name: str) -> str:
