@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from accelerate.utils import has_offloaded_params
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -43,7 +44,7 @@ def check_saved(model: nn.Module, names: Sequence[str] | None) -> None:
 
     Raises:
         TypeError: If a name means a container, which is never called.
-        ValueError: If a module holds adapters, which the copy would hold as well.
+        ValueError: If a module holds adapters, which the copy would hold as well, or its weights are kept elsewhere.
     """
     for name in find_saved(model, names):
         module = model.get_submodule(name)
@@ -59,6 +60,12 @@ def check_saved(model: nn.Module, names: Sequence[str] | None) -> None:
                 f"modules_to_save={names!r} matches '{name}' ({type(module).__name__}), which holds adapters, so its "
                 "copy would hold them too. Name modules without adapters, or leave them out of the adapters' targets "
                 "with `exclude_modules`."
+            )
+        if any(has_offloaded_params(part) for part in module.modules()):
+            raise ValueError(
+                f"modules_to_save={names!r} matches '{name}' ({type(module).__name__}), whose weights accelerate "
+                "keeps elsewhere, so a copy of them could not be trained or loaded. Add the adapter first, and then "
+                "offload the model."
             )
 
 

@@ -188,13 +188,14 @@ class TappedTuner(BlockTuner):
         spec = self._targets.get(current_key) or find_spec(target)
         assert spec is not None
         layer: Any = getattr(target, self.child_name, None)
+        device, dtype = stream_type(target, spec)
+        if device.type == "meta":  # accelerate keeps the weights elsewhere
+            device = execution_device(target) or device
         if layer is None:
-            device, dtype = stream_type(target, spec)
-            if device.type == "meta":  # accelerate keeps the weights elsewhere
-                device = execution_device(target) or device
             layer = self.tuner_layer_cls(stream_width(target, spec), device, dtype)  # type: ignore[call-arg]
             layer.train(target.training)
             target.add_module(self.child_name, layer)
+        layer._device_and_dtype = device, dtype  # the block's weights may have been replaced since the layer was made
         layer.update_layer(adapter_name, peft_config)
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
         tap(self.model, current_key, spec, self.child_name)

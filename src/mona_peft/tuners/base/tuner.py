@@ -11,7 +11,7 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from mona_peft.compat import AuxiliaryTrainingWrapper, CompatibleTuner, ExcludedModule
+from mona_peft.compat import CompatibleTuner, ExcludedModule
 
 from .loading import before_next_load, check_keys, check_shapes, own_entries
 from .saved import check_saved, wrap_saved
@@ -79,12 +79,6 @@ class BlockTuner(CompatibleTuner):
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(merge_refusal(type(self).__name__))
-
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        if isinstance(child, AuxiliaryTrainingWrapper):
-            setattr(parent, child_name, new_module)  # PEFT would look for a `weight`, which not every module has
-        else:
-            super()._replace_module(parent, child_name, new_module, child)
 
     def _remove_layers(self) -> None:
         """Take this tuner's layers off the model."""
