@@ -155,3 +155,34 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     with pytest.raises(Exception, match="[Ww]eights.only"):
         load_official_checkpoint(golden_swin(), tmp_path / "evil.pth")
     assert not (tmp_path / "executed").exists()
+
+
+UNCOPYABLE = {
+    "sparse": lambda t: t.to_sparse(),
+    "quantised": lambda t: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8),
+    "meta": lambda t: t.to("meta"),
+    "complex": lambda t: t.to(torch.complex64),
+    "integers": lambda t: t.to(torch.int8),
+    "no tensor": lambda t: t.tolist(),
+}
+
+
+@pytest.mark.parametrize("change", UNCOPYABLE.values(), ids=UNCOPYABLE)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_cannot_be_copied_leave_the_model_unchanged(change):
+    model = get_peft_model(TINY_MODELS["swin-model"].build(), MonaConfig())
+    official = {key: value + 1 for key, value in to_official_state_dict(model, include_backbone=True).items()}
+    for key in ("layers.1.blocks.1.my_module_2.project2.weight", "layers.0.blocks.0.attn.qkv.weight"):
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        with pytest.raises(ValueError, match=rf"unchanged.*cannot be copied.*{key}"):
+            load_official_checkpoint(model, {**official, key: change(official[key])})
+        after = model.state_dict()
+        assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_without_data_is_refused():
+    model = get_peft_model(TINY_MODELS["swin-model"].build(), MonaConfig())
+    official = to_official_state_dict(model)
+    with pytest.raises(ValueError, match="in the model: no data"):
+        load_official_checkpoint(model.to("meta"), official)

@@ -78,7 +78,8 @@ def load_official_checkpoint(
         adapter_name (`str`): The adapter to fill.
 
     Raises:
-        ValueError: If keys are unknown or missing, or shapes differ; they are listed and the model is unchanged.
+        ValueError: If keys are unknown or missing, shapes differ, or tensors are sparse, quantised, complex, without
+            data or no floats; they are listed and the model is unchanged.
     """
     official = {key: value for key, value in _read(path_or_state_dict).items() if not IGNORED.fullmatch(key)}
     targets = _official_names(model, adapter_name)
@@ -86,21 +87,32 @@ def load_official_checkpoint(
     needed = adapter_keys
     if set(official) & set(targets) - adapter_keys:
         needed = {key for key in targets if not OUTPUT_NORM.fullmatch(key)}
+    matched = sorted(set(official) & set(targets))
+    uncopyable = [
+        f"{key} ({fault})"
+        for key in matched
+        for fault in [
+            _fault(official[key]),
+            *(f"in the model: {_fault(t)}" if _fault(t) else "" for t in targets[key]),
+        ]
+        if fault
+    ]
     misfits = [
         f"{key} {tuple(official[key].shape)} instead of {tuple(_join(targets[key]).shape)}"
-        for key in sorted(set(official) & set(targets))
-        if official[key].shape != _join(targets[key]).shape
+        for key in matched
+        if not _fault(official[key]) and official[key].shape != _join(targets[key]).shape
     ]
     problems = {
         "unknown keys": sorted(key for key in set(official) - set(targets) if not OUTPUT_NORM.fullmatch(key)),
         "missing keys": sorted(needed - set(official)),
+        "tensors that cannot be copied": uncopyable,
         "shapes that do not fit": misfits,
     }
     if any(problems.values()):
         listed = "; ".join(f"{title}: {items}" for title, items in problems.items() if items)
         raise ValueError(f"The official checkpoint does not fit the model, which is unchanged. {listed}")
     with torch.no_grad():
-        for key in set(official) & set(targets):
+        for key in matched:
             for target, value in zip(targets[key], official[key].chunk(len(targets[key])), strict=True):
                 target.copy_(value)
 
@@ -136,6 +148,19 @@ def save_official_checkpoint(
     if Path(path).exists():
         raise FileExistsError(f"'{path}' exists and is kept; choose another name or remove it first.")
     save_file(to_official_state_dict(model, adapter_name, include_backbone), path)
+
+
+def _fault(value: object) -> str:
+    """What keeps a weight from being copied; empty if nothing does."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}, no tensor"
+    if value.is_meta:
+        return "no data, on the meta device"
+    if value.layout != torch.strided:
+        return f"sparse, {value.layout}"
+    if value.is_quantized or not value.dtype.is_floating_point or value.dtype.itemsize < 2:
+        return f"of type {value.dtype}"
+    return ""
 
 
 def _join(tensors: list[Tensor]) -> Tensor:

@@ -92,6 +92,7 @@ class Walk:
         return self.random.choice(sorted(self.kept))
 
     def activate(self, names: list[str]) -> None:
+        self.model.set_adapter(names[0])  # what the outer model takes for active is among those that are
         self.model.base_model.set_adapter(names)
         self.active = names
 
