@@ -14,23 +14,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mona_peft.finetuning.arguments import parse_arguments
 from mona_peft.finetuning.costs.config import BenchmarkConfig
 from mona_peft.finetuning.costs.pictures import draw_bars, draw_lines
 from mona_peft.finetuning.costs.profiling import run_profile
 from mona_peft.finetuning.costs.report import NOTE, table
 from mona_peft.finetuning.costs.suite import Row, as_json, describe_machine, run_benchmark
-from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.settings import Settings, option, parse_arguments
 
 
 @dataclass
-class OutputConfig:
+class OutputConfig(Settings):
     """Where the results go, and what is varied."""
 
     output_dir: str = option("outputs/benchmark", "Where results and pictures are written.")
     profile: bool = option(False, "Whether to tell where the time of a step goes, by operation, instead of timing it.")
-    scale_batch_size: list[int] = option([], "Batch sizes to plot the costs against, instead of one table.")
-    scale_image_size: list[int] = option([], "Image sizes to plot the costs against.")
+    scale_batch_size: list[int] = option([], "Batch sizes to plot the costs against, instead of one table.", least=1)
+    scale_image_size: list[int] = option([], "Image sizes to plot the costs against.", least=1)
     scale_model: list[str] = option([], "Models to plot the costs against.")
 
     def __post_init__(self) -> None:

@@ -8,20 +8,19 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from mona_peft.finetuning.arguments import parse_arguments
 from mona_peft.finetuning.costs.loop import compare_loops
-from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.settings import Settings, option, parse_arguments
 
 
 @dataclass
-class BenchmarkConfig:
+class BenchmarkConfig(Settings):
     """What to measure."""
 
-    steps: int = option(40, "Steps of each loop.")
-    rounds: int = option(5, "How often the loops take turns; the best round of each counts.")
-    batch_size: int = option(8, "Images a step.")
-    image_size: int = option(224, "Side of the images, in pixels; a multiple of 224 for a Swin-T.")
-    num_workers: int = option(0, "Loading processes.")
+    steps: int = option(40, "Steps of each loop.", least=1)
+    rounds: int = option(5, "How often the loops take turns; the best round of each counts.", least=1)
+    batch_size: int = option(8, "Images a step.", least=1)
+    image_size: int = option(224, "Side of the images, in pixels; a multiple of 224 for a Swin-T.", least=1)
+    num_workers: int = option(0, "Loading processes.", least=0)
     cpu_time: bool = option(False, "Count CPU time of this process: for a machine that others use too.")
 
 

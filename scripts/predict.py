@@ -6,9 +6,9 @@ accelerate launch scripts/predict.py --model user/name --dataset oxford_pets --s
 
 from __future__ import annotations
 
-from mona_peft.finetuning.arguments import parse_arguments
 from mona_peft.finetuning.data.sources.classification import DataConfig
 from mona_peft.finetuning.inference.predict import PredictionConfig, predict
+from mona_peft.finetuning.settings import parse_arguments
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mona_peft.finetuning.arguments import parse_arguments, refuse_unused
 from mona_peft.finetuning.data.sources.classification import DataConfig
-from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.settings import Settings, option, parse_arguments, refuse_unused
 from mona_peft.finetuning.study.digits_demo import run_demo
 from mona_peft.finetuning.tasks.classification import ClassificationConfig, train_classifier
 from mona_peft.finetuning.training.config import TrainingConfig
 
 
 @dataclass
-class DemoConfig:
+class DemoConfig(Settings):
     """The demo, run when no dataset is given."""
 
     demo_size: str = option("full", "How much the demo does: full (minutes) or tiny (seconds).")

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mona_peft.finetuning.arguments import parse_arguments, refuse_unused
 from mona_peft.finetuning.data.sources.dense import ObjectDataConfig, load_objects
+from mona_peft.finetuning.settings import parse_arguments, refuse_unused
 from mona_peft.finetuning.study.dense_demo import DenseDemoConfig, run_dense_demo
 from mona_peft.finetuning.tasks.detection import DetectionConfig, DetectionTask
 from mona_peft.finetuning.training.config import TrainingConfig

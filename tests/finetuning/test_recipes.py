@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mona_peft.finetuning.arguments import parse_arguments
 from mona_peft.finetuning.data.sources.presets import PRESETS
 from mona_peft.finetuning.methods import METHODS
+from mona_peft.finetuning.settings import parse_arguments
 from tests.support.scripts import load_script
 
 ROOT = Path(__file__).parents[2]

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mona_peft.finetuning.arguments import parse_arguments
 from mona_peft.finetuning.models.building import ARCHITECTURES
 from mona_peft.finetuning.models.cascade_mask_rcnn import CascadeMaskRCNNConfig
 from mona_peft.finetuning.models.retinanet import RetinaNetConfig
+from mona_peft.finetuning.settings import parse_arguments
 from mona_peft.finetuning.tasks.dense import read_options
 from tests.support.scripts import load_script
 

@@ -69,9 +69,9 @@ def test_other_schedules():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"schedule": "cosin"}, "Unknown schedule 'cosin'"),
+        ({"schedule": "cosin"}, "schedule is 'cosin'; it must be one of cosine"),
         ({"schedule": "step"}, "needs step_epochs"),
-        ({"mixed_precision": "fp8"}, "Unknown mixed_precision"),
+        ({"mixed_precision": "fp8"}, "mixed_precision is 'fp8'; it must be one of no, fp16"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"save_total_limit": 0}, "save_total_limit"),
         ({"learning_rate": 0.0}, "learning_rate"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.settings import Settings, option
 from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
 
 from .subjects import DEFAULT_SUBJECTS, FLOOR, SUBJECTS
@@ -21,35 +21,36 @@ TASKS = (CLASSIFICATION, *DENSE_KINDS)
 
 
 @dataclass
-class BenchmarkConfig:
+class BenchmarkConfig(Settings):
     """What to measure."""
 
     task: str = option(CLASSIFICATION, f"What is trained: one of {', '.join(TASKS)}.")
     model: str = option("swin-t", "A size of Swin or ViT, such as swin-t or vit-b, or a path to a config.json.")
     architecture: str = option("", "Neck and heads of a dense task, such as upernet; the task's usual ones if unset.")
     architecture_options: str = option("{}", 'Settings of the architecture, as JSON: {"fpn_channels": 256}.')
-    image_size: int = option(224, "Height and width of the images, in pixels.")
-    batch_size: int = option(8, "Images a step, of each process.")
+    image_size: int = option(224, "Height and width of the images, in pixels.", least=1)
+    batch_size: int = option(8, "Images a step, of each process.", least=1)
     dtype: str = option("float32", "Type of the backbone: float32, bfloat16 or float16.")
     autocast: str = option("", "Mixed precision: bfloat16 or float16 (with loss scaling); none if unset.")
     gradient_checkpointing: bool = option(False, "Whether to recompute the backbone in the backward pass.")
     channels_last: bool = option(False, "Whether images and weights of convolutions are laid out channels last.")
     compile: bool = option(False, "Whether to compile the models with torch.compile.")
-    processes: int = option(1, "Processes that train together (DDP), each with a batch of its own.")
-    threads: int = option(0, "Threads of each process on the CPU; 0 shares PyTorch's own number among them.")
+    processes: int = option(1, "Processes that train together (DDP), each with a batch of its own.", least=1)
+    threads: int = option(0, "Threads of each process on the CPU; 0 shares PyTorch's own number among them.", least=0)
     device: str = option("cpu", "Device, such as cpu or cuda.")
     methods: list[str] = option(
         list(DEFAULT_SUBJECTS),
         "Methods to compare. The floor always takes part: the gradient goes back to the patch embedding's bias, which "
         "trains (beside it the heads of a dense task, as with every method). With fixed the head alone trains.",
     )
-    repeats: int = option(15, "Rounds that are timed.")
-    warmup: int = option(3, "Rounds before them.")
+    repeats: int = option(15, "Rounds that are timed.", least=1)
+    warmup: int = option(3, "Rounds before them.", least=0)
     inference: bool = option(True, "Whether to time inference as well.")
-    seed: int = option(0, "Seed of the weights and images.")
+    seed: int = option(0, "Seed of the weights and images.", least=0, below=2**32)
     clock: str = option("wall", "Clock: wall, or process for CPU time, on a machine that does other work as well.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, known in (("task", TASKS), ("dtype", DTYPES), ("autocast", ("", *AUTOCAST)), ("clock", CLOCKS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {list(known)}.")

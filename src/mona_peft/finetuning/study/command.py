@@ -12,11 +12,10 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from mona_peft.finetuning.arguments import parse_arguments, refuse_unused
 from mona_peft.finetuning.costs.counts import count_all, format_counts
 from mona_peft.finetuning.data.sources.classification import DataConfig
 from mona_peft.finetuning.environment import package_versions
-from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.settings import Settings, option, parse_arguments, refuse_unused
 from mona_peft.finetuning.tasks.classification import ClassificationConfig
 from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
 from mona_peft.finetuning.training.config import TrainingConfig
@@ -40,21 +39,24 @@ TASK_ARGUMENTS: dict[str, tuple[type, type]] = {
 
 
 @dataclass
-class StudyConfig:
+class StudyConfig(Settings):
     """A study: what of it to run, and where its results go."""
 
     task: str = option("classification", "What to compare on: classification, semantic_segmentation, detection, ...")
     study_dir: str = option("outputs/study", "Folder of the study; a study in it goes on where it was.")
     results_dir: str | None = option(None, "Where table, figures and report are written; in study_dir if unset.")
     study_size: str = option("full", "Without a dataset: the embedded study, full (minutes) or tiny.")
-    learning_rates: list[float] = option([], "The grid of learning rates; rates are chosen on the validation split.")
-    seeds: int | None = option(None, "Runs of each variant at its chosen rate.")
-    search_seeds: int | None = option(None, "Runs at each rate of the grid; all seeds if unset.")
-    max_runs: int | None = option(None, "Stop after this many runs; the same command goes on from there.")
+    learning_rates: list[float] = option(
+        [], "The grid of learning rates; rates are chosen on the validation split.", above=0
+    )
+    seeds: int | None = option(None, "Runs of each variant at its chosen rate.", least=1)
+    search_seeds: int | None = option(None, "Runs at each rate of the grid; all seeds if unset.", least=1)
+    max_runs: int | None = option(None, "Stop after this many runs; the same command goes on from there.", least=1)
     report_only: bool = option(False, "Run nothing, write the results of the runs there are.")
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
+        super().__post_init__()
         if self.study_size not in DIGITS_SIZES:
             raise ValueError(f"Unknown study_size {self.study_size!r}; choose one of {', '.join(DIGITS_SIZES)}.")
         if self.task not in TASK_ARGUMENTS:
@@ -62,7 +64,7 @@ class StudyConfig:
 
 
 @dataclass
-class CompareConfig:
+class CompareConfig(Settings):
     """The comparison of methods."""
 
     methods: list[str] = option(list(PAPER_METHODS), "Names of methods in mona_peft.finetuning.methods.")
@@ -74,14 +76,14 @@ class CompareConfig:
 
 
 @dataclass
-class AblateConfig:
+class AblateConfig(Settings):
     """The ablations of Mona."""
 
     groups: list[str] = option(list(GROUPS), f"Some of {', '.join(GROUPS)}.")
-    bottleneck_dim: int | None = option(None, "Bottleneck of the default Mona; 64, or 16 on the digits.")
-    bottlenecks: list[int] = option([], "The other sizes; 16, 32 and 128, or 4, 8 and 32 on the digits.")
+    bottleneck_dim: int | None = option(None, "Bottleneck of the default Mona; 64, or 16 on the digits.", least=1)
+    bottlenecks: list[int] = option([], "The other sizes; 16, 32 and 128, or 4, 8 and 32 on the digits.", least=1)
     full_rates: list[float] = option(
-        [], "Grid of full fine-tuning, where backbones are compared; 0.003 on the digits."
+        [], "Grid of full fine-tuning, where backbones are compared; 0.003 on the digits.", above=0
     )
     backbones: list[str] = option([], "Models, or sizes of the digits' Swin, to train with Mona and in full.")
 

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from mona_peft.finetuning.methods import count_parameters
 from mona_peft.finetuning.models.building import head_paths
 from mona_peft.finetuning.repository import weights_size
-from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.settings import Settings, option
 from mona_peft.finetuning.training import Trainer, TrainingConfig
 from mona_peft.finetuning.training.checkpointing import write_json
 
@@ -30,7 +30,7 @@ METHODS = ("mona", "fixed", "full")
 
 
 @dataclass
-class DenseDemoConfig:
+class DenseDemoConfig(Settings):
     """The demo, run when no dataset is given."""
 
     demo_size: str = option("full", "How much the demo does: full (half an hour) or tiny (seconds).")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +38,7 @@ from mona_peft.finetuning.pictures.classification import (
     worst_mistakes,
 )
 from mona_peft.finetuning.repository import save_repository
-from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.settings import Settings, option, read_options
 from mona_peft.finetuning.training.config import TrainingConfig
 from mona_peft.finetuning.training.loaders import eval_loader
 from mona_peft.finetuning.training.run import run_task
@@ -58,43 +57,38 @@ print(classify("image.jpg"))
 
 
 @dataclass
-class ClassificationConfig:
+class ClassificationConfig(Settings):
     """Model, method and recipe of an image classification run."""
 
     model_name_or_path: str = option("microsoft/swin-tiny-patch4-window7-224", "Pretrained model: Hub id or folder.")
     method: str = option("mona", "Fine-tuning method, a name in mona_peft.finetuning.methods.")
     method_options: str = option("{}", 'Settings of the method, as JSON (or a mapping, in a recipe): {"r": 16}.')
-    drop_path: float | None = option(None, "Stochastic depth rate of the last block; the model's own if unset.")
-    label_smoothing: float = option(0.0, "Share of the target spread over all classes.")
-    mixup: float = option(0.0, "Alpha of mixup; 0 for none. With cutmix too, each batch gets one of them.")
-    cutmix: float = option(0.0, "Alpha of cutmix; 0 for none.")
-    crop_scale: list[float] = option([0.08, 1.0], "Least and greatest share of the area kept by the random crop.")
-    horizontal_flip: float = option(0.5, "Probability of mirroring a training image.")
-    resize_ratio: float = option(256 / 224, "Resized short side over crop side of test images.")
+    drop_path: float | None = option(
+        None, "Stochastic depth rate of the last block; the model's own if unset.", least=0, below=1
+    )
+    label_smoothing: float = option(0.0, "Share of the target spread over all classes.", least=0, most=1)
+    mixup: float = option(0.0, "Alpha of mixup; 0 for none. With cutmix too, each batch gets one of them.", least=0)
+    cutmix: float = option(0.0, "Alpha of cutmix; 0 for none.", least=0)
+    crop_scale: list[float] = option(
+        [0.08, 1.0], "Least and greatest share of the area kept by the random crop.", above=0, most=1
+    )
+    horizontal_flip: float = option(0.5, "Probability of mirroring a training image.", least=0, most=1)
+    resize_ratio: float = option(256 / 224, "Resized short side over crop side of test images.", least=1)
 
     def __post_init__(self) -> None:
         """Check what can be checked without data or model."""
+        super().__post_init__()
         self.options()
-        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+        if len(self.crop_scale) != 2 or self.crop_scale[0] > self.crop_scale[1]:
             raise ValueError(f"crop_scale is {self.crop_scale}; it must be two shares of the area, the lesser first.")
-        for name in ("label_smoothing", "horizontal_flip"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1].")
 
     def options(self) -> dict[str, Any]:
         """Settings of the method, whichever way they were given.
 
         Raises:
-            `ValueError`: if they are no mapping.
+            `ValueError`: If they are no mapping.
         """
-        given = self.method_options
-        try:
-            options = json.loads(given) if isinstance(given, str) else given
-        except ValueError as error:
-            raise ValueError(f"method_options is no JSON: {given!r} ({error}).") from error
-        if not isinstance(options, dict):
-            raise ValueError(f"method_options must be a mapping, not {given!r}.")
-        return options
+        return read_options("method_options", self.method_options)
 
 
 class ClassificationMeter(Meter):

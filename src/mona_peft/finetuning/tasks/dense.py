@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from mona_peft.finetuning.methods import METHODS, apply_method
 from mona_peft.finetuning.models.backbones import find_backbone_module
 from mona_peft.finetuning.models.building import build_model, head_paths
 from mona_peft.finetuning.repository import save_repository
-from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.settings import Settings, option, read_options
 
 USAGE = """import mona_peft
 from PIL import Image
@@ -28,7 +27,7 @@ loaded.draw(image).save("found.png")"""
 
 
 @dataclass
-class DenseConfig:
+class DenseConfig(Settings):
     """Model, method and images, as every dense task has them."""
 
     model_name_or_path: str = option(
@@ -39,32 +38,17 @@ class DenseConfig:
     method: str = option("mona", "Fine-tuning method, a name in mona_peft.finetuning.methods.")
     method_options: str = option("{}", 'Settings of the method, as JSON (or a mapping, in a recipe): {"r": 16}.')
     out_indices: list[int] = option(
-        [], "Stages of the backbone to use, from 1; the architecture's usual ones if unset."
+        [], "Stages of the backbone to use, from 1; the architecture's usual ones if unset.", least=1
     )
-    drop_path: float | None = option(None, "Stochastic depth rate of the last block; the model's own if unset.")
+    drop_path: float | None = option(
+        None, "Stochastic depth rate of the last block; the model's own if unset.", least=0, below=1
+    )
     gradient_checkpointing: bool = option(False, "Recompute the backbone in the backward pass, for less memory.")
-    short_side: int = option(800, "Shorter side of test images, pixels, unless the longer one exceeds long_side.")
-    long_side: int = option(1333, "Most pixels of the longer side.")
-    horizontal_flip: float = option(0.5, "Probability of mirroring a training image.")
-
-
-def read_options(name: str, given: Any) -> dict[str, Any]:
-    """Settings given as JSON or as a mapping.
-
-    Args:
-        name (`str`): of the setting, for the message.
-        given (`str` or `dict`): what was given.
-
-    Raises:
-        `ValueError`: if it is neither.
-    """
-    try:
-        options = json.loads(given) if isinstance(given, str) else given
-    except ValueError as error:
-        raise ValueError(f"{name} is no JSON: {given!r} ({error}).") from error
-    if not isinstance(options, dict):
-        raise ValueError(f"{name} must be a mapping, not {given!r}.")
-    return options
+    short_side: int = option(
+        800, "Shorter side of test images, pixels, unless the longer one exceeds long_side.", least=1
+    )
+    long_side: int = option(1333, "Most pixels of the longer side.", least=1)
+    horizontal_flip: float = option(0.5, "Probability of mirroring a training image.", least=0, most=1)
 
 
 def image_settings(config: DenseConfig, processor: Any = None) -> DenseSettings:

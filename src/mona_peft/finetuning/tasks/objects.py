@@ -42,14 +42,17 @@ class ObjectConfig(DenseConfig):
     """Settings of detection and instance segmentation."""
 
     train_short_sides: list[int] = option(
-        [], "Shorter sides of training images, one drawn for each; short_side if unset."
+        [], "Shorter sides of training images, one drawn for each; short_side if unset.", least=1
     )
-    crop: list[int] = option([], "Least and greatest side of a training crop taken before resizing; no crop if unset.")
-    crop_share: float = option(0.5, "Share of training images that are cropped.")
+    crop: list[int] = option(
+        [], "Least and greatest side of a training crop taken before resizing; no crop if unset.", least=1
+    )
+    crop_share: float = option(0.5, "Share of training images that are cropped.", least=0, most=1)
     protocol: str = option("coco", f"How average precision is computed: one of {', '.join(PROTOCOLS)}.")
 
     def __post_init__(self) -> None:
         """Check what can be checked without data or model."""
+        super().__post_init__()
         if self.protocol not in PROTOCOLS:
             raise ValueError(f"Unknown protocol {self.protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
         if self.crop and (len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1]):

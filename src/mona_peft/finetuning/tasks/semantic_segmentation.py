@@ -29,16 +29,21 @@ class SemanticSegmentationConfig(DenseConfig):
     """Settings of a semantic segmentation run."""
 
     architecture: str = option("upernet", f"One of {', '.join(ARCHITECTURES)}.")
-    short_side: int = option(512, "Shorter side of test images, pixels, unless the longer one exceeds long_side.")
-    long_side: int = option(2048, "Most pixels of the longer side.")
-    crop_side: int = option(512, "Side of the square training crop, and of the windows of sliding evaluation.")
-    scale: list[float] = option([0.5, 2.0], "Least and greatest factor by which training images are resized.")
+    short_side: int = option(
+        512, "Shorter side of test images, pixels, unless the longer one exceeds long_side.", least=1
+    )
+    long_side: int = option(2048, "Most pixels of the longer side.", least=1)
+    crop_side: int = option(
+        512, "Side of the square training crop, and of the windows of sliding evaluation.", least=1
+    )
+    scale: list[float] = option([0.5, 2.0], "Least and greatest factor by which training images are resized.", above=0)
     photometric: bool = option(True, "Vary brightness, contrast, saturation and hue of training images.")
     evaluation: str = option("whole", "Predict the whole image at once, or slide a window of crop_side over it.")
-    stride: int | None = option(None, "Step of the sliding window, pixels; two thirds of crop_side if unset.")
+    stride: int | None = option(None, "Step of the sliding window, pixels; two thirds of crop_side if unset.", least=1)
 
     def __post_init__(self) -> None:
         """Check what can be checked without data or model."""
+        super().__post_init__()
         for name, known in (("architecture", ARCHITECTURES), ("evaluation", EVALUATIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(known)}.")

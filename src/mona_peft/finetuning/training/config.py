@@ -4,75 +4,73 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.settings import Settings, option
 
 SCHEDULES = ("cosine", "linear", "step", "constant")
 PRECISIONS = ("no", "fp16", "bf16")
 
 
 @dataclass
-class TrainingConfig:
+class TrainingConfig(Settings):
     """Settings of the training loop, the same for every task."""
 
     output_dir: str | None = option(None, "Folder of the run: checkpoints, metrics and the trained weights.")
-    overwrite_output_dir: bool = option(False, "Delete the run that is in output_dir and start anew.")
+    overwrite_output_dir: bool = option(False, "Delete what the run in output_dir wrote, and start over.")
     resume: bool = option(False, "Go on from the newest whole checkpoint in output_dir.")
-    num_epochs: int = option(100, "Passes over the training data.")
-    max_steps: int | None = option(None, "Stop after this many optimiser steps, whatever num_epochs says.")
-    batch_size: int = option(16, "Training samples a process and forward pass.")
+    num_epochs: int = option(100, "Passes over the training data.", least=1)
+    max_steps: int | None = option(None, "Stop after this many optimiser steps, whatever num_epochs says.", least=1)
+    batch_size: int = option(16, "Training samples a process and forward pass.", least=1)
     eval_batch_size: int | None = option(
-        None, "Samples a process and forward pass in evaluation; batch_size if unset."
+        None, "Samples a process and forward pass in evaluation; batch_size if unset.", least=1
     )
     auto_batch_size: bool = option(False, "Halve batch_size (and double accumulation) until it fits in memory.")
-    gradient_accumulation_steps: int = option(1, "Forward passes summed up in one optimiser step.")
-    learning_rate: float = option(5e-4, "Learning rate after warm-up.")
-    weight_decay: float = option(0.05, "AdamW weight decay; never on norms, biases, scales or position tables.")
-    adam_beta1: float = option(0.9, "AdamW's first decay rate.")
-    adam_beta2: float = option(0.999, "AdamW's second decay rate.")
-    schedule: str = option("cosine", f"Learning rate after warm-up: one of {', '.join(SCHEDULES)}.")
-    warmup_epochs: float = option(0.0, "Epochs of linear warm-up (added to warmup_steps).")
-    warmup_steps: int = option(0, "Optimiser steps of linear warm-up.")
-    min_lr_ratio: float = option(0.01, "Where cosine and linear schedules end, as a share of learning_rate.")
-    step_epochs: list[int] = option([], "Epochs at which the step schedule divides the rate by 10.")
-    max_grad_norm: float | None = option(5.0, "Greatest norm of the gradient; none for no clipping.")
-    mixed_precision: str = option("no", f"One of {', '.join(PRECISIONS)}.")
-    seed: int = option(0, "Seeds weights, data order, augmentation and dropout.")
+    gradient_accumulation_steps: int = option(1, "Forward passes summed up in one optimiser step.", least=1)
+    learning_rate: float = option(5e-4, "Learning rate after warm-up.", above=0)
+    weight_decay: float = option(
+        0.05, "AdamW weight decay; never on norms, biases, scales or position tables.", least=0
+    )
+    adam_beta1: float = option(0.9, "AdamW's first decay rate.", least=0, below=1)
+    adam_beta2: float = option(0.999, "AdamW's second decay rate.", least=0, below=1)
+    schedule: str = option("cosine", f"Learning rate after warm-up: one of {', '.join(SCHEDULES)}.", choices=SCHEDULES)
+    warmup_epochs: float = option(0.0, "Epochs of linear warm-up (added to warmup_steps).", least=0)
+    warmup_steps: int = option(0, "Optimiser steps of linear warm-up.", least=0)
+    min_lr_ratio: float = option(
+        0.01, "Where cosine and linear schedules end, as a share of learning_rate.", least=0, most=1
+    )
+    step_epochs: list[int] = option([], "Epochs at which the step schedule divides the rate by 10.", least=1)
+    max_grad_norm: float | None = option(5.0, "Greatest norm of the gradient; none for no clipping.", above=0)
+    mixed_precision: str = option("no", f"One of {', '.join(PRECISIONS)}.", choices=PRECISIONS)
+    seed: int = option(0, "Seeds weights, data order, augmentation and dropout.", least=0, below=2**32)
     deterministic: bool = option(False, "Use deterministic kernels only (slower on GPUs).")
-    num_workers: int = option(0, "Data loading processes for each training process.")
+    num_workers: int = option(0, "Data loading processes for each training process.", least=0)
     channels_last: bool = option(False, "Keep images channels-last in memory.")
     torch_compile: bool = option(False, "Compile the model.")
     torch_compile_backend: str = option("inductor", "Which compiler of torch.compile.")
     cpu: bool = option(False, "Train on the CPU even if there is an accelerator.")
-    eval_epochs: int = option(1, "Evaluate on the validation split every this many epochs.")
-    eval_steps: int | None = option(None, "Evaluate every this many optimiser steps instead.")
-    checkpoint_steps: int | None = option(None, "Save a checkpoint every this many steps; after each epoch if unset.")
-    save_total_limit: int = option(2, "Keep this many checkpoints.")
+    process_timeout: float = option(
+        600.0, "Seconds that a process waits for the others before it ends with an error.", above=0, most=1e6
+    )
+    eval_epochs: int = option(1, "Evaluate on the validation split every this many epochs.", least=1)
+    eval_steps: int | None = option(None, "Evaluate every this many optimiser steps instead.", least=1)
+    checkpoint_steps: int | None = option(
+        None, "Save a checkpoint every this many steps; after each epoch if unset.", least=1
+    )
+    save_total_limit: int = option(2, "Keep this many checkpoints; no_checkpoints saves none.", least=1)
     no_checkpoints: bool = option(False, "Save no checkpoints: the run cannot be resumed.")
-    metric_for_best: str | None = option(None, "Validation figure that tells the best weights; the task's if unset.")
-    early_stopping_patience: int | None = option(None, "Stop after this many evaluations without a better figure.")
-    logging_steps: int = option(10, "Write loss, learning rate and speed every this many steps.")
+    metric_for_best: str | None = option(None, "Validation metric that selects the best weights; the task's if unset.")
+    early_stopping_patience: int | None = option(
+        None, "Stop after this many evaluations without a better value of that metric.", least=1
+    )
+    logging_steps: int = option(10, "Write loss, learning rate and speed every this many steps.", least=1)
     report_to: list[str] = option(["auto"], "Trackers: tensorboard, wandb, trackio; auto is tensorboard if installed.")
     progress_bar: bool = option(True, "Show a progress bar.")
     push_to_hub: bool = option(False, "Push the trained repository to the Hub.")
     hub_model_id: str | None = option(None, "Repository on the Hub, user/name; the name of output_dir if unset.")
     hub_private_repo: bool = option(False, "Make the repository on the Hub private.")
-    benchmark_steps: int | None = option(None, "Only time this many steps after a few to warm up; nothing is saved.")
 
     def __post_init__(self) -> None:
         """Check what can be checked without data or model."""
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"Unknown schedule {self.schedule!r}; choose one of {', '.join(SCHEDULES)}.")
-        if self.mixed_precision not in PRECISIONS:
-            raise ValueError(
-                f"Unknown mixed_precision {self.mixed_precision!r}; choose one of {', '.join(PRECISIONS)}."
-            )
-        for name in ("num_epochs", "batch_size", "gradient_accumulation_steps", "eval_epochs", "logging_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.save_total_limit < 1:
-            raise ValueError("save_total_limit must be at least 1; use no_checkpoints to save none.")
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0.")
+        super().__post_init__()
         if self.schedule == "step" and not self.step_epochs:
             raise ValueError("The step schedule needs step_epochs, such as --step_epochs 27 33.")
 
@@ -85,6 +83,7 @@ FREE_ON_RESUME = frozenset(
         "resume",
         "num_workers",
         "eval_batch_size",
+        "process_timeout",
         "checkpoint_steps",
         "save_total_limit",
         "no_checkpoints",
@@ -94,6 +93,5 @@ FREE_ON_RESUME = frozenset(
         "push_to_hub",
         "hub_model_id",
         "hub_private_repo",
-        "benchmark_steps",
     }
 )

@@ -13,14 +13,14 @@ import numpy as np
 from mona_peft.finetuning.data.classification.dataset import ClassificationData
 from mona_peft.finetuning.data.decoding import skip_bad_images, undecoded
 from mona_peft.finetuning.data.embedded.digits import load_adaptation_digits
-from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.settings import Settings, option
 
 from .hub import class_names_of, encode_label, find_image_column, find_label_column, load_splits, pick_splits
 from .presets import PRESETS, Preset, check_sizes, download
 
 
 @dataclass
-class DataConfig:
+class DataConfig(Settings):
     """Where the images come from."""
 
     dataset: str | None = option(
@@ -38,20 +38,21 @@ class DataConfig:
     validation_split: str | None = option(None, "Name of the validation split; found if unset.")
     test_split: str | None = option(None, "Name of the test split; found if unset.")
     validation_fraction: float = option(
-        0.0, "Share of the training split to validate on, where there is no such split."
+        0.0, "Share of the training split to validate on, where there is no such split.", least=0, below=1
     )
-    voc_labels: str = option("multi", "VOC2007: multi (20 labels an image) or single (largest object not difficult).")
-    shots: int = option(8, "Labelled scans a class of the digits.")
+    voc_labels: str = option(
+        "multi",
+        "VOC2007: multi (20 labels an image) or single (largest object not difficult).",
+        choices=("multi", "single"),
+    )
+    shots: int = option(8, "Labelled scans a class of the digits.", least=1)
     streaming: bool = option(False, "Read the training split as a stream, sharded by process.")
-    shuffle_buffer: int = option(1000, "Samples among which a stream is shuffled.")
+    shuffle_buffer: int = option(1000, "Samples among which a stream is shuffled.", least=1)
     skip_bad_images: bool = option(False, "Leave out images that cannot be read, after trying all of them.")
 
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
-        if self.voc_labels not in ("multi", "single"):
-            raise ValueError(f"voc_labels is {self.voc_labels!r}; it is multi or single.")
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction is {self.validation_fraction}; it must be in [0, 1).")
+        super().__post_init__()
         if self.download and not self.data_dir:
             raise ValueError("--download needs --data_dir, where the archives go.")
 

@@ -11,7 +11,7 @@ from mona_peft.finetuning.data.dense.objects import ObjectData
 from mona_peft.finetuning.data.dense.segmentation import SegmentationData, load_folders
 from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
 from mona_peft.finetuning.data.embedded.scenes import SceneSettings
-from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.settings import Settings, option
 
 from .ade20k import ade20k_names, load_ade20k, load_hub_segmentation, scene_segmentation
 from .coco import load_coco
@@ -22,13 +22,13 @@ OBJECT_SETS = ("coco", "voc0712", "scenes")
 
 
 @dataclass
-class SceneConfig:
+class SceneConfig(Settings):
     """The embedded scenes, where they are the data set."""
 
-    scene_size: int = option(96, "Side of the embedded scenes, pixels.")
-    train_scenes: int = option(200, "Embedded scenes to train on.")
-    validation_scenes: int = option(50, "Embedded scenes to validate on.")
-    test_scenes: int = option(100, "Embedded scenes to test on.")
+    scene_size: int = option(96, "Side of the embedded scenes, pixels.", least=1)
+    train_scenes: int = option(200, "Embedded scenes to train on.", least=0)
+    validation_scenes: int = option(50, "Embedded scenes to validate on.", least=0)
+    test_scenes: int = option(100, "Embedded scenes to test on.", least=0)
 
     def sizes(self) -> dict[str, int]:
         """Scenes of each split that has any."""
