@@ -58,7 +58,7 @@ def test_an_adapter_comes_back_with_identical_predictions(swin, architecture, tm
     trainer = Trainer(task, tiny_training(tmp_path / "run", max_steps=2, num_epochs=1, no_checkpoints=True))
     figures = trainer.train()
     trainer.save(figures)
-    trained = trainer.unwrapped_model().eval()
+    trained = trainer.bare_model.eval()
     norms = [module for module in trained.modules() if isinstance(module, nn.BatchNorm2d)]
     if architecture in ("upernet", "segformer", "cascade_mask_rcnn"):
         assert any(module.running_mean.abs().sum() > 0 for module in norms)  # buffers that must be saved
@@ -108,7 +108,7 @@ def test_other_methods_come_back_too(swin, architecture, method, tmp_path):
     loaded = mona_peft.load(tmp_path / "run" / "model")
     batch = batch_of(task, "validation")
     with torch.no_grad():
-        assert_same(*(task.predict(m, batch) for m in (trainer.unwrapped_model().eval(), loaded.model)))
+        assert_same(*(task.predict(m, batch) for m in (trainer.bare_model.eval(), loaded.model)))
 
 
 @pytest.mark.parametrize("architecture", ["upernet", "segformer", "conditional_detr", "detr"])

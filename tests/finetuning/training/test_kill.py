@@ -19,7 +19,7 @@ from tests.finetuning.training.killing import kill_until_done
 from tests.finetuning.training.test_loop import config
 from tests.finetuning.training.toy import LineTask
 
-TIMED = {"samples_per_second", "data_wait", "memory_gib", "seconds", "peak_memory_gib"}
+TIMED = {"step_seconds", "samples_per_second", "data_wait", "memory_gib", "seconds", "peak_memory_gib"}
 SCRIPT = Path(__file__).parents[3] / "scripts" / "train_classification.py"
 
 

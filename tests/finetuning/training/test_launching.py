@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from mona_peft.finetuning.training.launching import check_launch, check_sharding
+from mona_peft.finetuning.training.launching import check_launch
+from mona_peft.finetuning.training.sharding import check_sharding
 
 
 def test_a_single_process_instead_of_several_is_told(monkeypatch, recwarn):

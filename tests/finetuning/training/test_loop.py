@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from mona_peft.finetuning.training import Trainer, TrainingConfig
+from mona_peft.finetuning.training.ownership import OwnFiles
 from mona_peft.finetuning.training.run_folder import read_log
 from tests.finetuning.training.toy import LineTask
 
@@ -46,7 +47,8 @@ def test_the_log_has_loss_rate_speed_and_memory(tmp_path):
     Trainer(LineTask(), config(tmp_path)).train()
     records = [record for record in read_log(tmp_path / "metrics.jsonl") if record["kind"] == "train"]
     assert [record["step"] for record in records] == list(range(1, 19))
-    assert {"loss", "learning_rate", "grad_norm", "samples_per_second", "data_wait", "memory_gib"} <= records[0].keys()
+    names = {"loss", "learning_rate", "grad_norm", "step_seconds", "samples_per_second", "data_wait", "memory_gib"}
+    assert names <= records[0].keys()
     assert records[-1]["epoch"] == 3
 
 
@@ -102,8 +104,8 @@ def test_loss_that_is_no_number_stops_the_run():
 
 
 def test_unknown_metric_is_named():
-    with pytest.raises(ValueError, match=r"no figure 'accuracy'.*error"):
-        Trainer(LineTask(), config(metric_for_best="accuracy")).train()
+    with pytest.raises(ValueError, match=r"no metric 'accuracy'.*error"):
+        Trainer(LineTask(), config(metric_for_best="accuracy"))
 
 
 class Killed(Exception):
@@ -142,7 +144,7 @@ def test_resumed_run_ends_bit_identical(tmp_path, die_at, checkpoint_steps):
     for name in ("best.safetensors", "checkpoint-00000009/trainable.safetensors"):
         first, second = load_file(tmp_path / "whole" / name), load_file(tmp_path / "cut" / name)
         assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-    timed = ("samples_per_second", "data_wait", "memory_gib")
+    timed = ("step_seconds", "samples_per_second", "data_wait", "memory_gib")
     logs = [
         [{k: v for k, v in record.items() if k not in timed} for record in read_log(tmp_path / run / "metrics.jsonl")]
         for run in ("whole", "cut")
@@ -164,9 +166,10 @@ def test_half_written_checkpoints_are_skipped_with_a_warning(tmp_path):
     broken = tmp_path / "run" / "checkpoint-00000012" / "optimizer.bin"
     broken.write_bytes(broken.read_bytes()[:-10])
     (tmp_path / "run" / "checkpoint-00000013.incomplete").mkdir()
-    resumed = Trainer(LineTask(), config(tmp_path / "run", num_epochs=2, resume=True))
+    OwnFiles.read(tmp_path / "run").add("checkpoint-00000013.incomplete/")
     with pytest.warns(UserWarning, match="Skipping") as caught:
-        resumed.train()
+        resumed = Trainer(LineTask(), config(tmp_path / "run", num_epochs=2, resume=True))
+    resumed.train()
     messages = " ".join(str(warning.message) for warning in caught)
     assert "optimizer.bin has" in messages and "not finished" in messages
     assert len(resumed.task.seen) == 6

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from mona_peft.finetuning.training.run_folder import read_log
 
-NOT_DRAWN = {"kind", "step", "epoch", "num_samples", "samples_per_second", "data_wait", "memory_gib", "grad_norm"}
+TIMED = {"step_seconds", "samples_per_second", "data_wait", "memory_gib"}
+NOT_DRAWN = {"kind", "step", "epoch", "num_samples", "grad_norm", *TIMED}
 
 
 def draw_curves(log: Path, picture: Path) -> None:
@@ -31,6 +32,7 @@ def draw_curves(log: Path, picture: Path) -> None:
             ]
             if points:
                 panel.plot(*zip(*points, strict=True), label=kind, marker="." if len(points) < 30 else None)
-        panel.set(title=name.replace("_", " "), xlabel="step")
+        panel.set_title(name.replace("_", " "), parse_math=False)
+        panel.set_xlabel("step")
         panel.legend()
     figure.savefig(picture, dpi=120)

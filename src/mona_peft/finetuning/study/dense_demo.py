@@ -156,7 +156,7 @@ def table_row(runs: list[DenseRun]) -> dict[str, Any]:
     first = runs[0]
     results = [run.trainer.evaluate("test") for run in runs]
     metric = first.trainer.metric
-    bare = first.trainer.unwrapped_model()
+    bare = first.trainer.bare_model
     counts = count_parameters(bare, head_paths(_bare(bare)))
     return {
         "method": first.method,

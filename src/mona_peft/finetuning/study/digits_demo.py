@@ -183,7 +183,7 @@ def choose_rate(runs: list[Run]) -> list[Run]:
 def table_row(chosen: list[Run]) -> dict[str, object]:
     """Figures of a method at its chosen learning rate, over the seeds."""
     accuracies = [run.test_accuracy() for run in chosen]
-    counts = count_parameters(chosen[0].trainer.unwrapped_model())
+    counts = count_parameters(chosen[0].trainer.bare_model)
     return {
         "method": chosen[0].method,
         "learning_rate": chosen[0].learning_rate,

@@ -183,7 +183,7 @@ class Study:
         if tested is None:
             raise ValueError(f"The benchmark {self.benchmark.title!r} has no test split to report.")
         trainer.save(figures)
-        counts = count_parameters(trainer.unwrapped_model(), trainer.task.head())
+        counts = count_parameters(trainer.bare_model, trainer.task.head())
         losses = [[r["step"], r["loss"]] for r in read_log(folder / LOG_FILE) if r["kind"] == "train"]
         return Record(
             **asdict(variant),

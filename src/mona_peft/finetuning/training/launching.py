@@ -1,14 +1,25 @@
-"""What `accelerate launch` leaves to the program."""
+"""What `accelerate launch` leaves to the program: how many processes there are, and what if one of them is gone."""
 
 from __future__ import annotations
 
 import os
+import signal
+import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from types import FrameType
 from typing import Any
 
-from accelerate import PartialState
-from accelerate.utils import DistributedType
-from torch import nn
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from torch import distributed
+
+# How the backends of torch.distributed say that they waited in vain, or that a process has ended.
+LOST_PEER = ("timed out", "timeout", "connection closed", "connection reset", "broken pipe", "connectfullmesh")
 
 
 def check_launch() -> None:
@@ -26,35 +37,72 @@ def check_launch() -> None:
         )
 
 
-def check_sharding(plugin: Any, model: nn.Module) -> None:
-    """Refuse what accelerate cannot shard: with efficient loading FSDP2 sends parameters from process to process only.
+def group_settings(seconds: float) -> InitProcessGroupKwargs:
+    """How long the processes wait for each other, for accelerate."""
+    return InitProcessGroupKwargs(timeout=timedelta(seconds=seconds))
 
-    Args:
-        plugin (`FullyShardedDataParallelPlugin`, *optional*): settings of the sharding; `None` without any.
-        model (`nn.Module`): what is to be sharded.
+
+@contextmanager
+def naming_lost_processes(accelerator: Accelerator, seconds: float) -> Iterator[None]:
+    """Say what it means if a process waited for another in vain.
 
     Raises:
-        `ValueError`: if the model has buffers in its state dict that would be lost.
+        `ConnectionError`: In place of an error of the backend that tells of a lost process.
     """
-    if plugin is None or plugin.fsdp_version != 2 or not plugin.cpu_ram_efficient_loading:
-        return
-    buffers = sorted({name for name, _ in model.named_buffers()} & model.state_dict().keys())
-    if buffers:
-        raise ValueError(
-            f"The model has {len(buffers)} buffers to save, such as '{buffers[0]}', which FSDP2 cannot send to the "
-            "other processes. Set fsdp_cpu_ram_efficient_loading: false in accelerate's configuration, so that every "
-            "process loads the model itself."
-        )
+    try:
+        yield
+    except RuntimeError as error:
+        lost = any(words in str(error).lower() for words in LOST_PEER)
+        if accelerator.num_processes == 1 or not lost:
+            raise
+        raise ConnectionError(
+            f"Process {accelerator.process_index} of {accelerator.num_processes} has lost another one: it has "
+            f"ended or stood still for longer than process_timeout ({seconds:g} seconds). Its output may say why; "
+            "--resume goes on from the newest checkpoint."
+        ) from error
 
 
-def allow_sharding_on_cpu(cpu: bool) -> None:
-    """Let accelerate shard (FSDP) over CPU processes that talk through gloo.
+class StopRequest:
+    """Whether SIGTERM asked this run to end; while it is entered, the signal waits for the end of a step.
 
-    It offers FSDP to processes with accelerators only, though PyTorch shards on CPUs as well; telling it that these
-    processes have one is all it takes, as device and backend are settled by then.
+    Args:
+        accelerator (`Accelerator`): Knows the processes, which all have to end after the same step.
     """
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
-        return
-    state = PartialState(cpu=cpu or None)
-    if state.distributed_type == DistributedType.MULTI_CPU:
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.asked = False
+        # A group on the CPU: asking must not wait for the GPU.
+        several = accelerator.num_processes > 1 and distributed.is_initialized()
+        self.group: Any = distributed.new_group(backend="gloo") if several else None
+
+    def __enter__(self) -> StopRequest:
+        self.previous: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self.previous = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        if self.previous is not None:
+            signal.signal(signal.SIGTERM, self.previous)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def agreed(self) -> bool:
+        """Whether any process was asked, the same on all of them after the same step."""
+        if self.group is None:
+            return self.asked
+        asked = torch.tensor(int(self.asked))
+        distributed.all_reduce(asked, distributed.ReduceOp.MAX, group=self.group)
+        return bool(asked)
+
+    def end(self, message: str) -> None:
+        """End the program as SIGTERM does, having said why.
+
+        Raises:
+            `SystemExit`: Always, with the exit code 143.
+        """
+        if self.accelerator.is_main_process:
+            print(message, file=sys.stderr, flush=True)
+        raise SystemExit(128 + signal.SIGTERM)

@@ -4,45 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType, set_seed
-from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
 
-from mona_peft.finetuning.model_card import write_card
+from mona_peft.finetuning.models.weights import count_not_finite
 
-from .checkpointing import (
-    Checkpointer,
-    bare_name,
-    load_sharded_weights,
-    load_weights,
-    newest_checkpoint,
-    save_weights,
-    trainable_names,
-    unwrap_model,
-    write_json,
-)
-from .config import FREE_ON_RESUME, TrainingConfig
+from .config import TrainingConfig
 from .evaluation import evaluate
-from .launching import allow_sharding_on_cpu, check_launch, check_sharding
-from .loaders import eval_loader, train_loader
-from .optim import make_optimizer, make_schedule, parameter_groups, set_learning_rate
+from .launching import StopRequest
+from .loaders import eval_loader
+from .optim import set_learning_rate
+from .preparation import REPOSITORY, PreparedRun
 from .progress import Stopwatch, peak_memory_gib, progress_bar
-from .run_folder import LOG_FILE, FigureLog, open_run
-from .streams import StreamLoader
+from .run_folder import LOG_FILE, FigureLog
 from .task import Meter, Task
-from .tracking import resolve_trackers
 
-BEST_WEIGHTS = "best.safetensors"
-# Folder, inside that of the run, that holds what is published.
-REPOSITORY = "model"
+__all__ = ["REPOSITORY", "Progress", "Trainer"]
 
 
 @dataclass
@@ -66,7 +46,7 @@ class Progress:
     evaluations_since_best: int = 0
 
 
-class Trainer:
+class Trainer(PreparedRun):
     """Trains the model of a task and keeps its best weights.
 
     Args:
@@ -75,83 +55,10 @@ class Trainer:
     """
 
     def __init__(self, task: Task, config: TrainingConfig) -> None:
-        self.task = task
-        self.config = config
+        super().__init__(task, config)
         self.log: FigureLog | None = None
-        self.folder = Path(config.output_dir) if config.output_dir else None
-        if config.deterministic:
-            torch.use_deterministic_algorithms(True)
-        trackers = resolve_trackers(config.report_to) if self.folder else []
-        check_launch()
-        allow_sharding_on_cpu(config.cpu)
-        self.accelerator = Accelerator(
-            cpu=config.cpu,
-            mixed_precision=config.mixed_precision,
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            log_with=trackers or None,
-            project_dir=str(self.folder) if self.folder else None,
-        )
-        if self.folder and self.accelerator.is_main_process:
-            settings = {**asdict(config), "task": task.name, **task.describe()}
-            open_run(self.folder, settings, FREE_ON_RESUME, config.resume, config.overwrite_output_dir)
-        self.accelerator.wait_for_everyone()
         self.progress = Progress()
         self.stopwatch = Stopwatch()
-        self.metric = config.metric_for_best or task.best_metric
-        self._prepare()
-        if trackers:
-            self.accelerator.init_trackers("mona-peft")
-
-    def _prepare(self) -> None:
-        """Build model, optimiser, schedule and loaders, and hand them to accelerate."""
-        config, task = self.config, self.task
-        set_seed(config.seed)
-        bare = task.build_model()
-        if config.channels_last:
-            bare = bare.to(memory_format=torch.channels_last)
-        if self.sharded:
-            check_sharding(self.accelerator.state.fsdp_plugin, bare)
-        self.bare_model = bare
-        self.weight_names = trainable_names(bare)
-        self.checkpointer = None
-        if self.folder and not config.no_checkpoints:
-            self.checkpointer = Checkpointer(self.accelerator, self.folder, self.weight_names, config.save_total_limit)
-        if not self._resumes():
-            task.calibrate(bare, self.accelerator.device, config.eval_batch_size or config.batch_size)
-        optimizer = make_optimizer(bare, config)
-        dataset = task.dataset("train")
-        if dataset is None:
-            raise ValueError(f"The task {task.name} has no training data.")
-        model: Any = torch.compile(bare, backend=config.torch_compile_backend) if config.torch_compile else bare
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        if self.sharded:
-            # accelerate finds the shards of the optimiser's parameters by their addresses, which may coincide.
-            sharded_groups = parameter_groups(self.unwrapped_model(), config.weight_decay)
-            for group, sharded in zip(self.optimizer.param_groups, sharded_groups, strict=True):
-                group["params"] = sharded["params"]
-        self.loader = self._train_loader(dataset)
-        self.eval_loaders: dict[str, DataLoader | None] = {}
-        self.steps_per_epoch = math.ceil(len(self.loader) / config.gradient_accumulation_steps)
-        self.total_steps = config.num_epochs * self.steps_per_epoch
-        if config.max_steps is not None:
-            self.total_steps = min(self.total_steps, config.max_steps)
-        self.schedule = make_schedule(config, self.steps_per_epoch, self.total_steps)
-        # After the model is built alike everywhere: dropout must differ between processes.
-        set_seed(config.seed, device_specific=True)
-
-    def _train_loader(self, dataset: Any) -> Any:
-        """Batches of one epoch, or of the whole run where the data is a stream."""
-        config, collate = self.config, self.task.collate("train")
-        self.batch_sampler: Any = None
-        if isinstance(dataset, IterableDataset):
-            if config.max_steps is None:
-                raise ValueError("A stream has no length: give max_steps, and eval_steps to evaluate on the way.")
-            length = config.max_steps * config.gradient_accumulation_steps
-            sizes = (config.batch_size, config.seed, config.num_workers)
-            return StreamLoader(dataset, collate, *sizes, self.accelerator, length)
-        loader = train_loader(dataset, collate, config.batch_size, config.seed, config.num_workers)
-        self.batch_sampler = loader.batch_sampler
-        return self.accelerator.prepare_data_loader(loader)
 
     def train(self) -> dict[str, Any]:
         """Train to the end and load the best weights.
@@ -160,19 +67,23 @@ class Trainer:
             `dict[str, Any]`: steps, seconds, best validation figure and its step.
 
         Raises:
-            `FloatingPointError`: if the loss is not a number.
+            `FloatingPointError`: If the loss or a weight is not finite.
+            `ConnectionError`: If another process has ended or stands still.
+            `SystemExit`: If SIGTERM asked for it, after a checkpoint was saved.
         """
         started = time.perf_counter()
-        self._restore()
-        if self.folder and self.accelerator.is_main_process:
-            self.log = FigureLog(self.folder / LOG_FILE, self.progress.step)
-        shown = self.config.progress_bar and self.accelerator.is_main_process
-        self.model.train()
-        with progress_bar(self.total_steps, self.progress.step, "training", shown) as self.bar:
-            while not self._finished():
-                self._train_epoch()
-        self._load_best()
-        self.accelerator.wait_for_everyone()
+        with self.waiting_for_processes():
+            self._restore()
+            if self.folder and self.accelerator.is_main_process:
+                self.log = FigureLog(self.folder / LOG_FILE, self.progress.step)
+            shown = self.config.progress_bar and self.accelerator.is_main_process
+            self.model.train()
+            bar = progress_bar(self.total_steps, self.progress.step, "training", shown)
+            with bar as self.bar, StopRequest(self.accelerator) as self.stop:
+                while not self._finished():
+                    self._train_epoch()
+            self.best.restore(self.bare_model)
+            self.accelerator.wait_for_everyone()
         return {
             "steps": self.progress.step,
             "seconds": round(time.perf_counter() - started, 2),
@@ -189,19 +100,10 @@ class Trainer:
         self.close()
 
     def _restore(self) -> None:
-        """Take up the newest checkpoint, if the run is to be resumed and has one."""
-        if self.config.resume and self.checkpointer is not None:
-            state = self.checkpointer.load_newest()
-            if state is not None:
-                self.progress = Progress(**state)
-
-    def _resumes(self) -> bool:
-        """Whether the run has a checkpoint to take up."""
-        if not self.config.resume or self.checkpointer is None:
-            return False
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # loading it will warn of broken ones
-            return newest_checkpoint(self.checkpointer.folder) is not None
+        """Take up the checkpoint that was found, if any."""
+        if self.checkpoint is not None and self.checkpointer is not None:
+            self.checkpointer.load(self.checkpoint)
+            self.progress = Progress(**self.checkpoint.state)
 
     def _finished(self) -> bool:
         patience = self.config.early_stopping_patience
@@ -249,21 +151,49 @@ class Trainer:
         """Log, evaluate and save when it is time."""
         progress, config = self.progress, self.config
         self.bar.update()
+        self.stopwatch.steps += 1
         last = progress.step >= self.total_steps
         if progress.step % config.logging_steps == 0 or last:
             self._log_step(loss, grad_norm)
-        if config.eval_steps is not None:
-            due = progress.step % config.eval_steps == 0
-        else:
-            due = ends_epoch and progress.epoch % config.eval_epochs == 0
-        if due or last:
-            self._evaluate_and_keep_best()
-        if config.checkpoint_steps is not None:
-            due = progress.step % config.checkpoint_steps == 0
-        else:
-            due = ends_epoch
-        if self.checkpointer is not None and (due or self._finished()):
-            self.checkpointer.save(progress.step, asdict(progress))
+        by_epoch = ends_epoch and progress.epoch % config.eval_epochs == 0
+        evaluates = last or (by_epoch if config.eval_steps is None else progress.step % config.eval_steps == 0)
+        saves = ends_epoch if config.checkpoint_steps is None else progress.step % config.checkpoint_steps == 0
+        stops = self.stop.agreed()
+        if not (evaluates or saves or stops):
+            return
+        with self.stopwatch.paused():
+            self._check_finite(loss)
+            if evaluates:
+                self._evaluate_and_keep_best()
+            if self.checkpointer is not None and (saves or stops or self._finished()):
+                self.checkpointer.save(progress.step, asdict(progress))
+        if stops and not self._finished():
+            self.stop.end(self._farewell())
+
+    def _farewell(self) -> str:
+        """What to tell a user whose run was stopped."""
+        if self.checkpointer is None:
+            return f"Stopped by SIGTERM after step {self.progress.step}; without checkpoints nothing of it is kept."
+        return f"Stopped by SIGTERM; --resume goes on from step {self.progress.step}, saved in {self.folder}."
+
+    def _check_finite(self, loss: torch.Tensor) -> None:
+        """Keep a run that has gone wrong from being saved over what was right.
+
+        Raises:
+            `FloatingPointError`: If the loss, a weight, a buffer or a state of the optimiser is inf or nan.
+        """
+        state = self.bare_model.state_dict()
+        tensors = [state[name] for name in self.best.names]
+        tensors += [
+            value for kept in self.optimizer.state.values() for value in kept.values() if torch.is_tensor(value)
+        ]
+        bad = count_not_finite([loss, *tensors], self.accelerator.device)
+        if self.accelerator.reduce(bad, "sum").item():
+            raise FloatingPointError(
+                f"The loss (now {loss.item()}) or a weight is not finite at step {self.progress.step}. Nothing of it "
+                "was saved: --resume goes on from the checkpoint before. Otherwise lower learning_rate "
+                f"({self.config.learning_rate}), lengthen the warm-up, or train in bf16 or float32."
+            )
 
     def _log_step(self, loss: torch.Tensor, grad_norm: torch.Tensor | None) -> None:
         """Write the figures of the step to bar, log and trackers."""
@@ -314,75 +244,16 @@ class Trainer:
         progress = self.progress
         if result is None:
             progress.best_step = progress.step
-            self._save_best()
+            self.best.keep(self.model)
             return
         figures = result[0]
-        if self.metric not in figures:
-            raise ValueError(f"There is no figure {self.metric!r}; metric_for_best is one of {', '.join(figures)}.")
         self._write("validation", figures)
-        value = figures[self.metric]
-        sign = 1 if self.task.greater_is_better else -1
+        value = figures.get(self.metric, math.nan)  # a figure that is not defined is left out
+        sign = 1 if self.greater_is_better else -1
         progress.evaluations_since_best += 1
-        if progress.best is None or sign * value > sign * progress.best:
+        if math.isfinite(value) and (progress.best is None or sign * value > sign * progress.best):
             progress.best, progress.best_step, progress.evaluations_since_best = value, progress.step, 0
-            self._save_best()
-        self.stopwatch.reset()
-
-    def _save_best(self) -> None:
-        """Keep what trains as it is now: on disk, or in memory for a run without a folder."""
-        state = self.accelerator.get_state_dict(self.model)
-        if self.accelerator.is_main_process or self.folder is None:
-            names = {bare_name(name): name for name in state}
-            kept = {name: state[names[name]].detach().clone() for name in self.weight_names}
-            if self.folder is None:
-                self.best_state = kept
-            else:
-                save_weights(kept, self.folder / BEST_WEIGHTS)
-
-    def _load_best(self) -> None:
-        """Put the best weights into the model."""
-        self.accelerator.wait_for_everyone()
-        model = self.unwrapped_model()
-        if self.sharded:
-            assert self.folder is not None, "a sharded model keeps its best weights on disk"
-            load_sharded_weights(model, self.folder / BEST_WEIGHTS)
-        elif self.folder is not None:
-            load_weights(model, self.folder / BEST_WEIGHTS)
-        else:
-            model.load_state_dict(self.best_state, strict=False)
-
-    def unwrapped_model(self) -> nn.Module:
-        """The model without what accelerate and torch.compile put around it."""
-        return unwrap_model(self.accelerator, self.model)
-
-    @property
-    def sharded(self) -> bool:
-        """Whether each process has a part of the parameters only."""
-        return self.accelerator.distributed_type == DistributedType.FSDP
-
-    def _whole_model(self) -> nn.Module:
-        """The trained model with all of its parameters; a sharded one is built again and given its best weights."""
-        if not self.sharded or self.folder is None:
-            return self.unwrapped_model()
-        set_seed(self.config.seed)
-        model = self.task.build_model()
-        load_weights(model, self.folder / BEST_WEIGHTS)
-        return model
-
-    def save(self, figures: dict[str, Any]) -> None:
-        """Write the repository of the trained model, and `metrics.json` there and into the folder of the run."""
-        if self.folder is not None and self.accelerator.is_main_process:
-            self.task.save(self._whole_model(), self.folder)
-            repository = self.folder / REPOSITORY
-            repository.mkdir(exist_ok=True)
-            facts = {"task": self.task.name, **self.task.facts()}
-            usage = self.task.usage(self.config.hub_model_id or str(repository))
-            write_card(repository, facts, figures, usage)
-            for folder in (repository, self.folder):
-                write_json(folder / "metrics.json", figures)
-        self.accelerator.wait_for_everyone()
-
-    def close(self) -> None:
-        """End the trackers and let go of model and data."""
-        self.accelerator.end_training()
-        self.accelerator.free_memory()
+            self.best.keep(self.model)
+        elif progress.best is None:
+            progress.best_step = progress.step
+            self.best.keep(self.model)

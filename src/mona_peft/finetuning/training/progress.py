@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -15,16 +16,17 @@ Item = TypeVar("Item")
 
 
 class Stopwatch:
-    """Seconds waited for data and spent in all, and samples seen, since the last reading."""
+    """Seconds waited for data and spent in all, samples and steps, since the last reading."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Start anew."""
+        """Start at zero."""
         self.start = time.perf_counter()
         self.waited = 0.0
         self.samples = 0
+        self.steps = 0
 
     def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
         """Pass on `items`, counting the time that each took to come."""
@@ -38,10 +40,18 @@ class Stopwatch:
             self.waited += time.perf_counter() - asked
             yield item
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time spent meanwhile."""
+        began = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - began
+
     def read(self) -> dict[str, float]:
-        """Samples a second and share of time waiting for data since the last reading, which this ends."""
+        """Seconds a step, samples a second and share of time waiting for data, since the reading before."""
         elapsed = max(time.perf_counter() - self.start, 1e-9)
         figures = {
+            "step_seconds": round(elapsed / max(self.steps, 1), 5),
             "samples_per_second": round(self.samples / elapsed, 2),
             "data_wait": round(self.waited / elapsed, 4),
         }

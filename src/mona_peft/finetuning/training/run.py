@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import find_executable_batch_size
 
+from mona_peft.finetuning.files import read_json
 from mona_peft.finetuning.pictures.curves import draw_curves
 from mona_peft.finetuning.pushing import push_repository
 
-from .benchmark import benchmark, format_benchmark
 from .config import TrainingConfig
 from .loop import REPOSITORY, Trainer
 from .run_folder import LOG_FILE, RUN_FILE
@@ -34,30 +35,58 @@ def run_task(task: Task, config: TrainingConfig) -> dict[str, Any]:
     """
     if config.auto_batch_size:
         config = fit_batch_size(task, config)
-    if config.benchmark_steps:
-        trainer = Trainer(task, replace(config, output_dir=None, report_to=["none"]))
-        speed = benchmark(trainer, config.benchmark_steps)
-        trainer.accelerator.print(format_benchmark(speed, config.benchmark_steps))
-        return {"benchmark": speed}
     trainer = Trainer(task, config)
     figures = trainer.train()
+    trainer.save(figures)  # first of all: what comes next can fail
     for split in ("validation", "test"):
-        result = trainer.evaluate(split)
-        if result is not None:
-            figures[split] = result[0]
-            if trainer.folder is not None and trainer.accelerator.is_main_process:
-                task.report(result[1], split, trainer.folder)
-    trainer.save(figures)
-    if trainer.folder is not None and trainer.accelerator.is_main_process:
-        draw_curves(trainer.folder / LOG_FILE, trainer.folder / "curves.png")
-        print(f"The trained model is in {trainer.folder / REPOSITORY}")
+        _evaluate_split(trainer, split, figures)
+    trainer.write_figures(figures)
+    if trainer.run_folder is not None:
+        folder = trainer.run_folder.path
+        with drawing(trainer, "curves.png"):
+            draw_curves(folder / LOG_FILE, folder / "curves.png")
+        print(f"The trained model is in {folder / REPOSITORY}")
         if config.push_to_hub:
-            repo_id = config.hub_model_id or trainer.folder.resolve().name
+            repo_id = config.hub_model_id or folder.resolve().name
             base_model = task.facts().get("base_model")
-            pushed = push_repository(trainer.folder / REPOSITORY, repo_id, config.hub_private_repo, base_model)
+            pushed = push_repository(folder / REPOSITORY, repo_id, config.hub_private_repo, base_model)
             print(f"Pushed to {pushed}")
     trainer.close()
     return figures
+
+
+def _evaluate_split(trainer: Trainer, split: str, figures: dict[str, Any]) -> None:
+    """Add the figures of a split, where there is one, and draw its pictures.
+
+    An error names what is safe already: the other processes cannot go on without this one, so it ends the run.
+    """
+    try:
+        with trainer.waiting_for_processes():
+            result = trainer.evaluate(split)
+    except Exception as error:
+        if trainer.folder is not None:
+            error.add_note(
+                f"This was the {split} split, after training. The trained model is whole in "
+                f"{trainer.folder / REPOSITORY}; with the data mended, --resume evaluates it again."
+            )
+        raise
+    if result is None:
+        return
+    figures[split] = result[0]
+    if trainer.run_folder is not None:
+        with drawing(trainer, f"the pictures of the {split} split"):
+            trainer.task.report(result[1], split, trainer.run_folder.path)
+
+
+@contextmanager
+def drawing(trainer: Trainer, what: str) -> Iterator[None]:
+    """List the pictures drawn as the run's own; one that fails is told, and the run goes on."""
+    assert trainer.run_folder is not None
+    with trainer.run_folder.own.noting():
+        try:
+            yield
+        except Exception as error:
+            warnings.warn(f"Could not draw {what}: {type(error).__name__}: {error}", stacklevel=4)
 
 
 def fit_batch_size(task: Task, config: TrainingConfig) -> TrainingConfig:
@@ -67,7 +96,7 @@ def fit_batch_size(task: Task, config: TrainingConfig) -> TrainingConfig:
     """
     record = Path(config.output_dir or "") / RUN_FILE
     if config.resume and config.output_dir and record.exists():
-        before = json.loads(record.read_text(encoding="utf-8"))
+        before = read_json(record, "It holds the settings of the run; start over with --overwrite_output_dir.")
         return replace(
             config,
             batch_size=before["batch_size"],

@@ -3,78 +3,170 @@
 from __future__ import annotations
 
 import json
-import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
-from .checkpointing import write_json
+from filelock import FileLock
+
+from mona_peft.finetuning.files import read_json, replacing, write_json
+
+from .ownership import LIST_FILE, LOCK_FILE, OwnFiles, lock_folder
 
 RUN_FILE = "run.json"
 LOG_FILE = "metrics.jsonl"
+METRICS_FILE = "metrics.json"
 
 
-def open_run(folder: Path, settings: dict[str, Any], free: frozenset[str], resume: bool, overwrite: bool) -> None:
+class RunFolder:
+    """The folder of a run, held by this process alone.
+
+    Args:
+        path (`Path`): The folder.
+        own (`OwnFiles`): What the run wrote into it.
+        lock (`FileLock`): Keeps other processes out.
+        settings (`dict[str, Any]`): Of the run, JSON values.
+    """
+
+    def __init__(self, path: Path, own: OwnFiles, lock: FileLock, settings: dict[str, Any]) -> None:
+        self.path = path
+        self.own = own
+        self.lock = lock
+        self.settings = settings
+
+    def confirm(self, **facts: Any) -> None:
+        """Record what is known of the run only now, or check that it is what it was.
+
+        Raises:
+            `ValueError`: If the run had other facts.
+        """
+        before = {name: self.settings[name] for name in facts if name in self.settings}
+        check_same(self.path, before, {name: facts[name] for name in before}, frozenset())
+        if len(before) < len(facts):
+            self.settings |= facts
+            write_json(self.path / RUN_FILE, self.settings)
+
+    def close(self) -> None:
+        """Let other processes in."""
+        self.lock.release()
+
+
+def open_run(folder: Path, settings: dict[str, Any], free: frozenset[str], resume: bool, overwrite: bool) -> RunFolder:
     """Claim `folder` for a run with these settings, or check that it holds that very run.
 
     Args:
-        folder (`Path`): created where missing.
-        settings (`dict[str, Any]`): of loop and task, JSON values.
-        free (`frozenset[str]`): settings that may differ when resuming.
-        resume (`bool`): go on with the run in the folder; a folder without one starts it.
-        overwrite (`bool`): delete the run in the folder.
+        folder (`Path`): Created where missing.
+        settings (`dict[str, Any]`): Of loop and task, JSON values.
+        free (`frozenset[str]`): Settings that may differ when resuming.
+        resume (`bool`): Go on with the run in the folder; an empty folder starts it.
+        overwrite (`bool`): Delete what the run in the folder wrote.
 
     Raises:
-        `FileExistsError`: if another run is there.
-        `ValueError`: if the run there had other settings.
+        `FileExistsError`: If the folder holds another run, or files of somebody else.
+        `RuntimeError`: If another process is writing into it.
+        `ValueError`: If the run there had other settings, or its files are damaged.
     """
-    record = folder / RUN_FILE
-    if overwrite and record.exists():
-        shutil.rmtree(folder)
-    if record.exists():
-        if not resume:
-            raise FileExistsError(
-                f"{folder} holds a run already. Choose another output_dir, go on with --resume, or delete it with "
-                "--overwrite_output_dir."
-            )
-        _check_same(folder, json.loads(record.read_text(encoding="utf-8")), settings, free)
-    elif folder.exists() and any(folder.iterdir()) and not resume:
-        raise FileExistsError(f"{folder} is not empty and holds no run of this program. Choose another output_dir.")
+    _refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(record, settings)
+    lock = lock_folder(folder)
+    try:
+        settings = json.loads(json.dumps(settings))
+        own = OwnFiles.read(folder)
+        if own is not None and overwrite:
+            own.clear()
+            own = None
+        record = folder / RUN_FILE
+        if own is not None and record.exists():
+            settings = _taken_up(record, settings, free, resume)
+        own = own or OwnFiles(folder)
+        own.add(LIST_FILE, RUN_FILE, LOG_FILE, METRICS_FILE)
+        write_json(record, settings)
+        return RunFolder(folder, own, lock, settings)
+    except BaseException:
+        lock.release()
+        raise
 
 
-def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], free: frozenset[str]) -> None:
-    """Refuse to resume under settings that change what is computed."""
-    now = json.loads(json.dumps(now))
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that is not empty and in which no run listed its files.
+
+    Raises:
+        `FileExistsError`: If it is one.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file. Choose another output_dir.")
+    if (folder / LIST_FILE).exists() or not folder.exists():
+        return
+    if any(path.name != LOCK_FILE for path in folder.iterdir()):
+        raise FileExistsError(
+            f"{folder} is not empty and holds no run of this program (it has no {LIST_FILE}). Choose another one."
+        )
+
+
+def _taken_up(record: Path, settings: dict[str, Any], free: frozenset[str], resume: bool) -> dict[str, Any]:
+    """Settings of the run that is there, if it may be resumed with these."""
+    if not resume:
+        raise FileExistsError(
+            f"{record.parent} holds a run already. Choose another output_dir, go on with --resume, or delete it with "
+            "--overwrite_output_dir."
+        )
+    before = read_json(record, "It holds the settings of the run; start over with --overwrite_output_dir.")
+    if not isinstance(before, dict):
+        raise ValueError(f"{record} holds no settings of a run; start over with --overwrite_output_dir.")
+    # Facts that are confirmed later are no settings yet.
+    check_same(record.parent, {k: v for k, v in before.items() if k in settings or k not in CONFIRMED}, settings, free)
+    return {**before, **settings}
+
+
+# Settings that are known once the model is built.
+CONFIRMED = frozenset({"base_weights"})
+
+
+def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], free: frozenset[str]) -> None:
+    """Refuse to resume under settings that change what is computed.
+
+    Raises:
+        `ValueError`: If one differs.
+    """
     differing = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     differing = [name for name in differing if name not in free]
     if differing:
-        listed = "; ".join(f"{name}: {before.get(name)!r} then, {now.get(name)!r} now" for name in differing)
-        raise ValueError(f"The run in {folder} cannot be resumed with other settings ({listed}).")
+        listed = "; ".join(f"{name}: {_difference(before.get(name), now.get(name))}" for name in differing)
+        raise ValueError(
+            f"The run in {folder} cannot be resumed with other settings ({listed}). Give it the same, or start over "
+            "with --overwrite_output_dir or in another output_dir."
+        )
+
+
+def _difference(before: Any, now: Any) -> str:
+    """Two values, of long lists only what differs."""
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now) > 3:
+        pairs = [(one, other) for one, other in zip(before, now, strict=True) if one != other]
+        before, now = (list(values) for values in zip(*pairs[:3], strict=True))
+    return f"{before!r:.200} then, {now!r:.200} now"
 
 
 class FigureLog:
     """Appends records to `metrics.jsonl`, one JSON object a line.
 
     Args:
-        path (`Path`): the file.
-        from_step (`int`): records of later steps are dropped, as a resumed run writes them again.
+        path (`Path`): The file.
+        from_step (`int`): Records of later steps are dropped, as a resumed run writes them again.
     """
 
     def __init__(self, path: Path, from_step: int = 0) -> None:
         self.path = path
         kept = [record for record in read_log(path) if record["step"] <= from_step] if from_step else []
-        temporary = path.with_name(path.name + ".incomplete")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
     def write(self, kind: str, step: int, epoch: float, **figures: Any) -> None:
         """Append one record.
 
         Args:
             kind (`str`): `train`, or the split that was evaluated.
-            step (`int`): optimiser steps done.
-            epoch (`float`): epochs done.
+            step (`int`): Optimiser steps done.
+            epoch (`float`): Epochs done.
             **figures: JSON values.
         """
         record = {"kind": kind, "step": step, "epoch": round(epoch, 4), **figures}
@@ -83,13 +175,21 @@ class FigureLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Records of a `metrics.jsonl`; a last line cut off by a kill is left out."""
+    """Records of a `metrics.jsonl`.
+
+    A last line cut off by a kill is left out; so is a damaged one, with a warning that names it.
+    """
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict) and isinstance(record.get("step"), int) and isinstance(record.get("kind"), str):
+            records.append(record)
+        elif number < len(lines):  # the last is empty, or was not finished
+            warnings.warn(f"{path}, line {number} is damaged and left out: {line:.60}", stacklevel=2)
     return records

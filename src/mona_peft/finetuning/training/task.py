@@ -42,7 +42,7 @@ class Task(ABC):
 
     #: Name of the task as the Hub writes it, such as `image-classification`.
     name: str = ""
-    #: Which figure of the meter tells the best checkpoint, and which way it improves.
+    #: Which figure of the meter selects the best weights, unless the run names another, and which way it improves.
     best_metric: str = "accuracy"
     greater_is_better: bool = True
     #: True where predictions are lists of objects (boxes) rather than tensors.
@@ -82,6 +82,10 @@ class Task(ABC):
     @abstractmethod
     def meter(self) -> Meter:
         """Give an empty meter."""
+
+    def metrics(self) -> dict[str, bool]:
+        """Give the meter's figures that can select the best weights, each with whether greater is better."""
+        return {self.best_metric: self.greater_is_better}
 
     def head(self) -> tuple[str, ...] | None:
         """Paths of the modules of the bare model that always train; `None` leaves it to [`find_head`]."""
