@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import nn
 
 from mona_peft.finetuning.inference.loading import DELTA_CONFIG, DELTA_WEIGHTS
-from mona_peft.finetuning.training.checkpointing import save_weights, trainable_names
+from mona_peft.finetuning.models.weights import save_weights, trainable_names
 
 
 def save_repository(model: nn.Module, processor: Any, folder: Path) -> Path:

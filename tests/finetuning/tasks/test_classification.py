@@ -18,7 +18,12 @@ from mona_peft import select_salient_channels
 from mona_peft.finetuning.data.classification.dataset import ClassificationData
 from mona_peft.finetuning.data.sources.classification import load_data
 from mona_peft.finetuning.models.classifier import load_classifier
-from mona_peft.finetuning.pictures.classification import confusion_matrix, worst_mistakes
+from mona_peft.finetuning.pictures.classification import (
+    confusion_matrix,
+    draw_confusion,
+    draw_mistakes,
+    worst_mistakes,
+)
 from mona_peft.finetuning.tasks.classification import (
     ClassificationConfig,
     ClassificationMeter,
@@ -285,11 +290,38 @@ def test_sct_refuses_data_without_one_label_an_image(base):
         Trainer(task, configs(base, None, max_steps=2)[2])
 
 
-def test_benchmark_steps_time_and_write_nothing(tmp_path, capsys):
-    model = write_classifier(tmp_path / "model")
-    settings = configs(model, tmp_path / "run", benchmark_steps=3)
-    speed = train_classifier(*settings)["benchmark"]
-    assert speed["step_seconds"] > 0 and speed["samples_per_second"] > 0 and speed["peak_memory_gib"] > 0
-    assert 0 <= speed["data_wait"] < 1
-    assert "3 steps: " in capsys.readouterr().out
-    assert not (tmp_path / "run").exists()
+def test_pictures_of_any_class_name_and_number(tmp_path):
+    names = ["$_$", "a$b", "$\\frac{", "\\", "_x", "中"]
+    labels = torch.arange(6).numpy()
+    draw_confusion(confusion_matrix(labels, labels, 6), names, tmp_path / "confusion.png")
+    rows = [{"image": Image.new("RGB", (8, 8)), "label": label} for label in range(6)]
+    data = ClassificationData("odd", {"test": rows}, tuple(names))
+    draw_mistakes(data, "test", torch.arange(6), torch.eye(6).roll(1, 0), tmp_path / "mistakes.png")
+    assert (tmp_path / "confusion.png").stat().st_size > 5000 and (tmp_path / "mistakes.png").exists()
+
+
+def test_a_confusion_picture_of_very_many_classes_is_left_out_and_told(tmp_path):
+    task = ClassificationTask.__new__(ClassificationTask)
+    task.data = ClassificationData("large", {"test": []}, tuple(map(str, range(50_000))))
+    meter = ClassificationMeter(multilabel=False)
+    scores = torch.zeros(2, 50_000).index_fill_(1, torch.tensor([3]), 1.0)
+    meter.update({"scores": scores, "labels": torch.tensor([3, 3]), "index": torch.arange(2), "loss": torch.zeros(2)})
+    with pytest.warns(UserWarning, match=r"confusion_test\.png is left out: 50000 classes"):
+        task.report(meter, "test", tmp_path)
+    assert not (tmp_path / "confusion_test.png").exists()
+
+
+def test_every_metric_knows_its_direction(tmp_path):
+    """The loss selects the least one, and stops early when it no longer falls."""
+    base = write_classifier(tmp_path / "model")
+    data, classification, training = configs(base, tmp_path / "run", num_epochs=4, metric_for_best="loss")
+    train_classifier(data, classification, training)
+    losses = {r["step"]: r["loss"] for r in read_log(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "validation"}
+    figures = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert figures["best_loss"] == min(losses.values()) < max(losses.values())
+    assert figures["validation"]["loss"] == pytest.approx(min(losses.values()))
+    task = ClassificationTask(load_data(data), classification)
+    assert set(task.metrics()) == {name for name in figures["validation"] if name != "num_samples"}
+    training.metric_for_best, training.resume = "f1", True
+    with pytest.raises(ValueError, match="no metric 'f1'.*accuracy"):
+        Trainer(task, training)

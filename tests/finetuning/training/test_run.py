@@ -104,6 +104,47 @@ def test_trackers():
         resolve_trackers(["wandb"])
 
 
+def test_a_failing_split_does_not_lose_the_model(tmp_path):
+    class BadTest(LineTask):
+        def dataset(self, split):
+            if split == "test" and self.broken:
+                raise ValueError("label -1 in row 3")
+            return super().dataset("validation" if split == "test" else split)
+
+    task = BadTest()
+    task.broken = True
+    with pytest.raises(ValueError, match="label -1 in row 3") as caught:
+        run_task(task, config(tmp_path))
+    assert "The trained model is whole in" in caught.value.__notes__[0]
+    assert (tmp_path / "model.pt").exists() and json.loads((tmp_path / "metrics.json").read_text())["steps"] == 18
+    task.broken, steps = False, len(task.seen)
+    figures = run_task(task, config(tmp_path, resume=True))
+    assert len(task.seen) == steps and figures["test"]["num_samples"] == 7
+
+
+def test_a_failing_picture_is_told_and_the_run_ends(tmp_path):
+    class NoPictures(LineTask):
+        def report(self, meter, split, folder):
+            (folder / "half.png").write_bytes(b"half")
+            raise OSError("truncated picture 7")
+
+    with pytest.warns(UserWarning, match="Could not draw the pictures of the validation split: OSError: trunc"):
+        figures = run_task(NoPictures(), config(tmp_path))
+    assert json.loads((tmp_path / "metrics.json").read_text())["validation"] == figures["validation"]
+    assert (tmp_path / "model.pt").exists() and (tmp_path / "curves.png").exists()
+    listed = json.loads((tmp_path / "written.json").read_text())["files"]
+    assert {"half.png", "curves.png", "model.pt", "best.safetensors", "run.json"} <= set(listed)
+
+
+def test_overwriting_leaves_nothing_of_the_run_before(tmp_path):
+    run_task(LineTask(), config(tmp_path, report_to=["tensorboard"]))
+    first = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    (tmp_path / "notes.txt").write_text("mine")
+    Trainer(LineTask(), config(tmp_path, overwrite_output_dir=True)).close()
+    left = {path.name for path in tmp_path.rglob("*")}
+    assert left == {"notes.txt", "run.json", "written.json", "run.lock"} and len(first) > 15
+
+
 def test_curves_are_drawn_for_any_task(tmp_path):
     run_task(LineTask(), config(tmp_path))
     assert (tmp_path / "curves.png").stat().st_size > 5000

@@ -14,6 +14,8 @@ from mona_peft.finetuning.data.images import to_rgb
 
 # Beyond this many classes, names and numbers would not be legible.
 NAMED_CLASSES = 40
+# Beyond this many, cells would be smaller than pixels, and the matrix would take gigabytes.
+CONFUSION_CLASSES = 1000
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -34,8 +36,8 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str], picture: Path
     axes.set(xlabel="predicted", ylabel="true")
     if len(class_names) <= NAMED_CLASSES:
         ticks = range(len(class_names))
-        axes.set_xticks(ticks, class_names, rotation=90)
-        axes.set_yticks(ticks, class_names)
+        axes.set_xticks(ticks, class_names, rotation=90, parse_math=False)  # a name may hold a $
+        axes.set_yticks(ticks, class_names, parse_math=False)
         for row, column in zip(*np.nonzero(counts), strict=True):
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=7)
@@ -72,5 +74,6 @@ def draw_mistakes(
         probability, predicted = scores[row].softmax(0).max(0)
         panel.imshow(to_rgb(open_image(stored[data.image_column], row)))
         true = data.class_names[int(stored[data.label_column])]
-        panel.set_title(f"{true}\ntaken for {data.class_names[int(predicted)]} ({probability:.0%})", fontsize=9)
+        title = f"{true}\ntaken for {data.class_names[int(predicted)]} ({probability:.0%})"
+        panel.set_title(title, fontsize=9, parse_math=False)
     figure.savefig(picture, dpi=100)

@@ -15,12 +15,12 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
+from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.methods import count_parameters
 from mona_peft.finetuning.models.building import head_paths
 from mona_peft.finetuning.repository import weights_size
 from mona_peft.finetuning.settings import Settings, option
 from mona_peft.finetuning.training import Trainer, TrainingConfig
-from mona_peft.finetuning.training.checkpointing import write_json
 
 from .dense_demo_models import MODELS, SCENES, demo_model, scene_task
 from .dense_demo_pictures import draw_predictions

@@ -10,9 +10,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.tasks.classification import ClassificationTask
 from mona_peft.finetuning.training import Task, TrainingConfig
-from mona_peft.finetuning.training.checkpointing import write_json
 
 from .digits_demo import DemoSize, demo_task, digits_data, pretrain
 from .testbed import Benchmark

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from mona_peft.finetuning.training.checkpointing import write_json
+from mona_peft.finetuning.files import write_json
 
 
 @dataclass(frozen=True)

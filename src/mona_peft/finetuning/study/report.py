@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from mona_peft.finetuning.training.checkpointing import write_json
+from mona_peft.finetuning.files import write_json
 
 from .plots import plot_groups, plot_losses, plot_memory, plot_parameters, plot_seconds
 from .records import Record

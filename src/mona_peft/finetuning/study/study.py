@@ -21,10 +21,10 @@ from tqdm.auto import tqdm
 
 from mona_peft.finetuning.costs.training_memory import training_memory
 from mona_peft.finetuning.environment import package_versions
+from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.methods import count_parameters
 from mona_peft.finetuning.repository import weights_size
 from mona_peft.finetuning.training import Trainer
-from mona_peft.finetuning.training.checkpointing import write_json
 from mona_peft.finetuning.training.run_folder import LOG_FILE, read_log
 
 from .records import Record, RunKey, load_records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from mona_peft.finetuning.methods import METHODS, apply_method
 from mona_peft.finetuning.metrics import MeanClassAccuracy, MultilabelMeanAveragePrecision, TopKAccuracy
 from mona_peft.finetuning.models.classifier import load_classifier, load_processor
 from mona_peft.finetuning.pictures.classification import (
+    CONFUSION_CLASSES,
     confusion_matrix,
     draw_confusion,
     draw_mistakes,
@@ -242,6 +244,13 @@ class ClassificationTask(Task):
         losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * counted
         return losses.sum(1) / counted.sum(1).clamp(min=1)
 
+    def metrics(self) -> dict[str, bool]:
+        """The loss, which is better when smaller, and the accuracies or the mean average precision."""
+        if self.data.multilabel:
+            return {"map": True, "loss": False}
+        top5 = ("top5_accuracy",) if len(self.data.class_names) > 5 else ()
+        return {name: True for name in ("accuracy", *top5, "mean_class_accuracy")} | {"loss": False}
+
     def meter(self) -> Meter:
         """An empty [`ClassificationMeter`]."""
         return ClassificationMeter(self.data.multilabel)
@@ -252,8 +261,15 @@ class ClassificationTask(Task):
             return
         found = meter.collected()
         scores, labels = found["scores"], found["labels"]
-        counts = confusion_matrix(scores.argmax(1).numpy(), labels.numpy(), len(self.data.class_names))
-        draw_confusion(counts, self.data.class_names, folder / f"confusion_{split}.png")
+        names = self.data.class_names
+        if len(names) <= CONFUSION_CLASSES:
+            counts = confusion_matrix(scores.argmax(1).numpy(), labels.numpy(), len(names))
+            draw_confusion(counts, names, folder / f"confusion_{split}.png")
+        else:
+            warnings.warn(
+                f"confusion_{split}.png is left out: {len(names)} classes, drawn up to {CONFUSION_CLASSES}.",
+                stacklevel=2,
+            )
         rows = worst_mistakes(scores, labels, count=16)
         draw_mistakes(self.data, split, rows, scores, folder / f"mistakes_{split}.png")
 

@@ -23,7 +23,7 @@ from mona_peft.finetuning.data.dense.transforms import (
 )
 from mona_peft.finetuning.data.embedded.scene_objects import encode_mask
 from mona_peft.finetuning.data.sources.coco import to_coco
-from mona_peft.finetuning.metrics.coco_average_precision import CocoAveragePrecision
+from mona_peft.finetuning.metrics.coco_average_precision import FIGURES, CocoAveragePrecision
 from mona_peft.finetuning.metrics.voc_average_precision import VocAveragePrecision
 from mona_peft.finetuning.models.outputs import find_objects, object_loss
 from mona_peft.finetuning.pictures.drawing import draw_objects, draw_sheet
@@ -207,6 +207,13 @@ class ObjectTask(Task):
         """Recipe, data set and its sizes."""
         sizes = {split: len(images) for split, images in self.data.splits.items()}
         return {**asdict(self.config), "dataset": self.data.name, "split_sizes": sizes}
+
+    def metrics(self) -> dict[str, bool]:
+        """Average precisions (and recalls) by the protocol, all better when greater."""
+        if self.config.protocol == "voc":
+            return {"ap50": True, "ap50_11point": True}
+        prefixes = ("box_", "mask_") if self.with_masks else ("box_",)
+        return {f"{prefix}{name}": True for prefix in prefixes for name in FIGURES}
 
     def build_model(self) -> nn.Module:
         """Build the detector around the pretrained backbone and apply the method."""

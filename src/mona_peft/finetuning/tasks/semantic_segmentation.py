@@ -155,6 +155,10 @@ class SemanticSegmentationTask(Task):
         sizes = {split: len(samples) for split, samples in self.data.splits.items()}
         return {**asdict(self.config), "dataset": self.data.name, "split_sizes": sizes}
 
+    def metrics(self) -> dict[str, bool]:
+        """Shares of pixels, all better when greater."""
+        return dict.fromkeys(("mean_iou", "mean_accuracy", "pixel_accuracy"), True)
+
     def build_model(self) -> nn.Module:
         """Build the segmenter around the pretrained backbone and apply the method."""
         return build_dense_model(self.config, self.data.class_names, None)
