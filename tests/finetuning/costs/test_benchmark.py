@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from mona_peft.finetuning.costs.config import BenchmarkConfig
-from mona_peft.finetuning.costs.measure import peak_bytes, saved_bytes, time_interleaved
+from mona_peft.finetuning.costs.measure import peak_bytes, time_interleaved
+from mona_peft.finetuning.costs.memory import saved_bytes
 from mona_peft.finetuning.costs.models import SWIN_SIZES, build_model, model_config
 from mona_peft.finetuning.costs.subjects import DEFAULT_SUBJECTS, SUBJECTS, prepare
 from tests.support.benchmark_script import SCRIPT, TINY, script_main

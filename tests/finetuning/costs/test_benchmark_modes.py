@@ -12,7 +12,8 @@ from torch import distributed, nn
 
 from mona_peft.finetuning.costs import pictures
 from mona_peft.finetuning.costs.config import BenchmarkConfig
-from mona_peft.finetuning.costs.measure import Timing, saved_bytes
+from mona_peft.finetuning.costs.measure import Timing
+from mona_peft.finetuning.costs.memory import saved_bytes
 from mona_peft.finetuning.costs.processes import process_threads, run_in_processes
 from mona_peft.finetuning.costs.profiling import operations_table, profile_operations
 from mona_peft.finetuning.costs.steps import build_subjects

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from .config import CLOCKS, BenchmarkConfig
-from .measure import Timing, peak_bytes, saved_bytes, time_interleaved
+from .measure import Timing, peak_bytes, time_interleaved
+from .memory import saved_bytes
 from .processes import process_device, process_threads, run_in_processes
 from .steps import build_subjects
 from .subjects import FLOOR, StartUp

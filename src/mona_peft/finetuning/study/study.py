@@ -19,7 +19,7 @@ from typing import Any
 from accelerate.utils import send_to_device
 from tqdm.auto import tqdm
 
-from mona_peft.finetuning.costs.training_memory import training_memory
+from mona_peft.finetuning.costs.memory import training_memory
 from mona_peft.finetuning.environment import package_versions
 from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.methods import count_parameters

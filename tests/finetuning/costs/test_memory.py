@@ -1,11 +1,13 @@
 """What training holds beside the weights, against a count by hand."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 
-from mona_peft.finetuning.costs.training_memory import training_memory
+from mona_peft.finetuning.costs.memory import training_memory
 
 TASK = SimpleNamespace(loss=lambda model, batch: model(batch["x"]).sum())
 
@@ -24,3 +26,22 @@ def test_frozen_layers_keep_nothing():
     batch = {"x": torch.randn(32, 8)}
     assert training_memory(TASK, model, batch) == 4 * (32 * 16 + 3 * (16 * 4 + 4))
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_graph_of_the_batch_is_freed():
+    """A study counts before each of its runs: what a count leaves behind adds up."""
+    model, graphs = nn.Sequential(nn.Linear(8, 16), nn.Sigmoid()), weakref.WeakSet()
+
+    class Mark:
+        pass
+
+    def loss(model, batch):
+        output = model(batch["x"])  # the sigmoid keeps its own output
+        mark = Mark()
+        graphs.add(mark)
+        output.grad_fn.metadata["mark"] = mark  # lives as long as the graph
+        return output.sum()
+
+    training_memory(SimpleNamespace(loss=loss), model, {"x": torch.randn(32, 8)})
+    gc.collect()
+    assert not graphs
