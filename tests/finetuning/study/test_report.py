@@ -4,6 +4,7 @@ import csv
 import html.parser
 import io
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -66,6 +67,16 @@ def test_formats_agree():
     assert [float(row["mean"]) for row in parsed] == [row.mean for row in rows()]
     assert parsed[0]["p_value"] == ""
     assert rows_from_json(json.loads(json.dumps(to_json(rows())))) == rows()
+
+
+@pytest.mark.parametrize("label", ["a|b", "*mona*", "[x](y)", "`code`", "<b>", "a\\|b", "two\nlines", "r_1 _x_"])
+def test_labels_are_text_and_not_markdown(label):
+    """A label with a pipe once shifted the cells of its row."""
+    lines = to_markdown(make_rows([record(label, 0.1, 0, 0.5, 0.5)]), "accuracy").splitlines()
+    assert len(lines) == 3 and len(re.findall(r"(?<!\\)(?:\\\\)*\|", lines[2])) == lines[0].count("|")
+    cell = re.split(r"(?<!\\)(?:\\\\)*\|", lines[2])[1].strip()
+    assert not re.search(r"(?<!\\)[*_`\[\]<>]", cell)
+    assert re.sub(r"\\(.)", r"\1", cell) == " ".join(label.split())
 
 
 def test_figures_show_every_row_where_it_is():
