@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from mona_peft.blocks.known import backbone_child, find_blocks, head_modules
+from mona_peft.finetuning.settings import check_names
 from mona_peft.tuners.adaptformer import AdaptFormerConfig
 from mona_peft.tuners.bottleneck import BottleneckConfig
 from mona_peft.tuners.convpass import ConvpassConfig
@@ -117,20 +118,6 @@ def check_method(name: str, options: Mapping[str, Any]) -> Method:
     method = METHODS[name]
     check_names(f"The method {name!r}", options, method.options)
     return method
-
-
-def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse settings that nothing reads.
-
-    Raises:
-        `ValueError`: If a name is not known; it names those that are.
-    """
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        names = ", ".join(sorted(known))
-        raise ValueError(
-            f"{owner} has no setting {', '.join(unknown)}; {f'it has {names}' if names else 'it has none'}."
-        )
 
 
 def apply_method(model: nn.Module, name: str, head: Iterable[str] | None = None, **options: Any) -> nn.Module:

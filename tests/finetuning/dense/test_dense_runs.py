@@ -110,7 +110,7 @@ def as_flags(architecture, swin, folder, **changes):
 @pytest.mark.parametrize("architecture", sorted(SCRIPTS))
 def test_two_processes_evaluate_as_one(swin, architecture, tmp_path):
     """Five validation scenes in two processes are five, each counted once; the figures are those of one process."""
-    script = ROOT / "tests" / "dense" / "evaluate_tiny.py"
+    script = ROOT / "tests" / "finetuning" / "dense" / "evaluate_tiny.py"
     words = [[architecture, str(swin), str(tmp_path / f"{processes}.json")] for processes in (1, 2)]
     subprocess.run([sys.executable, str(script), *words[0]], check=True)
     launch("recipes/accelerate/cpu.yaml", script, words[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ class BenchmarkConfig(Settings):
     task: str = option(CLASSIFICATION, f"What is trained: one of {', '.join(TASKS)}.")
     model: str = option("swin-t", "A size of Swin or ViT, such as swin-t or vit-b, or a path to a config.json.")
     architecture: str = option("", "Neck and heads of a dense task, such as upernet; the task's usual ones if unset.")
-    architecture_options: str = option("{}", 'Settings of the architecture, as JSON: {"fpn_channels": 256}.')
+    architecture_options: dict[str, Any] = option({}, 'Settings of the architecture, as JSON: {"fpn_channels": 256}.')
     image_size: int = option(224, "Height and width of the images, in pixels.", least=1)
     batch_size: int = option(8, "Images a step, of each process.", least=1)
     dtype: str = option("float32", "Type of the backbone: float32, bfloat16 or float16.")
@@ -69,7 +70,7 @@ class BenchmarkConfig(Settings):
         return self.task != CLASSIFICATION
 
     def _check_combinations(self) -> None:
-        if not self.dense and (self.architecture or self.architecture_options != "{}"):
+        if not self.dense and (self.architecture or self.architecture_options):
             raise ValueError(
                 f"architecture={self.architecture!r} and architecture_options={self.architecture_options!r} are for "
                 f"dense tasks; name one: --task {TASKS[1]}."

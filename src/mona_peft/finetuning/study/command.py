@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -68,7 +67,7 @@ class CompareConfig(Settings):
     """The comparison of methods."""
 
     methods: list[str] = option(list(PAPER_METHODS), "Names of methods in mona_peft.finetuning.methods.")
-    variant_options: str = option("{}", 'Settings by method, as JSON: {"mona": {"bottleneck_dim": 32}}.')
+    variant_options: dict[str, Any] = option({}, 'Settings by method, as JSON: {"mona": {"bottleneck_dim": 32}}.')
     parameters: bool = option(False, "Only print what every method trains in Swin-T, B, L and ViT-B.")
     readme: str | None = option(
         None, "Put the table between this file's markers, results:begin and results:end (dense: results-<task>)."
@@ -104,7 +103,7 @@ def run_comparison(
         print(format_counts(count_all(methods=compare.methods)))
         return None
     embedded = data.dataset is None
-    options = {**(DIGITS_OPTIONS if embedded else {}), **json.loads(compare.variant_options)}
+    options = {**(DIGITS_OPTIONS if embedded else {}), **compare.variant_options}
     variants = method_variants(compare.methods, options)
     benchmark = make_benchmark(study, data, config, training)
     results = run_study(study, benchmark, make_plan(study, benchmark, variants, training, embedded), REFERENCE)

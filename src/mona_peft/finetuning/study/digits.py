@@ -5,7 +5,6 @@ Data, recipe and model are the demo's; see `mona_peft.finetuning.study.digits_de
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ class DigitsBenchmark(Benchmark):
         data = digits_data(seed, self.size.shots)
         model = (folder / (variant.backbone or DEFAULT_BACKBONE) / "model").resolve()
         config = demo_task(data, variant.method, str(model)).config
-        return ClassificationTask(data, replace(config, method_options=json.dumps(variant.options)))
+        return ClassificationTask(data, replace(config, method_options=variant.options))
 
     def training(self, learning_rate: float, seed: int) -> TrainingConfig:
         """The demo's recipe."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessor
@@ -29,7 +30,7 @@ from mona_peft.finetuning.training.evaluation import evaluate_model
 
 METHODS = ("mona", "fixed", "full")
 # The paper's 64 is a third of the width of Swin-L's first stage; this is half of the small Swin's.
-METHOD_OPTIONS = {"mona": '{"bottleneck_dim": 16}'}
+METHOD_OPTIONS: dict[str, dict[str, Any]] = {"mona": {"bottleneck_dim": 16}}
 IMAGE_SIZE = 32
 
 
@@ -111,7 +112,7 @@ def demo_task(
     recipe = ClassificationConfig(
         model_name_or_path=model or "",
         method=method,
-        method_options=METHOD_OPTIONS.get(method, "{}"),
+        method_options=METHOD_OPTIONS.get(method, {}),
         crop_scale=[0.7, 1.0],
         horizontal_flip=0.0,
         resize_ratio=1.0,

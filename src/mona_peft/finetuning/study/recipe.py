@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -63,7 +62,7 @@ class RecipeBenchmark(Benchmark):
                 f"results read from the second: {self.remedy}."
             )
         model = variant.backbone or self.config.model_name_or_path
-        options = json.dumps(variant.options)
+        options = variant.options
         config = replace(self.config, method=variant.method, method_options=options, model_name_or_path=model)
         return self.make(data, config)
 
