@@ -45,3 +45,10 @@ def test_the_graph_of_the_batch_is_freed():
     training_memory(SimpleNamespace(loss=loss), model, {"x": torch.randn(32, 8)})
     gc.collect()
     assert not graphs
+
+
+def test_nothing_of_the_model_changes():
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    training_memory(TASK, model, {"x": torch.randn(32, 8)})
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -45,4 +45,8 @@ def training_memory(task: Task, model: nn.Module, batch: dict[str, Any]) -> int:
         batch (`dict[str, Any]`): A training batch on the model's device.
     """
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return saved_bytes(lambda: task.loss(model, batch), model) + STATES_PER_PARAMETER * trained
+    before = [buffer.clone() for buffer in model.buffers()]
+    kept = saved_bytes(lambda: task.loss(model, batch), model)
+    for buffer, value in zip(model.buffers(), before, strict=True):
+        buffer.copy_(value)  # a batch norm has counted the batch
+    return kept + STATES_PER_PARAMETER * trained
