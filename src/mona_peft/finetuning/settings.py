@@ -202,7 +202,7 @@ def _parser(config_types: Sequence[type]) -> argparse.ArgumentParser:
         for entry in fields(config_type):
             default = _default(entry)
             text = f"{entry.metadata.get('help', '')} (default: {default})".replace("%", "%%")
-            flags = list(dict.fromkeys((f"--{entry.name}", f"--{entry.name.replace('_', '-')}")))
+            flags = flags_of(entry.name)
             if hints[entry.name] is bool:
                 group.add_argument(*flags, dest=entry.name, nargs="?", const=True, help=text)
                 if default is True:
@@ -212,6 +212,11 @@ def _parser(config_types: Sequence[type]) -> argparse.ArgumentParser:
                 many = "+" if get_origin(hints[entry.name]) is list else None
                 group.add_argument(*flags, dest=entry.name, nargs=many, metavar="VALUE", help=text)
     return parser
+
+
+def flags_of(name: str) -> list[str]:
+    """How a setting may be written on the command line."""
+    return list(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
 
 
 def _default(entry: Field) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mona_peft.finetuning.study.command import collect
+from mona_peft.finetuning.study.plan import Plan
 from mona_peft.finetuning.study.plots import (
     plot_groups,
     plot_losses,
@@ -22,7 +23,6 @@ from mona_peft.finetuning.study.plots import (
 )
 from mona_peft.finetuning.study.report import Results, markers, read_block, replace_block, write_report
 from mona_peft.finetuning.study.selection import chosen_records
-from mona_peft.finetuning.study.study import Plan
 from mona_peft.finetuning.study.table import make_rows, rows_from_json, sort_rows, to_csv, to_json, to_markdown
 from mona_peft.finetuning.study.variants import Variant
 from tests.finetuning.study.fakes import FakeStudy, record

@@ -1,4 +1,4 @@
-"""The demo at its smallest, launched as a user launches it."""
+"""The demo at its smallest, launched as a user launches it, and what it shares with studies."""
 
 import re
 import subprocess
@@ -25,7 +25,7 @@ def test_demo_runs_and_reloads_its_adapter(tmp_path):
 
 
 def test_unknown_size_is_refused():
-    from mona_peft.finetuning.study.digits_demo import run_demo
+    from mona_peft.finetuning.study.demo import run_demo
 
     with pytest.raises(ValueError, match=r"Unknown demo size 'huge'.*tiny"):
         run_demo("huge", Path("unused"))
