@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from mona_peft.finetuning.costs.config import BenchmarkConfig
+from mona_peft.finetuning.costs.config import CostsConfig
 from mona_peft.finetuning.data.sources.classification import DataConfig
 from mona_peft.finetuning.data.sources.dense import ObjectDataConfig, SegmentationDataConfig
 from mona_peft.finetuning.inference.predict import PredictionConfig
@@ -27,7 +27,7 @@ CONFIGS = (
     DataConfig,
     SegmentationDataConfig,
     ObjectDataConfig,
-    BenchmarkConfig,
+    CostsConfig,
     StudyConfig,
     CompareConfig,
     AblateConfig,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from mona_peft.finetuning.costs.config import BenchmarkConfig
+from mona_peft.finetuning.costs.config import CostsConfig
 from mona_peft.finetuning.costs.measure import peak_bytes, time_interleaved
 from mona_peft.finetuning.costs.memory import saved_bytes
 from mona_peft.finetuning.costs.models import SWIN_SIZES, build_model, model_config
@@ -120,7 +120,7 @@ def test_published_sizes():
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        BenchmarkConfig(**settings)
+        CostsConfig(**settings)
 
 
 def test_unknown_models_are_refused():

@@ -1,4 +1,4 @@
-"""What the benchmark can vary, and which of it goes together."""
+"""What a measurement of costs can vary, and which of it goes together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TASKS = (CLASSIFICATION, *DENSE_KINDS)
 
 
 @dataclass
-class BenchmarkConfig(Settings):
+class CostsConfig(Settings):
     """What to measure."""
 
     task: str = option(CLASSIFICATION, f"What is trained: one of {', '.join(TASKS)}.")

@@ -1,4 +1,4 @@
-"""The methods that the benchmark compares, each a model ready to train."""
+"""The methods whose costs are compared, each a model ready to train."""
 
 from __future__ import annotations
 

@@ -106,11 +106,14 @@ def architectures_for(task: str) -> tuple[str, ...]:
     return tuple(name for name, row in ARCHITECTURES.items() if row.task == task)
 
 
+def model_types() -> dict[str, str]:
+    """Names of the architectures by the `model_type` in their configurations."""
+    return {row.config_class.model_type: name for name, row in ARCHITECTURES.items()}
+
+
 def architecture_of(config: PretrainedConfig) -> str | None:
     """Name in `ARCHITECTURES` of a configuration; `None` if it is no dense model of this package."""
-    return next(
-        (name for name, row in ARCHITECTURES.items() if row.config_class.model_type == config.model_type), None
-    )
+    return model_types().get(config.model_type)
 
 
 def check_architecture(name: str, options: Mapping[str, Any]) -> Architecture:

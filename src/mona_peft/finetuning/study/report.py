@@ -32,7 +32,7 @@ class Results:
         command (`str`): What made them.
         metric_name (`str`): What to call the test figure.
         reference (`str`): What the others are tested against.
-        settings (`dict[str, Any]`): Of benchmark and plan.
+        settings (`dict[str, Any]`): Of testbed and plan.
         versions (`dict[str, str]`): Of the packages.
         rows (`list[Row]`): The table.
     """

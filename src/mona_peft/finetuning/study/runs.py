@@ -38,6 +38,8 @@ from .testbeds.testbed import Testbed
 from .variants import Variant
 
 SETTINGS_FILE = "study.json"
+# The testbed goes by this name in files, those of older studies too.
+TESTBED_KEY = "benchmark"
 
 
 class Study:
@@ -80,7 +82,7 @@ class Study:
         settings = json.loads(json.dumps(self.testbed.describe()))
         path = self.folder / SETTINGS_FILE
         if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))["benchmark"]
+            before = json.loads(path.read_text(encoding="utf-8"))[TESTBED_KEY]
             differing = [k for k in sorted(before.keys() | settings.keys()) if before.get(k) != settings.get(k)]
             if differing:
                 listed = "; ".join(f"{k}: {before.get(k)!r} then, {settings.get(k)!r} now" for k in differing)
@@ -91,7 +93,7 @@ class Study:
             "learning_rates": self.plan.learning_rates,
         }
         plan |= {"seeds": self.plan.seeds, "search_seeds": self.plan.search_seeds, "rates": self.plan.rates}
-        write_json(path, {"benchmark": settings, "plan": plan})
+        write_json(path, {TESTBED_KEY: settings, "plan": plan})
 
     def records(self) -> list[Record]:
         """The results so far, of this plan's variants in their order."""
