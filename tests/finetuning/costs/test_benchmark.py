@@ -112,9 +112,9 @@ def test_published_sizes():
         ({"task": "detection", "dtype": "bfloat16"}, "heads of dense tasks need float32"),
         ({"architecture": "upernet"}, "upernet.*--task semantic_segmentation"),
         ({"architecture_options": '{"hidden_size": 1}'}, "hidden_size.*--task semantic_segmentation"),
-        ({"processes": 0}, "processes=0 must be at least 1"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"repeats": 0}, "repeats=0 must be at least 1"),
+        ({"processes": 0}, "processes is 0; it must be .*at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; it must be .*at least 1"),
+        ({"repeats": 0}, "repeats is 0; it must be .*at least 1"),
         ({"processes": 2, "clock": "process"}, "--clock wall"),
     ],
 )

@@ -25,14 +25,16 @@ TASKS = (CLASSIFICATION, *DENSE_KINDS)
 class CostsConfig(Settings):
     """What to measure."""
 
-    task: str = option(CLASSIFICATION, f"What is trained: one of {', '.join(TASKS)}.")
+    task: str = option(CLASSIFICATION, f"What is trained: one of {', '.join(TASKS)}.", choices=TASKS)
     model: str = option("swin-t", "A size of Swin or ViT, such as swin-t or vit-b, or a path to a config.json.")
     architecture: str = option("", "Neck and heads of a dense task, such as upernet; the task's usual ones if unset.")
     architecture_options: dict[str, Any] = option({}, 'Settings of the architecture, as JSON: {"fpn_channels": 256}.')
     image_size: int = option(224, "Height and width of the images, in pixels.", least=1)
     batch_size: int = option(8, "Images a step, of each process.", least=1)
-    dtype: str = option("float32", "Type of the backbone: float32, bfloat16 or float16.")
-    autocast: str = option("", "Mixed precision: bfloat16 or float16 (with loss scaling); none if unset.")
+    dtype: str = option("float32", "Type of the backbone: float32, bfloat16 or float16.", choices=tuple(DTYPES))
+    autocast: str = option(
+        "", "Mixed precision: bfloat16 or float16 (with loss scaling); none if unset.", choices=("", *AUTOCAST)
+    )
     gradient_checkpointing: bool = option(False, "Whether to recompute the backbone in the backward pass.")
     channels_last: bool = option(False, "Whether images and weights of convolutions are laid out channels last.")
     compile: bool = option(False, "Whether to compile the models with torch.compile.")
@@ -48,16 +50,14 @@ class CostsConfig(Settings):
     warmup: int = option(3, "Rounds before them.", least=0)
     inference: bool = option(True, "Whether to time inference as well.")
     seed: int = option(0, "Seed of the weights and images.", least=0, below=2**32)
-    clock: str = option("wall", "Clock: wall, or process for CPU time, on a machine that does other work as well.")
+    clock: str = option(
+        "wall",
+        "Clock: wall, or process for CPU time, on a machine that does other work as well.",
+        choices=tuple(CLOCKS),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("task", TASKS), ("dtype", DTYPES), ("autocast", ("", *AUTOCAST)), ("clock", CLOCKS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {list(known)}.")
-        for name, least in (("image_size", 1), ("batch_size", 1), ("processes", 1), ("repeats", 1), ("threads", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
         unknown = set(self.methods) - set(SUBJECTS)
         if unknown:
             raise ValueError(f"methods={self.methods!r} has {sorted(unknown)}; choose among {list(SUBJECTS)}.")
