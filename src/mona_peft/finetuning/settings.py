@@ -275,7 +275,7 @@ def read_options(name: str, given: Any) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is no JSON: {given!r} ({error}).") from error
     if not isinstance(options, dict):
-        raise ValueError(f"{name} must be a mapping, not {given!r}.")
+        raise ValueError(f"{name} is {given!r}; it must be a mapping, or the JSON of one.")
     return options
 
 
