@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mona_peft.finetuning.costs.config import BenchmarkConfig
+from mona_peft.finetuning.costs.config import CostsConfig
 from mona_peft.finetuning.costs.pictures import draw_bars, draw_lines
 from mona_peft.finetuning.costs.profiling import run_profile
 from mona_peft.finetuning.costs.report import NOTE, table
-from mona_peft.finetuning.costs.suite import Row, as_json, describe_machine, run_benchmark
+from mona_peft.finetuning.costs.suite import Row, as_json, describe_machine, measure_costs
 from mona_peft.finetuning.settings import Settings, option, parse_arguments
 
 
@@ -44,22 +44,22 @@ class OutputConfig(Settings):
         return [name for name in ("batch_size", "image_size", "model") if getattr(self, f"scale_{name}")]
 
 
-def run_once(config: BenchmarkConfig, folder: Path) -> dict[str, Any]:
+def run_once(config: CostsConfig, folder: Path) -> dict[str, Any]:
     """Measure, print a table, write JSON and a picture."""
-    rows = run_benchmark(config)
+    rows = measure_costs(config)
     print(f"{config.describe()}\n\n{table(rows)}\n\n{NOTE}")
     draw_bars(rows, config.describe(), folder / "benchmark.png")
     return as_json(config, rows)
 
 
-def run_scaling(config: BenchmarkConfig, output: OutputConfig, folder: Path) -> dict[str, Any]:
+def run_scaling(config: CostsConfig, output: OutputConfig, folder: Path) -> dict[str, Any]:
     """Measure at every value of each quantity that varies, write JSON and a picture."""
     series: dict[str, list[tuple[Any, list[Row]]]] = {}
     results: dict[str, Any] = {}
     for name in output.varied:
         for value in getattr(output, f"scale_{name}"):
             changed = replace(config, **{name: value})
-            rows = run_benchmark(changed)
+            rows = measure_costs(changed)
             print(f"\n{changed.describe()}\n\n{table(rows)}", flush=True)
             series.setdefault(name, []).append((value, rows))
             results.setdefault(name, []).append(as_json(changed, rows))
@@ -70,7 +70,7 @@ def run_scaling(config: BenchmarkConfig, output: OutputConfig, folder: Path) -> 
     return results
 
 
-def run_profiling(config: BenchmarkConfig, folder: Path) -> dict[str, Any]:
+def run_profiling(config: CostsConfig, folder: Path) -> dict[str, Any]:
     """Profile, print a table of operations for each method, and write them as text."""
     tables = run_profile(config)
     text = "\n\n".join(f"{method}: {config.describe()}\n\n{lines}" for method, lines in tables.items())
@@ -81,7 +81,7 @@ def run_profiling(config: BenchmarkConfig, folder: Path) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Parse the command line and run."""
-    config, output = parse_arguments((BenchmarkConfig, OutputConfig), arguments)
+    config, output = parse_arguments((CostsConfig, OutputConfig), arguments)
     folder = Path(output.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if output.profile:

@@ -13,7 +13,7 @@ from mona_peft.finetuning.settings import Settings, option, parse_arguments
 
 
 @dataclass
-class BenchmarkConfig(Settings):
+class LoopConfig(Settings):
     """What to measure."""
 
     steps: int = option(40, "Steps of each loop.", least=1)
@@ -26,7 +26,7 @@ class BenchmarkConfig(Settings):
 
 def main() -> None:
     """Parse the command line and measure."""
-    (config,) = parse_arguments((BenchmarkConfig,))
+    (config,) = parse_arguments((LoopConfig,))
     sizes = (config.batch_size, config.image_size, config.num_workers)
     clock = time.process_time if config.cpu_time else time.perf_counter
     results = compare_loops(config.steps, config.rounds, *sizes, clock)

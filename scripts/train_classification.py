@@ -6,24 +6,14 @@ accelerate launch scripts/train_classification.py recipes/mona_swin_large_flower
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mona_peft.finetuning.data.sources.classification import DataConfig
-from mona_peft.finetuning.settings import Settings, option, parse_arguments, refuse_unused
-from mona_peft.finetuning.study.digits_demo import run_demo
+from mona_peft.finetuning.settings import parse_arguments, refuse_unused
+from mona_peft.finetuning.study.demo import DemoConfig, run_demo
 from mona_peft.finetuning.tasks.classification import ClassificationConfig, train_classifier
 from mona_peft.finetuning.training.config import TrainingConfig
-
-
-@dataclass
-class DemoConfig(Settings):
-    """The demo, run when no dataset is given."""
-
-    demo_size: str = option("full", "How much the demo does: full (minutes) or tiny (seconds).")
-    demo_dir: str = option("outputs/demo", "Where the demo writes.")
-
 
 ARGUMENTS = (DataConfig, ClassificationConfig, TrainingConfig, DemoConfig)
 

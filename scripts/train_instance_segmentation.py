@@ -12,7 +12,7 @@ from typing import Any
 
 from mona_peft.finetuning.data.sources.dense import ObjectDataConfig, load_objects
 from mona_peft.finetuning.settings import parse_arguments, refuse_unused
-from mona_peft.finetuning.study.dense_demo import DenseDemoConfig, run_dense_demo
+from mona_peft.finetuning.study.demo import DenseDemoConfig, run_dense_demo
 from mona_peft.finetuning.tasks.instance_segmentation import InstanceSegmentationConfig, InstanceSegmentationTask
 from mona_peft.finetuning.training.config import TrainingConfig
 from mona_peft.finetuning.training.run import run_task

@@ -103,6 +103,24 @@ def test_errors():
         apply_method(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)), "lora", head=["1"])
 
 
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_settings_that_a_method_does_not_have_are_refused(method):
+    model = TINY_MODELS["swin-classifier"].build()
+    with pytest.raises(
+        ValueError, match=f"The method '{method}' has no setting botleneck_dim, modules_to_save; it has"
+    ):
+        apply_method(model, method, botleneck_dim=8, modules_to_save=["classifier"])
+    assert not hasattr(model, "peft_config")
+
+
+def test_the_known_settings_are_those_that_are_taken():
+    assert METHODS["full"].options == frozenset() and METHODS["partial-1"].options == {"blocks"}
+    assert {"bottleneck_dim", "variant", "target_modules"} <= METHODS["mona"].options
+    assert {"r", "lora_alpha", "target_modules"} <= METHODS["lora"].options
+    with pytest.raises(ValueError, match="The method 'full' has no setting r; it has none"):
+        apply_method(TINY_MODELS["swin-classifier"].build(), "full", r=4)
+
+
 def test_a_new_method_is_a_row_of_the_table():
     @register_method("biases", "biases")
     def prepare(model, head):

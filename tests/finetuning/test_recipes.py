@@ -29,7 +29,7 @@ def test_recipe_is_valid(path):
     )
     assert data.dataset in path.stem and classification.method in METHODS
     assert classification.method in path.stem
-    assert classification.options() == {"bottleneck_dim": 64}
+    assert classification.method_options == {"bottleneck_dim": 64}
     assert (training.num_epochs, training.warmup_epochs, training.schedule) == (100, 20, "cosine")
     assert (training.min_lr_ratio, training.weight_decay, training.max_grad_norm) == (0.01, 0.05, 5.0)
     assert classification.drop_path == (None if "vit" in path.stem else 0.3)

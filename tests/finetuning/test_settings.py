@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from mona_peft.finetuning.costs.config import BenchmarkConfig
+from mona_peft.finetuning.costs.config import CostsConfig
 from mona_peft.finetuning.data.sources.classification import DataConfig
 from mona_peft.finetuning.data.sources.dense import ObjectDataConfig, SegmentationDataConfig
 from mona_peft.finetuning.inference.predict import PredictionConfig
@@ -27,7 +27,7 @@ CONFIGS = (
     DataConfig,
     SegmentationDataConfig,
     ObjectDataConfig,
-    BenchmarkConfig,
+    CostsConfig,
     StudyConfig,
     CompareConfig,
     AblateConfig,
@@ -74,9 +74,9 @@ def test_a_recipe_means_its_words(tmp_path):
     assert (config.report_to, config.mixed_precision, config.learning_rate) == (["none"], "no", 1e-3)
     assert config.max_grad_norm is None and config.max_steps is None and config.resume
     assert config.hub_model_id == "2024-01-02"
-    recipe = "class_names: abc\nmethod_options: {r: 16, alpha: 0.5}\n"
+    recipe = "class_names: abc\nmethod: lora\nmethod_options: {r: 16, lora_dropout: 0.5}\n"
     data, task = parse(tmp_path, recipe, types=(DataConfig, ClassificationConfig))
-    assert data.class_names == ["abc"] and task.options() == {"r": 16, "alpha": 0.5}
+    assert data.class_names == ["abc"] and task.method_options == {"r": 16, "lora_dropout": 0.5}
     assert parse(tmp_path, "class_names: [yes, 1.0, 007]\n", types=(DataConfig,)).class_names == ["yes", "1.0", "007"]
 
 

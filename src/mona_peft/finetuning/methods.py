@@ -6,14 +6,17 @@ rows added with [`register_method`].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from mona_peft.blocks.known import backbone_child, find_blocks, head_modules
+from mona_peft.finetuning.settings import check_names
 from mona_peft.tuners.adaptformer import AdaptFormerConfig
 from mona_peft.tuners.bottleneck import BottleneckConfig
 from mona_peft.tuners.convpass import ConvpassConfig
@@ -41,12 +44,14 @@ class Method:
         name (`str`): the name given on the command line.
         prepare (`Callable`): `prepare(model, head, **options)` gives back the model to train.
         description (`str`): what trains in the backbone, in a few words.
+        options (`frozenset[str]`): names of the settings that `prepare` takes.
         calibrate (`Calibrate`, *optional*): fits the prepared model to training data before it trains.
     """
 
     name: str
     prepare: Callable[..., nn.Module]
     description: str
+    options: frozenset[str]
     calibrate: Calibrate | None = None
 
 
@@ -54,21 +59,65 @@ METHODS: dict[str, Method] = {}
 
 
 def register_method(
-    name: str, description: str, calibrate: Calibrate | None = None
+    name: str,
+    description: str,
+    calibrate: Calibrate | None = None,
+    config_class: type[PeftConfig] | None = None,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Add the decorated `prepare(model, head, **options)` to the table under `name`; see [`Method`].
 
+    Args:
+        name (`str`): a name that is free.
+        description (`str`): what trains in the backbone.
+        calibrate (`Calibrate`, *optional*): see [`Method`].
+        config_class (`type[PeftConfig]`, *optional*): of the adapter whose settings `prepare` passes on; without one,
+            the settings are the arguments that `prepare` has of its own.
+
     Raises:
-        `ValueError`: if the name is taken.
+        `ValueError`: If the name is taken.
     """
 
     def add(prepare: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         if name in METHODS:
             raise ValueError(f"A method named {name!r} exists already; choose another name.")
-        METHODS[name] = Method(name, prepare, description, calibrate)
+        own = list(inspect.signature(prepare).parameters.values())[2:]
+        options = {parameter.name for parameter in own if parameter.kind is not parameter.VAR_KEYWORD}
+        if config_class is not None:
+            # What every adapter has is set by PEFT, and the head by `apply_method`.
+            shared = {field.name for field in fields(PeftConfig)} | {"modules_to_save"}
+            options |= {field.name for field in fields(config_class) if field.init} - shared
+        METHODS[name] = Method(name, prepare, description, frozenset(options), calibrate)
         return prepare
 
     return add
+
+
+def register_adapter(
+    name: str, config_class: type[PeftConfig], description: str, calibrate: Calibrate | None = None
+) -> None:
+    """Add a method that trains an adapter, with the settings of its configuration; see [`register_method`]."""
+
+    def prepare(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
+        return get_peft_model(model, config_class(modules_to_save=list(head), **options))  # type: ignore[call-arg]
+
+    register_method(name, description, calibrate, config_class)(prepare)
+
+
+def check_method(name: str, options: Mapping[str, Any]) -> Method:
+    """Find a method and check the names of its settings.
+
+    Args:
+        name (`str`): a key of `METHODS`.
+        options (`Mapping[str, Any]`): the settings that it is to get.
+
+    Raises:
+        `ValueError`: If no method has that name, or the method has no such setting.
+    """
+    if name not in METHODS:
+        raise ValueError(f"Unknown method {name!r}; choose one of {', '.join(sorted(METHODS))}.")
+    method = METHODS[name]
+    check_names(f"The method {name!r}", options, method.options)
+    return method
 
 
 def apply_method(model: nn.Module, name: str, head: Iterable[str] | None = None, **options: Any) -> nn.Module:
@@ -85,15 +134,15 @@ def apply_method(model: nn.Module, name: str, head: Iterable[str] | None = None,
         `nn.Module`: the same model with its parameters frozen as the method wants, or the `PeftModel` around it.
 
     Raises:
-        `ValueError`: if no method has that name, or a path in `head` names no module with parameters.
+        `ValueError`: If no method has that name, it has no such setting, or a path in `head` names no module with
+            parameters.
     """
-    if name not in METHODS:
-        raise ValueError(f"Unknown method {name!r}; choose one of {', '.join(sorted(METHODS))}.")
+    method = check_method(name, options)
     head = find_head(model) if head is None else tuple(head)
     for path in head:
         if not any(True for _ in model.get_submodule(path).parameters()):
             raise ValueError(f"The head {path!r} has no parameters; name the module that is to train.")
-    return METHODS[name].prepare(model, head, **options)
+    return method.prepare(model, head, **options)
 
 
 def find_head(model: nn.Module) -> tuple[str, ...]:
@@ -139,17 +188,14 @@ def count_parameters(model: nn.Module, head: Iterable[str] | None = None) -> Par
     """
     bare: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
     head = find_head(bare) if head is None else tuple(head)
-    counts = {(part, trains): 0 for part in (True, False) for trains in (True, False)}
+    total, trainable = Counter[str](), Counter[str]()
     for name, parameter in model.named_parameters():
         # PEFT keeps the untouched head beside the copy that trains; it is no part of what runs.
         if ORIGINAL_MODULE not in name.split("."):
-            counts[is_head(name, head), parameter.requires_grad] += parameter.numel()
-    return ParameterCounts(
-        backbone=counts[False, True] + counts[False, False],
-        backbone_trainable=counts[False, True],
-        head=counts[True, True] + counts[True, False],
-        head_trainable=counts[True, True],
-    )
+            part = "head" if is_head(name, head) else "backbone"
+            total[part] += parameter.numel()
+            trainable[part] += parameter.numel() if parameter.requires_grad else 0
+    return ParameterCounts(total["backbone"], trainable["backbone"], total["head"], trainable["head"])
 
 
 def freeze_all_but(model: nn.Module, trains: Callable[[str], bool]) -> nn.Module:
@@ -212,56 +258,18 @@ def prepare_partial(model: nn.Module, head: tuple[str, ...], blocks: int = 1) ->
     return freeze_all_but(model, lambda name: name.startswith(last) or is_head(name, head))
 
 
-@register_method("bottleneck", "two bottleneck adapters a block, on the attention and MLP outputs")
-def prepare_bottleneck(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
-    """Train two bottleneck adapters a block, and the head."""
-    return get_peft_model(model, BottleneckConfig(modules_to_save=list(head), **options))
-
-
-@register_method("adaptformer", "a scaled bottleneck beside each MLP")
-def prepare_adaptformer(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
-    """Train an AdaptFormer adapter a block, and the head."""
-    return get_peft_model(model, AdaptFormerConfig(modules_to_save=list(head), **options))
-
-
-@register_method("lorand", "two bottleneck adapters a block made of low-rank products")
-def prepare_lorand(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
-    """Train two LoRand adapters a block, and the head."""
-    return get_peft_model(model, LoRandConfig(modules_to_save=list(head), **options))
-
-
-@register_method("lora", "rank-64 updates of the query and value projections")
+@register_method("lora", "rank-64 updates of the query and value projections", config_class=LoraConfig)
 def prepare_lora(model: nn.Module, head: tuple[str, ...], r: int = 64, **options: Any) -> nn.Module:
     """Train rank `r` updates of q and v, scaled by `lora_alpha / r` (1 unless `lora_alpha` is given), and the head."""
     options = {"target_modules": query_value_targets(model), "lora_alpha": r, **options}
     return get_peft_model(model, LoraConfig(r=r, modules_to_save=list(head), **options))
 
 
-@register_method("mona", "two Mona adapters a block")
-def prepare_mona(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
-    """Train two Mona adapters a block, and the head."""
-    return get_peft_model(model, MonaConfig(modules_to_save=list(head), **options))
-
-
-@register_method("ssf", "scales and shifts of every layer's output")
-def prepare_ssf(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
-    """Train a scale and a shift of each channel of every layer of the backbone, and the head."""
-    return get_peft_model(model, SSFConfig(modules_to_save=list(head), **options))
-
-
-@register_method("vpt", "ten prompts a block")
-def prepare_vpt(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
-    """Train deep visual prompts, and the head."""
-    return get_peft_model(model, VPTConfig(modules_to_save=list(head), **options))
-
-
-@register_method("convpass", "two convolutional bypasses a block, beside attention and MLP")
-def prepare_convpass(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
-    """Train two convolutional bypasses a block, and the head."""
-    return get_peft_model(model, ConvpassConfig(modules_to_save=list(head), **options))
-
-
-@register_method("sct", "a map of the salient channels in each block", calibrate=select_salient_channels)
-def prepare_sct(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
-    """Train maps of the channels that are salient for the training data, and the head."""
-    return get_peft_model(model, SCTConfig(modules_to_save=list(head), **options))
+register_adapter("bottleneck", BottleneckConfig, "two bottleneck adapters a block, on the attention and MLP outputs")
+register_adapter("adaptformer", AdaptFormerConfig, "a scaled bottleneck beside each MLP")
+register_adapter("lorand", LoRandConfig, "two bottleneck adapters a block made of low-rank products")
+register_adapter("mona", MonaConfig, "two Mona adapters a block")
+register_adapter("ssf", SSFConfig, "scales and shifts of every layer's output")
+register_adapter("vpt", VPTConfig, "ten prompts a block")
+register_adapter("convpass", ConvpassConfig, "two convolutional bypasses a block, beside attention and MLP")
+register_adapter("sct", SCTConfig, "a map of the salient channels in each block", select_salient_channels)

@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -38,7 +38,7 @@ def option(
     """A dataclass field with its help sentence and its range.
 
     Args:
-        default (`Any`): Value where none is given. A text of `{}` stands for a mapping, given as one or as JSON.
+        default (`Any`): Value where none is given. Where it is a mapping, a value may be a mapping or its JSON.
         text (`str`): The help sentence.
         least (`float`, *optional*): Smallest value allowed; of each item, in a list.
         above (`float`, *optional*): Values must be greater.
@@ -54,7 +54,7 @@ def option(
 
 
 class Settings:
-    """Base of the dataclasses of settings: checks type and range of every field when it is made."""
+    """Base of the dataclasses of settings: checks every field when it is made, and reads mappings given as JSON."""
 
     def __post_init__(self) -> None:
         """Check all fields; a subclass that checks more calls this first.
@@ -62,7 +62,7 @@ class Settings:
         Raises:
             `ValueError`: If a value has the wrong type or is out of range.
         """
-        check_values(type(self), vars(self))
+        vars(self).update(check_values(type(self), vars(self)))
 
 
 def check_values(config_type: type, values: dict[str, Any], words: bool = False) -> dict[str, Any]:
@@ -83,6 +83,9 @@ def check_values(config_type: type, values: dict[str, Any], words: bool = False)
     known = {entry.name: entry for entry in fields(config_type)}
     checked = {}
     for name, value in values.items():
+        if get_origin(hints[name]) is dict:
+            checked[name] = read_options(name, value)
+            continue
         try:
             checked[name] = _checked(hints[name], known[name], value, words)
         except _Unfit as error:
@@ -116,8 +119,6 @@ def _checked(hint: Any, entry: Field, value: Any, words: bool) -> Any:
 
 def _single(kind: type, entry: Field, value: Any, words: bool, before: str) -> Any:
     """One value of a plain type."""
-    if kind is str and entry.default == "{}" and isinstance(value, dict):
-        return value
     if words and isinstance(value, str):
         value = _read_word(kind, value)
     fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
@@ -201,7 +202,7 @@ def _parser(config_types: Sequence[type]) -> argparse.ArgumentParser:
         for entry in fields(config_type):
             default = _default(entry)
             text = f"{entry.metadata.get('help', '')} (default: {default})".replace("%", "%%")
-            flags = list(dict.fromkeys((f"--{entry.name}", f"--{entry.name.replace('_', '-')}")))
+            flags = flags_of(entry.name)
             if hints[entry.name] is bool:
                 group.add_argument(*flags, dest=entry.name, nargs="?", const=True, help=text)
                 if default is True:
@@ -211,6 +212,11 @@ def _parser(config_types: Sequence[type]) -> argparse.ArgumentParser:
                 many = "+" if get_origin(hints[entry.name]) is list else None
                 group.add_argument(*flags, dest=entry.name, nargs=many, metavar="VALUE", help=text)
     return parser
+
+
+def flags_of(name: str) -> list[str]:
+    """How a setting may be written on the command line."""
+    return list(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
 
 
 def _default(entry: Field) -> Any:
@@ -269,8 +275,24 @@ def read_options(name: str, given: Any) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} is no JSON: {given!r} ({error}).") from error
     if not isinstance(options, dict):
-        raise ValueError(f"{name} must be a mapping, not {given!r}.")
+        raise ValueError(f"{name} is {given!r}; it must be a mapping, or the JSON of one.")
     return options
+
+
+def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse settings that nothing reads.
+
+    Args:
+        owner (`str`): What they were given to, for the message.
+        given (`Iterable[str]`): Names.
+        known (`Iterable[str]`): Those that it has.
+
+    Raises:
+        `ValueError`: If a name is not known.
+    """
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f"{owner} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}.")
 
 
 def refuse_unused(configs: Sequence[Any], used: Sequence[str] = ()) -> None:

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from mona_peft.finetuning.costs.config import BenchmarkConfig
-from mona_peft.finetuning.costs.measure import peak_bytes, saved_bytes, time_interleaved
+from mona_peft.finetuning.costs.config import CostsConfig
+from mona_peft.finetuning.costs.measure import peak_bytes, time_interleaved
+from mona_peft.finetuning.costs.memory import saved_bytes
 from mona_peft.finetuning.costs.models import SWIN_SIZES, build_model, model_config
 from mona_peft.finetuning.costs.subjects import DEFAULT_SUBJECTS, SUBJECTS, prepare
 from tests.support.benchmark_script import SCRIPT, TINY, script_main
@@ -111,15 +112,15 @@ def test_published_sizes():
         ({"task": "detection", "dtype": "bfloat16"}, "heads of dense tasks need float32"),
         ({"architecture": "upernet"}, "upernet.*--task semantic_segmentation"),
         ({"architecture_options": '{"hidden_size": 1}'}, "hidden_size.*--task semantic_segmentation"),
-        ({"processes": 0}, "processes=0 must be at least 1"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
-        ({"repeats": 0}, "repeats=0 must be at least 1"),
+        ({"processes": 0}, "processes is 0; it must be .*at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; it must be .*at least 1"),
+        ({"repeats": 0}, "repeats is 0; it must be .*at least 1"),
         ({"processes": 2, "clock": "process"}, "--clock wall"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        BenchmarkConfig(**settings)
+        CostsConfig(**settings)
 
 
 def test_unknown_models_are_refused():

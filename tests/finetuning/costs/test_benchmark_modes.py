@@ -11,8 +11,9 @@ import torch
 from torch import distributed, nn
 
 from mona_peft.finetuning.costs import pictures
-from mona_peft.finetuning.costs.config import BenchmarkConfig
-from mona_peft.finetuning.costs.measure import Timing, saved_bytes
+from mona_peft.finetuning.costs.config import CostsConfig
+from mona_peft.finetuning.costs.measure import Timing
+from mona_peft.finetuning.costs.memory import saved_bytes
 from mona_peft.finetuning.costs.processes import process_threads, run_in_processes
 from mona_peft.finetuning.costs.profiling import operations_table, profile_operations
 from mona_peft.finetuning.costs.steps import build_subjects
@@ -23,7 +24,7 @@ from tests.support.benchmark_script import SCRIPT, TINY, script_main
 
 def nano(**changes):
     values = {"model": "swin-nano", "image_size": 32, "batch_size": 2, "methods": ["mona"]}
-    return BenchmarkConfig(**values | changes)
+    return CostsConfig(**values | changes)
 
 
 def mona_subject(**changes):

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from mona_peft.finetuning.costs.config import BenchmarkConfig
+from mona_peft.finetuning.costs.config import CostsConfig
 from mona_peft.finetuning.costs.steps import build_subjects
 from mona_peft.finetuning.costs.workloads import build_workload
 from mona_peft.finetuning.methods import is_head
@@ -28,7 +28,7 @@ TASK_OF = {
 def dense_config(architecture, folder, **changes):
     options = json.dumps(ARCHITECTURE_OPTIONS[architecture])
     values = {"architecture": architecture, "architecture_options": options, "batch_size": 2, "image_size": 64}
-    return BenchmarkConfig(TASK_OF[architecture], write_swin(folder), **values | changes)
+    return CostsConfig(TASK_OF[architecture], write_swin(folder), **values | changes)
 
 
 @pytest.mark.parametrize("architecture", TASK_OF)

@@ -6,9 +6,11 @@ from statistics import mean, stdev
 
 import pytest
 
-from mona_peft.finetuning.study.dense import METRIC_NAMES
-from mona_peft.finetuning.study.dense_demo import METHODS, SIZES
-from mona_peft.finetuning.study.dense_demo_models import MODELS
+from mona_peft.finetuning.models.architectures import ARCHITECTURES
+from mona_peft.finetuning.study.demo import METHODS
+from mona_peft.finetuning.study.testbeds.recipes import METRIC_NAMES
+from mona_peft.finetuning.study.testbeds.scene_models import MODELS
+from mona_peft.finetuning.study.testbeds.scenes import SIZES
 
 ROOT = Path(__file__).parents[3]
 
@@ -17,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 def test_readme_shows_the_demo_results(architecture):
     result = json.loads((ROOT / "results" / "demo-dense" / f"{architecture}.json").read_text(encoding="utf-8"))
     rows, model = result["rows"], MODELS[architecture]
-    assert (result["architecture"], result["task"]) == (architecture, model.task)
+    assert (result["architecture"], result["task"]) == (architecture, ARCHITECTURES[architecture].task)
     assert tuple(row["method"] for row in rows) == METHODS
     assert {len(row["test"]) for row in rows} == {SIZES["full"].seeds}
     assert {row["learning_rate"] for row in rows} <= set(model.learning_rates)

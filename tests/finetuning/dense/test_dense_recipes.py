@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mona_peft.finetuning.models.building import ARCHITECTURES
+from mona_peft.finetuning.models.architectures import ARCHITECTURES
 from mona_peft.finetuning.models.cascade_mask_rcnn import CascadeMaskRCNNConfig
 from mona_peft.finetuning.models.retinanet import RetinaNetConfig
 from mona_peft.finetuning.settings import parse_arguments
-from mona_peft.finetuning.tasks.dense import read_options
 from tests.support.scripts import load_script
 
 ROOT = Path(__file__).parents[3]
@@ -40,7 +39,7 @@ def test_recipe_is_valid(path):
     processes = 1 if path.stem.endswith("1gpu") else 8
     assert ("--num_processes 8" in head) == (processes == 8)
     assert training.batch_size * training.gradient_accumulation_steps * processes == GLOBAL_BATCH[dataset]
-    assert config.method == "mona" and read_options("m", config.method_options) == {"bottleneck_dim": 64}
+    assert config.method == "mona" and config.method_options == {"bottleneck_dim": 64}
     assert config.architecture in ARCHITECTURES and data.dataset in path.stem
     assert training.max_grad_norm is None and config.horizontal_flip == 0.5
     check = {"ade20k": check_ade20k, "voc0712": check_voc0712, "coco": check_coco}[dataset]
@@ -61,7 +60,7 @@ def check_voc0712(config, training):
     assert (training.num_epochs, training.schedule, training.step_epochs) == (12, "step", [9])
     assert (config.short_side, config.long_side, config.drop_path, config.protocol) == (600, 1000, 0.2, "voc")
     assert config.out_indices == [2, 3, 4]
-    options = RetinaNetConfig(**read_options("a", config.architecture_options))
+    options = RetinaNetConfig(**config.architecture_options)
     assert (options.fpn_channels, options.anchor_scale, options.anchor_octaves) == (256, 4, 3)
     assert options.norm_groups == 0
 
@@ -72,6 +71,6 @@ def check_coco(config, training):
     assert (config.short_side, config.long_side, config.drop_path) == (800, 1333, 0.3)
     assert (config.train_short_sides[0], config.train_short_sides[-1], config.crop) == (480, 800, [384, 600])
     if config.architecture == "cascade_mask_rcnn":
-        settings = CascadeMaskRCNNConfig(**read_options("a", config.architecture_options)).cascade_settings()
+        settings = CascadeMaskRCNNConfig(**config.architecture_options).cascade_settings()
         assert settings.channels == 256 and settings.ious == (0.5, 0.6, 0.7)
         assert settings.loss_weights == (1.0, 0.5, 0.25) and settings.box_loss_weight == 10

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 import mona_peft
 from mona_peft.finetuning.data.dense.objects import training_targets
 from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
-from mona_peft.finetuning.study.dense_demo import run_dense_demo
-from mona_peft.finetuning.study.dense_demo_models import MODELS
+from mona_peft.finetuning.models.architectures import ARCHITECTURES as ALL
+from mona_peft.finetuning.study.demo import run_dense_demo
+from mona_peft.finetuning.study.testbeds.scene_models import MODELS
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.run_folder import read_log
 from tests.finetuning.dense.tiny import ARCHITECTURES, SCENES, SIZES, tiny_task, tiny_training, write_swin
@@ -198,7 +199,7 @@ def test_the_demo_refuses_another_tasks_model(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", MODELS)
 def test_the_demo(architecture, tmp_path):
-    result = run_dense_demo(MODELS[architecture].task, architecture, "tiny", tmp_path)
+    result = run_dense_demo(ALL[architecture].task, architecture, "tiny", tmp_path)
     assert [row["method"] for row in result["rows"]] == ["mona", "fixed", "full"]
     assert all(len(row["test"]) == 2 and 0 <= min(row["test"]) <= max(row["test"]) <= 1 for row in result["rows"])
     trains = {row["method"]: row["backbone_trainable"] for row in result["rows"]}
@@ -206,9 +207,9 @@ def test_the_demo(architecture, tmp_path):
     assert len({row["head_trainable"] for row in result["rows"]}) == 1
     with Image.open(result["pictures"]) as sheet:
         assert min(sheet.size) > 300
-    repositories = list(Path(tmp_path / architecture).glob("mona-*/model"))
+    repositories = list(Path(tmp_path / "tiny" / architecture / "models").glob("mona-*/model"))
     assert len(repositories) == 2
     first, second = (load_file(folder / "adapter_model.safetensors") for folder in repositories)
     assert first.keys() == second.keys() and not all(torch.equal(first[name], second[name]) for name in first)
-    backbone = tmp_path / "pretrained" / MODELS[architecture].backbone / "model"
+    backbone = tmp_path / "tiny" / "pretrained" / MODELS[architecture].backbone / "model"
     assert mona_peft.load(repositories[0]).model.config.name_or_path == str(backbone.resolve())

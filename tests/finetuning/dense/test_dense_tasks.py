@@ -8,12 +8,15 @@ from torch import nn
 
 import mona_peft
 from mona_peft.finetuning.inference.dense import LoadedDense
+from mona_peft.finetuning.models.architectures import ARCHITECTURES as ALL
 from mona_peft.finetuning.models.backbones import find_backbone_module
 from mona_peft.finetuning.models.building import head_paths
+from mona_peft.finetuning.models.cascade_mask_rcnn import CascadeMaskRCNNConfig
 from mona_peft.finetuning.tasks.detection import DetectionConfig, DetectionTask
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.run_folder import read_log
 from tests.finetuning.dense.tiny import (
+    ARCHITECTURE_OPTIONS,
     ARCHITECTURES,
     INSTANCE,
     SEMANTIC,
@@ -238,7 +241,7 @@ def test_a_method_that_selects_by_class_is_refused(swin):
 
 
 def test_settings_are_checked(swin):
-    with pytest.raises(ValueError, match="choose one of retinanet"):
+    with pytest.raises(ValueError, match="one of retinanet, detr, conditional_detr"):
         DetectionTask(None, DetectionConfig(model_name_or_path=str(swin), architecture="yolo"))
     with pytest.raises(ValueError, match="protocol"):
         tiny_task("retinanet", swin, protocol="pascal")
@@ -248,9 +251,50 @@ def test_settings_are_checked(swin):
         tiny_task("retinanet", swin, out_indices=[2, 5]).build_model()
     with pytest.raises(ValueError, match="evaluation"):
         tiny_task("upernet", swin, evaluation="tiles")
-    with pytest.raises(ValueError, match="unknown settings"):
+    with pytest.raises(ValueError, match="heads has no setting iou; it has .*ious"):
         options = {"heads": {"iou": 0.5}}
         tiny_task("cascade_mask_rcnn", swin, architecture_options=options).build_model()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_settings_that_an_architecture_does_not_have_are_refused(architecture):
+    """A misspelt setting once left the default in place."""
+    message = f"The architecture '{architecture}' has no setting fpn_chanels, propsals; it has "
+    with pytest.raises(ValueError, match=message):
+        tiny_task(architecture, "nowhere", architecture_options={"fpn_chanels": 8, "propsals": 9})
+
+
+def test_settings_of_the_cascade_that_the_detector_gives_are_refused():
+    for heads in ({"channels": 8}, {"num_classes": 3}, {"box_feature": 8}):
+        with pytest.raises(ValueError, match=f"heads has no setting {next(iter(heads))}; it has batch_norm"):
+            CascadeMaskRCNNConfig(heads=heads)
+
+
+def test_every_architecture_takes_the_settings_of_its_configuration(swin):
+    for architecture in ARCHITECTURES:
+        assert set(ARCHITECTURE_OPTIONS[architecture]) <= ALL[architecture].options
+        assert not {"id2label", "backbone_config", "kwargs", "self"} & ALL[architecture].options
+    assert "fpn_channels" in ALL["retinanet"].options and "norm_groups" not in ALL["cascade_mask_rcnn"].options
+
+
+def test_predictions_carry_no_annotations(swin):
+    """What is true stands in the meter: it once travelled with every prediction from process to process."""
+    for protocol in ("coco", "voc"):
+        task = tiny_task("retinanet", swin, protocol=protocol)
+        model = task.build_model().eval()
+        batch = batch_of(task, "validation")
+        with torch.no_grad():
+            found = task.predict(model, batch)
+        assert {type(value) for one in found for value in one.values()} <= {list, int}
+        assert all(one.keys() == {"boxes", "scores", "labels", "index"} for one in found)
+        images = task.data.splits["validation"]
+        results = []
+        for order in (range(len(found)), reversed(range(len(found)))):
+            meter = task.meter("validation")
+            meter.update([found[number] for number in order])
+            assert [image for image, _ in meter.in_order()] == list(images)
+            results.append(meter.compute())
+        assert results[0] == results[1]
 
 
 def test_the_voc_protocol_on_scenes(swin, tmp_path):

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import SwinConfig
 
 from mona_peft.finetuning.models.cascade_heads import CascadeHeads, CascadeSettings, _box_loss, _refine
-from mona_peft.finetuning.models.outputs import find_objects, pixel_mask
+from mona_peft.finetuning.models.outputs import find_detections, pixel_mask
 from mona_peft.finetuning.models.retinanet import RetinaNetConfig, RetinaNetForObjectDetection
 from mona_peft.finetuning.models.sliding import slide_logits, window_starts
 
@@ -59,7 +59,7 @@ def test_boxes_are_given_in_pixels_of_the_original():
     batch = {"pixel_values": torch.rand(1, 3, 64, 64), "sizes": torch.tensor([[64, 48]])}
     with torch.no_grad():
         inner = model(**batch).detections[0]["boxes"]
-        outer = find_objects("retinanet", model, {**batch, "original_sizes": torch.tensor([[128, 144]])})[0]["boxes"]
+        outer = find_detections(model, {**batch, "original_sizes": torch.tensor([[128, 144]])})[0]["boxes"]
     assert torch.allclose(outer, inner * torch.tensor([3.0, 2.0, 3.0, 2.0]))
 
 

@@ -23,10 +23,11 @@ from typing import Any
 
 import pytest
 import torch
+from mona_peft.finetuning.study.testbeds.digits import DIGITS_SIZES, DigitsTestbed
+from mona_peft.finetuning.study.plan import Plan
+from mona_peft.finetuning.study.runs import Study
 
 from mona_peft.finetuning.environment import package_versions
-from mona_peft.finetuning.study.digits import DIGITS_SIZES, DigitsBenchmark
-from mona_peft.finetuning.study.study import Plan, Study
 from mona_peft.finetuning.study.variants import Variant
 from mona_peft.finetuning.training import Trainer
 from tests.finetuning.dense.tiny import tiny_task, tiny_training, write_swin
@@ -49,7 +50,7 @@ def run_study(prepared: Path, folder: Path, resume: bool) -> None:
     if not (folder / "prepared").exists():
         (folder / "prepared").symlink_to(prepared)
     variants = (Variant("mona", "mona", {"bottleneck_dim": 4}), Variant("fixed", "fixed"))
-    Study(DigitsBenchmark(DIGITS_SIZES["tiny"]), Plan(variants, (1e-3, 1e-2), 1), folder).run()
+    Study(DigitsTestbed(DIGITS_SIZES["tiny"]), Plan(variants, (1e-3, 1e-2), 1), folder).run()
 
 
 def assert_same_study(first: Path, second: Path) -> None:
@@ -141,7 +142,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         models = Path(place)
         classifier, swin = write_classifier(models / "classifier"), write_swin(models / "swin")
-        DigitsBenchmark(DIGITS_SIZES["tiny"]).prepare([Variant("fixed", "fixed")], models / "prepared")
+        DigitsTestbed(DIGITS_SIZES["tiny"]).prepare([Variant("fixed", "fixed")], models / "prepared")
         kinds = {
             "classification": (partial(train_digits, classifier), assert_same_run, 0.5),
             "semantic segmentation": (partial(train_dense, swin), assert_same_run, 0.3),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from mona_peft.finetuning.study.records import Record, RunKey
-from mona_peft.finetuning.study.study import Study
-from mona_peft.finetuning.study.testbed import Benchmark
+from mona_peft.finetuning.study.runs import Study
+from mona_peft.finetuning.study.testbeds.testbed import Testbed
 from mona_peft.finetuning.training import TrainingConfig
 
 
-class FakeBenchmark(Benchmark):
+class FakeTestbed(Testbed):
     title = "made-up figures"
 
     def __init__(self, name: str = "fake") -> None:
@@ -33,8 +33,8 @@ class FakeBenchmark(Benchmark):
 class FakeStudy(Study):
     """Figures come from `figure(label, rate, seed)` in place of training."""
 
-    def __init__(self, plan, folder: Path, figure, benchmark=None) -> None:
-        super().__init__(benchmark or FakeBenchmark(), plan, folder)
+    def __init__(self, plan, folder: Path, figure, testbed=None) -> None:
+        super().__init__(testbed or FakeTestbed(), plan, folder)
         self.figure = figure
         self.done: list[RunKey] = []
 

@@ -2,10 +2,10 @@
 
 import datasets
 import pytest
+from mona_peft.finetuning.study.classification import ClassificationBenchmark
 from PIL import Image
 
 from mona_peft.finetuning.data.sources.classification import DataConfig
-from mona_peft.finetuning.study.classification import ClassificationBenchmark
 from mona_peft.finetuning.tasks.classification import ClassificationConfig
 from mona_peft.finetuning.training import TrainingConfig
 

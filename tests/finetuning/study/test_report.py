@@ -4,6 +4,7 @@ import csv
 import html.parser
 import io
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from mona_peft.finetuning.study.command import collect
+from mona_peft.finetuning.study.plan import Plan
 from mona_peft.finetuning.study.plots import (
     plot_groups,
     plot_losses,
@@ -21,7 +23,6 @@ from mona_peft.finetuning.study.plots import (
 )
 from mona_peft.finetuning.study.report import Results, markers, read_block, replace_block, write_report
 from mona_peft.finetuning.study.selection import chosen_records
-from mona_peft.finetuning.study.study import Plan
 from mona_peft.finetuning.study.table import make_rows, rows_from_json, sort_rows, to_csv, to_json, to_markdown
 from mona_peft.finetuning.study.variants import Variant
 from tests.finetuning.study.fakes import FakeStudy, record
@@ -66,6 +67,16 @@ def test_formats_agree():
     assert [float(row["mean"]) for row in parsed] == [row.mean for row in rows()]
     assert parsed[0]["p_value"] == ""
     assert rows_from_json(json.loads(json.dumps(to_json(rows())))) == rows()
+
+
+@pytest.mark.parametrize("label", ["a|b", "*mona*", "[x](y)", "`code`", "<b>", "a\\|b", "two\nlines", "r_1 _x_"])
+def test_labels_are_text_and_not_markdown(label):
+    """A label with a pipe once shifted the cells of its row."""
+    lines = to_markdown(make_rows([record(label, 0.1, 0, 0.5, 0.5)]), "accuracy").splitlines()
+    assert len(lines) == 3 and len(re.findall(r"(?<!\\)(?:\\\\)*\|", lines[2])) == lines[0].count("|")
+    cell = re.split(r"(?<!\\)(?:\\\\)*\|", lines[2])[1].strip()
+    assert not re.search(r"(?<!\\)[*_`\[\]<>]", cell)
+    assert re.sub(r"\\(.)", r"\1", cell) == " ".join(label.split())
 
 
 def test_figures_show_every_row_where_it_is():

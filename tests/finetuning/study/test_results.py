@@ -8,11 +8,10 @@ import pytest
 
 from mona_peft.finetuning.methods import METHODS
 from mona_peft.finetuning.study.ablations import ablation_variants
-from mona_peft.finetuning.study.command import DIGITS_FULL_RATE, DIGITS_MONA_RATE, DIGITS_SIZES
-from mona_peft.finetuning.study.dense import ScenesBenchmark
-from mona_peft.finetuning.study.dense_demo import SIZES as DENSE_SIZES
-from mona_peft.finetuning.study.digits import BACKBONE_WIDTHS, DIGITS_OPTIONS
+from mona_peft.finetuning.study.command import DIGITS_FULL_RATE, DIGITS_MONA_RATE
 from mona_peft.finetuning.study.report import Results, read_block, to_html
+from mona_peft.finetuning.study.testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS
+from mona_peft.finetuning.study.testbeds.scenes import SIZES, ScenesTestbed
 from mona_peft.finetuning.study.variants import PAPER_METHODS
 
 ROOT = Path(__file__).parents[3]
@@ -36,18 +35,18 @@ def test_table_csv_and_report_are_made_from_the_same_results(name):
 def test_the_comparison_has_every_method_at_its_full_size():
     results = Results.load(RESULTS / "digits")
     assert {row.label for row in results.rows} == set(METHODS)
-    assert {row.seeds for row in results.rows} == {DIGITS_SIZES["full"].seeds}
+    assert {row.seeds for row in results.rows} == {STUDY_SIZES["full"].seeds}
     options = {v["label"]: v["options"] for v in results.settings["plan"]["variants"]}
     assert options == {method: DIGITS_OPTIONS.get(method, {}) for method in METHODS}
     assert results.versions["torch"] and results.command.startswith("python scripts/compare.py")
 
 
 def test_the_comparison_on_scenes_has_every_method_of_the_paper_at_its_full_size():
-    results, size = Results.load(RESULTS / SCENES), DENSE_SIZES["full"]
+    results, size = Results.load(RESULTS / SCENES), SIZES["full"]
     assert {row.label for row in results.rows} == set(PAPER_METHODS)
     assert {row.seeds for row in results.rows} == {size.seeds}
-    benchmark = ScenesBenchmark("semantic_segmentation", "upernet", size).describe()
-    assert results.settings["benchmark"] == json.loads(json.dumps(benchmark))
+    testbed = ScenesTestbed("semantic_segmentation", "upernet", size).describe()
+    assert results.settings["benchmark"] == json.loads(json.dumps(testbed))
 
 
 def test_the_ablations_are_at_one_rate_each():
@@ -57,7 +56,7 @@ def test_the_ablations_are_at_one_rate_each():
 
 def test_the_ablations_have_every_setting():
     results = Results.load(RESULTS / "digits-ablations")
-    variants = ablation_variants(bottleneck_dim=16, bottlenecks=(4, 8, 32), backbones=tuple(BACKBONE_WIDTHS))
+    variants = ablation_variants(bottleneck_dim=16, bottlenecks=(4, 8, 32), backbones=tuple(SWIN_WIDTHS))
     assert [row.label for row in results.rows] == [variant.label for variant in variants]
 
 

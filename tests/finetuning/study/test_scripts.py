@@ -12,10 +12,17 @@ import pytest
 from mona_peft.finetuning.data.sources.classification import DataConfig
 from mona_peft.finetuning.data.sources.dense import ObjectDataConfig
 from mona_peft.finetuning.study.ablations import ablation_variants
-from mona_peft.finetuning.study.classification import ClassificationBenchmark
-from mona_peft.finetuning.study.command import AblateConfig, CompareConfig, make_benchmark, make_plan, parse_study
-from mona_peft.finetuning.study.dense import ScenesBenchmark
+from mona_peft.finetuning.study.command import (
+    AblateConfig,
+    CompareConfig,
+    command_line,
+    make_plan,
+    make_testbed,
+    parse_study,
+)
 from mona_peft.finetuning.study.report import Results, markers, read_block
+from mona_peft.finetuning.study.testbeds.recipes import ClassificationTestbed
+from mona_peft.finetuning.study.testbeds.scenes import ScenesTestbed
 from mona_peft.finetuning.study.variants import Variant
 from mona_peft.finetuning.tasks.classification import ClassificationConfig
 from mona_peft.finetuning.tasks.detection import DetectionConfig
@@ -89,7 +96,8 @@ def test_ablate_runs_its_groups(tmp_path):
 
 @pytest.mark.slow
 def test_compare_takes_any_data_set(tmp_path):
-    make = "from mona_peft.finetuning.study.digits_demo import *; pretrain(Path(sys.argv[1]), SIZES['tiny'])"
+    make = "import sys, pathlib; from mona_peft.finetuning.study.testbeds.digits import pretrain_swin as pretrain"
+    make += "; pretrain(pathlib.Path(sys.argv[1]), 2)"
     subprocess.run([sys.executable, "-c", make, str(tmp_path / "base")], check=True)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
@@ -144,25 +152,41 @@ def test_compare_takes_the_dense_scenes(tmp_path, task, architecture, metric, na
 def test_the_task_decides_the_settings():
     study, compare, data, config, _ = parse_study(CompareConfig, ["--task=detection", "--methods", "mona"])
     assert (type(data), type(config)) == (ObjectDataConfig, DetectionConfig)
-    benchmark = make_benchmark(study, data, config, TrainingConfig())
-    assert isinstance(benchmark, ScenesBenchmark) and benchmark.metric == "box_ap"
-    assert make_plan(study, benchmark, [Variant("mona", "mona")], TrainingConfig(), True).seeds == 3
+    testbed = make_testbed(study, data, config, TrainingConfig())
+    assert isinstance(testbed, ScenesTestbed) and testbed.metric == "box_ap"
+    assert make_plan(study, testbed, [Variant("mona", "mona")], TrainingConfig(), True).seeds == 3
     with pytest.raises(ValueError, match="num_epochs=5 would have no effect. Give --dataset"):
-        make_benchmark(study, data, config, TrainingConfig(num_epochs=5))
+        make_testbed(study, data, config, TrainingConfig(num_epochs=5))
     _, _, data, config, _ = parse_study(AblateConfig, ["--dataset", "flowers102"])
     assert type(config) is ClassificationConfig and data.dataset == "flowers102"
     with pytest.raises(ValueError, match="Unknown task 'segmentation'; choose one of classification"):
         parse_study(CompareConfig, ["--task", "segmentation"])
 
 
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["--study_dir", "a", "--methods", "mona", "full"], ["--methods", "mona", "full"]),
+        (["recipe.yaml", "--study-dir=a", "--report_only", "--seeds", "3"], ["recipe.yaml", "--seeds", "3"]),
+        (["--report_only", "True", "--max_runs=2", "--readme", "R.md"], []),
+        (["--study_size", "tiny", "--report_only"], ["--study_size", "tiny"]),
+    ],
+)
+def test_the_command_of_results_says_what_makes_them(monkeypatch, words, kept):
+    monkeypatch.setattr("sys.argv", ["/anywhere/scripts/compare.py", *words])
+    assert command_line() == " ".join(["python scripts/compare.py", *kept])
+
+
 def test_a_real_data_set_without_its_splits_is_refused(tmp_path):
     data, config = DataConfig(dataset="digits"), ClassificationConfig()
-    benchmark = ClassificationBenchmark(data, config, TrainingConfig())
+    testbed = ClassificationTestbed(data, config, TrainingConfig())
     splits = {"train": [], "validation": []}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mona_peft.finetuning.study.classification.load_data", lambda *_: SimpleNamespace(splits=splits))
+        patch.setattr(
+            "mona_peft.finetuning.study.testbeds.recipes.load_data", lambda *_: SimpleNamespace(splits=splits)
+        )
         with pytest.raises(ValueError, match="digits has no test split"):
-            benchmark.task(Variant("mona", "mona"), 0, tmp_path)
+            testbed.task(Variant("mona", "mona"), 0, tmp_path)
 
 
 def test_unknown_groups_are_refused():

@@ -7,10 +7,10 @@ import re
 import pytest
 
 from mona_peft.finetuning.methods import METHODS
+from mona_peft.finetuning.study.plan import Plan
 from mona_peft.finetuning.study.records import Record, RunKey, load_records
-from mona_peft.finetuning.study.study import Plan
 from mona_peft.finetuning.study.variants import PAPER_METHODS, Variant, method_variants
-from tests.finetuning.study.fakes import FakeBenchmark, FakeStudy, record
+from tests.finetuning.study.fakes import FakeStudy, FakeTestbed, record
 
 VARIANTS = (Variant("a", "full"), Variant("b b", "mona", {"bottleneck_dim": 8}))
 PLAN = Plan(VARIANTS, (0.1, 0.2), seeds=4, search_seeds=2)
@@ -98,10 +98,10 @@ def test_runs_that_are_nearly_alike_are_all_done(tmp_path):
     assert study.run(max_runs=9) == 4 and study.missing() == []
 
 
-def test_another_benchmark_is_refused(tmp_path):
+def test_another_testbed_is_refused(tmp_path):
     FakeStudy(PLAN, tmp_path, figure)
     with pytest.raises(ValueError, match="another study.*'fake' then, 'other' now"):
-        FakeStudy(PLAN, tmp_path, figure, FakeBenchmark("other"))
+        FakeStudy(PLAN, tmp_path, figure, FakeTestbed("other"))
 
 
 def test_records_of_other_variants_stay_out(tmp_path):

@@ -194,7 +194,7 @@ def test_compiled_training_is_the_same(base, tmp_path):
             torch_compile_backend="aot_eager",
         )
         classification.drop_path = 0.0
-        classification.method_options = '{"bottleneck_dim": 4, "mona_dropout": 0.0}'
+        classification.method_options = {"bottleneck_dim": 4, "mona_dropout": 0.0}
         train_classifier(data, classification, training)
         logs.append([record["loss"] for record in read_log(tmp_path / name / "metrics.jsonl")])
     assert logs[0] == pytest.approx(logs[1], abs=1e-4)
@@ -206,6 +206,8 @@ def test_compiled_training_is_the_same(base, tmp_path):
     [
         ({"method_options": "{r: 4}"}, "no JSON"),
         ({"method_options": "[1]"}, "must be a mapping"),
+        ({"method_options": {"r": 4}}, "The method 'mona' has no setting r; it has .*bottleneck_dim"),
+        ({"method": "monna"}, "Unknown method 'monna'"),
         ({"crop_scale": [0.5]}, "crop_scale"),
         ({"label_smoothing": 2.0}, "label_smoothing"),
     ],
@@ -216,7 +218,8 @@ def test_wrong_settings_are_refused(changes, message):
 
 
 def test_options_may_come_as_a_mapping():
-    assert ClassificationConfig(method_options={"r": 4}).options() == {"r": 4}
+    assert ClassificationConfig(method="lora", method_options={"r": 4}).method_options == {"r": 4}
+    assert ClassificationConfig(method="lora", method_options='{"r": 4}').method_options == {"r": 4}
 
 
 def test_streams_train_end_to_end(base, tmp_path):

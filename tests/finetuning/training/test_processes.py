@@ -20,7 +20,7 @@ def run_configs(model, folder, batch_size, **changes):
     )
     data.shots = 6
     classification.drop_path = 0.0
-    classification.method_options = '{"bottleneck_dim": 4, "mona_dropout": 0.0}'
+    classification.method_options = {"bottleneck_dim": 4, "mona_dropout": 0.0}
     return data, classification, training
 
 
@@ -61,7 +61,7 @@ def test_processes_select_the_same_channels(tmp_path, recipe):
     config.write_text((ROOT / recipe).read_text() + efficient)
     for folder, batch_size in (("one", 6), ("two", 3)):
         data, classification, training = run_configs(model, tmp_path / folder, batch_size)
-        classification.method, classification.method_options = "sct", '{"num_channels": 5}'
+        classification.method, classification.method_options = "sct", {"num_channels": 5}
         if folder == "one":
             train_classifier(data, classification, training)
         else:

@@ -82,7 +82,7 @@ class LineTask(Task):
     def predict(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return (model(batch["x"][:, None])[:, 0] - batch["y"]).square()
 
-    def meter(self) -> Meter:
+    def meter(self, split: str) -> Meter:
         return LineMeter()
 
     def save(self, model: nn.Module, folder: Path) -> None:

@@ -1,10 +1,11 @@
-"""What the benchmark can vary, and which of it goes together."""
+"""What a measurement of costs can vary, and which of it goes together."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -21,17 +22,19 @@ TASKS = (CLASSIFICATION, *DENSE_KINDS)
 
 
 @dataclass
-class BenchmarkConfig(Settings):
+class CostsConfig(Settings):
     """What to measure."""
 
-    task: str = option(CLASSIFICATION, f"What is trained: one of {', '.join(TASKS)}.")
+    task: str = option(CLASSIFICATION, f"What is trained: one of {', '.join(TASKS)}.", choices=TASKS)
     model: str = option("swin-t", "A size of Swin or ViT, such as swin-t or vit-b, or a path to a config.json.")
     architecture: str = option("", "Neck and heads of a dense task, such as upernet; the task's usual ones if unset.")
-    architecture_options: str = option("{}", 'Settings of the architecture, as JSON: {"fpn_channels": 256}.')
+    architecture_options: dict[str, Any] = option({}, 'Settings of the architecture, as JSON: {"fpn_channels": 256}.')
     image_size: int = option(224, "Height and width of the images, in pixels.", least=1)
     batch_size: int = option(8, "Images a step, of each process.", least=1)
-    dtype: str = option("float32", "Type of the backbone: float32, bfloat16 or float16.")
-    autocast: str = option("", "Mixed precision: bfloat16 or float16 (with loss scaling); none if unset.")
+    dtype: str = option("float32", "Type of the backbone: float32, bfloat16 or float16.", choices=tuple(DTYPES))
+    autocast: str = option(
+        "", "Mixed precision: bfloat16 or float16 (with loss scaling); none if unset.", choices=("", *AUTOCAST)
+    )
     gradient_checkpointing: bool = option(False, "Whether to recompute the backbone in the backward pass.")
     channels_last: bool = option(False, "Whether images and weights of convolutions are laid out channels last.")
     compile: bool = option(False, "Whether to compile the models with torch.compile.")
@@ -47,16 +50,14 @@ class BenchmarkConfig(Settings):
     warmup: int = option(3, "Rounds before them.", least=0)
     inference: bool = option(True, "Whether to time inference as well.")
     seed: int = option(0, "Seed of the weights and images.", least=0, below=2**32)
-    clock: str = option("wall", "Clock: wall, or process for CPU time, on a machine that does other work as well.")
+    clock: str = option(
+        "wall",
+        "Clock: wall, or process for CPU time, on a machine that does other work as well.",
+        choices=tuple(CLOCKS),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("task", TASKS), ("dtype", DTYPES), ("autocast", ("", *AUTOCAST)), ("clock", CLOCKS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {list(known)}.")
-        for name, least in (("image_size", 1), ("batch_size", 1), ("processes", 1), ("repeats", 1), ("threads", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
         unknown = set(self.methods) - set(SUBJECTS)
         if unknown:
             raise ValueError(f"methods={self.methods!r} has {sorted(unknown)}; choose among {list(SUBJECTS)}.")
@@ -69,7 +70,7 @@ class BenchmarkConfig(Settings):
         return self.task != CLASSIFICATION
 
     def _check_combinations(self) -> None:
-        if not self.dense and (self.architecture or self.architecture_options != "{}"):
+        if not self.dense and (self.architecture or self.architecture_options):
             raise ValueError(
                 f"architecture={self.architecture!r} and architecture_options={self.architecture_options!r} are for "
                 f"dense tasks; name one: --task {TASKS[1]}."

@@ -53,7 +53,7 @@ def write_images(folder: Path) -> None:
         Image.fromarray(noise).resize((JPEG_SIDE, JPEG_SIDE), Image.Resampling.BICUBIC).save(path, quality=90)
 
 
-def benchmark_task(folder: Path, image_size: int) -> ClassificationTask:
+def loop_task(folder: Path, image_size: int) -> ClassificationTask:
     """Mona on a Swin-T of random weights, on the files in `folder`."""
 
     def swin_tiny(class_names: tuple[str, ...]) -> nn.Module:
@@ -111,7 +111,7 @@ def compare_loops(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_images(folder / "images")
-        task = benchmark_task(folder / "images", image_size)
+        task = loop_task(folder / "images", image_size)
         for turn in range(rounds):
             config = TrainingConfig(
                 output_dir=str(folder / f"run{turn}"),

@@ -1,4 +1,4 @@
-"""Time, saved activations and peak memory of a function."""
+"""Time and peak memory of a function."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed
 
 
 class Timing(NamedTuple):
@@ -78,28 +78,6 @@ def _summarize(values: list[float], baseline: list[float]) -> Timing:
     low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     ratio = statistics.median(value / base for value, base in zip(values, baseline, strict=True))
     return Timing(statistics.median(values), low, high, ratio)
-
-
-def saved_bytes(forward: Callable[[], Any], model: nn.Module) -> int:
-    """Count the bytes that autograd keeps of a forward pass; each storage once, those of the model left out.
-
-    Args:
-        forward (`Callable`): Runs the forward pass and gives back its loss.
-        model (`nn.Module`): Its parameters and buffers do not count.
-    """
-    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-    storages: dict[int, Any] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage  # kept alive, so that its address is not given out again
-        return tensor.detach()  # a saved output would hold the very graph that holds it, and neither ever be freed
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = forward()
-    del loss
-    return sum(storage.nbytes() for storage in storages.values())
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> int | None:

@@ -1,4 +1,4 @@
-"""The benchmark's results as pictures: bars for one setting, lines over batch, image size or model."""
+"""The costs as pictures: bars for one setting, lines over batch, image size or model."""
 
 from __future__ import annotations
 

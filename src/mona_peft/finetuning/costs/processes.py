@@ -12,12 +12,12 @@ from typing import TypeVar
 import torch
 from torch import distributed, multiprocessing
 
-from .config import BenchmarkConfig
+from .config import CostsConfig
 
 Result = TypeVar("Result")
 
 
-def process_threads(config: BenchmarkConfig) -> int:
+def process_threads(config: CostsConfig) -> int:
     """Threads of each process."""
     return config.threads or max(1, torch.get_num_threads() // config.processes)
 
@@ -27,18 +27,18 @@ def process_rank() -> int:
     return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
 
 
-def process_device(config: BenchmarkConfig) -> torch.device:
+def process_device(config: CostsConfig) -> torch.device:
     """Device of this process: each has a GPU of its own."""
     device = torch.device(config.device)
     return torch.device("cuda", process_rank()) if device.type == "cuda" and config.processes > 1 else device
 
 
-def run_in_processes(function: Callable[[BenchmarkConfig], Result], config: BenchmarkConfig) -> Result:
+def run_in_processes(function: Callable[[CostsConfig], Result], config: CostsConfig) -> Result:
     """Call `function(config)` here, or in `config.processes` new processes at once.
 
     Args:
         function (`Callable`): A function of a module, its result can be pickled.
-        config (`BenchmarkConfig`): Its `threads` hold in every process.
+        config (`CostsConfig`): Its `threads` hold in every process.
 
     Returns:
         `Result`: Of the first process.
@@ -56,7 +56,7 @@ def run_in_processes(function: Callable[[BenchmarkConfig], Result], config: Benc
         return pickle.loads((Path(folder) / "result").read_bytes())
 
 
-def _call(function: Callable[[BenchmarkConfig], Result], config: BenchmarkConfig) -> Result:
+def _call(function: Callable[[CostsConfig], Result], config: CostsConfig) -> Result:
     torch.set_num_threads(config.threads)
     if not config.compile:
         return function(config)
@@ -68,7 +68,7 @@ def _call(function: Callable[[BenchmarkConfig], Result], config: BenchmarkConfig
         return function(config)
 
 
-def _join(rank: int, function: Callable[[BenchmarkConfig], Result], config: BenchmarkConfig, folder: str) -> None:
+def _join(rank: int, function: Callable[[CostsConfig], Result], config: CostsConfig, folder: str) -> None:
     on_cuda = torch.device(config.device).type == "cuda"
     if on_cuda:
         torch.cuda.set_device(rank)

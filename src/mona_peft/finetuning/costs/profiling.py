@@ -9,7 +9,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from .config import BenchmarkConfig
+from .config import CostsConfig
 from .processes import run_in_processes
 from .steps import build_subjects
 
@@ -77,12 +77,12 @@ def _cells(one: Operation, total: Operation) -> list[str]:
     return [one.name, *cpu, *gpu, f"{one.calls:.4g}"]
 
 
-def run_profile(config: BenchmarkConfig) -> dict[str, str]:
+def run_profile(config: CostsConfig) -> dict[str, str]:
     """Profile a training step of every method of `config`, after its rounds of warm-up; tables by method."""
     return run_in_processes(_profile, config)
 
 
-def _profile(config: BenchmarkConfig) -> dict[str, str]:
+def _profile(config: CostsConfig) -> dict[str, str]:
     tables = {}
     for name, subject in build_subjects(config).items():
         for _ in range(max(1, config.warmup)):

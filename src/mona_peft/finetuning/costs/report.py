@@ -1,4 +1,4 @@
-"""The benchmark's results as a table."""
+"""The costs as a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A method's model at work: training steps and inference in the modes that the benchmark knows."""
+"""A method's model at work: training steps and inference in the modes that can be measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .config import DTYPES, BenchmarkConfig
+from .config import DTYPES, CostsConfig
 from .processes import process_device, process_rank
 from .subjects import StartUp, prepare
 from .workloads import Workload, build_workload
@@ -22,12 +22,12 @@ class Subject:
     Args:
         model (`nn.Module`): With its method applied, on its device.
         workload (`Workload`): Gives batches and loss.
-        config (`BenchmarkConfig`): The modes.
+        config (`CostsConfig`): The modes.
         start_up (`StartUp`, *optional*): How long the method took to apply, save and load.
     """
 
     def __init__(
-        self, model: nn.Module, workload: Workload, config: BenchmarkConfig, start_up: StartUp | None = None
+        self, model: nn.Module, workload: Workload, config: CostsConfig, start_up: StartUp | None = None
     ) -> None:
         self.workload, self.config, self.start_up = workload, config, start_up
         workload.finish(model, config.gradient_checkpointing)
@@ -70,7 +70,7 @@ class Subject:
         self._run(self.workload.predict, self.single, self.test_batch)
 
 
-def build_subjects(config: BenchmarkConfig) -> dict[str, Subject]:
+def build_subjects(config: CostsConfig) -> dict[str, Subject]:
     """Make a subject of every method of `config`, in training mode.
 
     Raises:

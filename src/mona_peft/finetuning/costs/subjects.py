@@ -1,4 +1,4 @@
-"""The methods that the benchmark compares, each a model ready to train."""
+"""The methods whose costs are compared, each a model ready to train."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from peft import PeftModel
 from torch import nn
 
 from mona_peft.finetuning.methods import apply_method, freeze_all_but, is_head
+from mona_peft.finetuning.models.architectures import architecture_of
 from mona_peft.finetuning.models.backbones import find_backbone_module
-from mona_peft.finetuning.models.building import architecture_of, head_paths
+from mona_peft.finetuning.models.building import head_paths
 from mona_peft.tuners.mona import use_triton
 from mona_peft.tuners.mona.reference import use_plain
 

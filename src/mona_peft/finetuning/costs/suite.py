@@ -1,4 +1,4 @@
-"""Run the benchmark: all methods on one task, model and batch, in turns."""
+"""Measure the costs of all methods on one task, model and batch, in turns."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from .config import CLOCKS, BenchmarkConfig
-from .measure import Timing, peak_bytes, saved_bytes, time_interleaved
+from .config import CLOCKS, CostsConfig
+from .measure import Timing, peak_bytes, time_interleaved
+from .memory import saved_bytes
 from .processes import process_device, process_threads, run_in_processes
 from .steps import build_subjects
 from .subjects import FLOOR, StartUp
@@ -39,7 +40,7 @@ class Row:
     trainable: int
 
 
-def run_benchmark(config: BenchmarkConfig) -> list[Row]:
+def measure_costs(config: CostsConfig) -> list[Row]:
     """Measure every method of `config`; where several processes train together, as the first of them sees it.
 
     Raises:
@@ -48,7 +49,7 @@ def run_benchmark(config: BenchmarkConfig) -> list[Row]:
     return run_in_processes(_measure, config)
 
 
-def _measure(config: BenchmarkConfig) -> list[Row]:
+def _measure(config: CostsConfig) -> list[Row]:
     subjects, device = build_subjects(config), process_device(config)
     rounds = (FLOOR, config.repeats, config.warmup, device, CLOCKS[config.clock])
     steps = time_interleaved({name: subject.step for name, subject in subjects.items()}, *rounds)
@@ -66,7 +67,7 @@ def _measure(config: BenchmarkConfig) -> list[Row]:
     ]
 
 
-def describe_machine(config: BenchmarkConfig) -> dict[str, Any]:
+def describe_machine(config: CostsConfig) -> dict[str, Any]:
     """What a reader needs to know of the machine and versions."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -79,7 +80,7 @@ def describe_machine(config: BenchmarkConfig) -> dict[str, Any]:
     return machine
 
 
-def as_json(config: BenchmarkConfig, rows: list[Row]) -> dict[str, Any]:
+def as_json(config: CostsConfig, rows: list[Row]) -> dict[str, Any]:
     """The results as plain values."""
     return {
         "config": asdict(config),

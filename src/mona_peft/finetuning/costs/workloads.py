@@ -17,7 +17,7 @@ from mona_peft.finetuning.models.backbones import find_backbone_module
 from mona_peft.finetuning.tasks.dense import freeze_final_norm
 from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
 
-from .config import DTYPES, BenchmarkConfig
+from .config import DTYPES, CostsConfig
 from .models import LABELS, build_model, model_config
 
 
@@ -52,11 +52,11 @@ class Classification(Workload):
     """Cross entropy of random images `(B, 3, H, W)`.
 
     Args:
-        config (`BenchmarkConfig`): Model, sizes and dtype.
+        config (`CostsConfig`): Model, sizes and dtype.
         rank (`int`): Of this process: each has images of its own.
     """
 
-    def __init__(self, config: BenchmarkConfig, rank: int) -> None:
+    def __init__(self, config: CostsConfig, rank: int) -> None:
         dtype = DTYPES[config.dtype]
         self.base = build_model(model_config(config.model, config.image_size)).to(dtype)
         generator = torch.Generator().manual_seed(config.seed + rank)
@@ -82,14 +82,14 @@ class Dense(Workload):
     """A dense task of this package on its embedded scenes: its own model, transforms, collation and loss.
 
     Args:
-        config (`BenchmarkConfig`): Task, model, architecture and sizes.
+        config (`CostsConfig`): Task, model, architecture and sizes.
         rank (`int`): Of this process: each has scenes of its own.
 
     Raises:
         ValueError: If the task does not know the architecture, or that does not go with the backbone or batch.
     """
 
-    def __init__(self, config: BenchmarkConfig, rank: int) -> None:
+    def __init__(self, config: CostsConfig, rank: int) -> None:
         kind = DENSE_KINDS[config.task]
         count = config.batch_size * config.processes
         data = kind.scenes({"train": count, "validation": count}, SceneSettings(size=config.image_size))
@@ -137,11 +137,11 @@ def _save(model: nn.Module, folder: Path) -> None:
     save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
 
 
-def build_workload(config: BenchmarkConfig, rank: int = 0) -> Workload:
+def build_workload(config: CostsConfig, rank: int = 0) -> Workload:
     """Make the workload of a configuration.
 
     Args:
-        config (`BenchmarkConfig`): See there.
+        config (`CostsConfig`): See there.
         rank (`int`): Of this process.
 
     Raises:

@@ -17,13 +17,11 @@ from torch.nn import functional as F
 
 from mona_peft.finetuning.data.dense.transforms import DenseSettings, eval_pixels, pad_batch
 from mona_peft.finetuning.data.images import to_rgb
-from mona_peft.finetuning.models.building import ARCHITECTURES, architecture_of, rebuild_model
-from mona_peft.finetuning.models.outputs import find_objects
+from mona_peft.finetuning.models.architectures import ARCHITECTURES, architecture_of
+from mona_peft.finetuning.models.building import rebuild_model
 from mona_peft.finetuning.pictures.drawing import draw_label_map, draw_objects
 
 from .loading import ADAPTER_CONFIG, DELTA_CONFIG, DELTA_WEIGHTS, Loaded
-
-SEMANTIC = ("upernet", "segformer")
 
 
 class LoadedDense(Loaded):
@@ -61,17 +59,18 @@ class LoadedDense(Loaded):
         config: Any = self.model.config
         architecture = architecture_of(config)
         assert architecture is not None
+        find = ARCHITECTURES[architecture].find
         parameter = next(self.model.parameters())
         pixels, sizes = pad_batch([eval_pixels(image, DenseSettings.from_processor(self.processor))])
         pixels = pixels.to(parameter.device, parameter.dtype)
         height, width = sizes[0].tolist()
-        if architecture in SEMANTIC:
+        if find is None:
             logits = self.model(pixel_values=pixels).logits[..., :height, :width].float()
             logits = F.interpolate(logits, size=(image.height, image.width), mode="bilinear", align_corners=False)
             return {"labels": logits[0].argmax(0).cpu().numpy()}
         originals = torch.tensor([[image.height, image.width]])
         batch = {"pixel_values": pixels, "sizes": sizes.to(pixels.device), "original_sizes": originals}
-        found = find_objects(architecture, self.model, batch)[0]
+        found = find(self.model, batch)[0]
         kept = found["scores"] >= threshold
         result: dict[str, Any] = {name: np.asarray(value[kept].cpu()) for name, value in found.items()}
         return {**result, "names": [config.id2label[int(label)] for label in result["labels"]]}
@@ -101,7 +100,7 @@ def load_dense(folder: Path, config: Any, processor: Any, base_model: str | None
     else:
         architecture = architecture_of(config)
         assert architecture is not None
-        model = ARCHITECTURES[architecture][1].from_pretrained(folder)
+        model = ARCHITECTURES[architecture].model_class.from_pretrained(folder)
     return LoadedDense(model.eval(), processor)
 
 

@@ -6,40 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
-from transformers import (
-    AutoConfig,
-    ConditionalDetrConfig,
-    ConditionalDetrForObjectDetection,
-    DetrConfig,
-    DetrForObjectDetection,
-    Mask2FormerConfig,
-    Mask2FormerForUniversalSegmentation,
-    PretrainedConfig,
-    PreTrainedModel,
-    UperNetConfig,
-    UperNetForSemanticSegmentation,
-)
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
+from .architectures import ARCHITECTURES, architecture_of, check_architecture
 from .backbones import absolute_if_folder, backbone_config, build_around_backbone, find_backbone_module, label_maps
-from .cascade_mask_rcnn import CascadeMaskRCNNConfig, CascadeMaskRCNNForInstanceSegmentation
-from .retinanet import RetinaNetConfig, RetinaNetForObjectDetection
-from .segformer_head import BackboneSegformer, BackboneSegformerConfig
-
-#: Name on the command line -> configuration and model class.
-ARCHITECTURES: dict[str, tuple[type[Any], type[Any]]] = {
-    "upernet": (UperNetConfig, UperNetForSemanticSegmentation),
-    "segformer": (BackboneSegformerConfig, BackboneSegformer),
-    "retinanet": (RetinaNetConfig, RetinaNetForObjectDetection),
-    "detr": (DetrConfig, DetrForObjectDetection),
-    "conditional_detr": (ConditionalDetrConfig, ConditionalDetrForObjectDetection),
-    "cascade_mask_rcnn": (CascadeMaskRCNNConfig, CascadeMaskRCNNForInstanceSegmentation),
-    "mask2former": (Mask2FormerConfig, Mask2FormerForUniversalSegmentation),
-}
-
-
-def architecture_of(config: PretrainedConfig) -> str | None:
-    """Name in `ARCHITECTURES` of a configuration; `None` if it is no dense model of this package."""
-    return next((name for name, (cls, _) in ARCHITECTURES.items() if cls.model_type == config.model_type), None)
 
 
 def build_model(
@@ -56,25 +26,25 @@ def build_model(
         architecture (`str`): a key of `ARCHITECTURES`.
         name_or_path (`str`): a pretrained backbone (any classifier), or a model of this very architecture.
         class_names (`Sequence[str]`): by label.
-        out_indices (`Sequence[int]`, *optional*): stages of the backbone to use, from 1.
+        out_indices (`Sequence[int]`, *optional*): stages of the backbone to use, from 1; the architecture's usual ones
+            if left out.
         drop_path (`float`, *optional*): stochastic depth rate of the last block.
         **options: settings of the architecture's configuration.
 
     Raises:
-        `ValueError`: if there is no such architecture.
+        `ValueError`: If there is no such architecture, or it has no such settings.
     """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"Unknown architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}.")
-    config_class, model_class = ARCHITECTURES[architecture]
+    row = check_architecture(architecture, options)
     name_or_path = absolute_if_folder(name_or_path)
     labels = label_maps(class_names)
     checkpoint = AutoConfig.from_pretrained(name_or_path)
-    if checkpoint.model_type == config_class.model_type:
+    if checkpoint.model_type == row.config_class.model_type:
         for name, value in {**labels, **options}.items():
             setattr(checkpoint, name, value)
-        return model_class.from_pretrained(name_or_path, config=checkpoint, ignore_mismatched_sizes=True)
-    config = config_class(backbone_config=backbone_config(name_or_path, out_indices, drop_path), **labels, **options)
-    return build_around_backbone(config, model_class, name_or_path)
+        return row.model_class.from_pretrained(name_or_path, config=checkpoint, ignore_mismatched_sizes=True)
+    backbone = backbone_config(name_or_path, out_indices or row.stages, drop_path)
+    config = row.config_class(backbone_config=backbone, **labels, **options)
+    return build_around_backbone(config, row.model_class, name_or_path)
 
 
 def rebuild_model(config: PretrainedConfig, base: str) -> PreTrainedModel:
@@ -90,7 +60,7 @@ def rebuild_model(config: PretrainedConfig, base: str) -> PreTrainedModel:
     architecture = architecture_of(config)
     if architecture is None:
         raise ValueError(f"A {config.model_type} configuration belongs to none of {', '.join(ARCHITECTURES)}.")
-    model_class = ARCHITECTURES[architecture][1]
+    model_class = ARCHITECTURES[architecture].model_class
     if AutoConfig.from_pretrained(base).model_type == config.model_type:
         return model_class.from_pretrained(base, config=config, ignore_mismatched_sizes=True)
     return build_around_backbone(config, model_class, base)
@@ -106,7 +76,7 @@ def head_paths(model: nn.Module) -> tuple[str, ...]:
         `ValueError`: if that does not hold for this model.
     """
     backbone = find_backbone_module(model)[0]
-    paths = tuple(_beside(model, "", backbone))
+    paths = tuple(_beside(model, backbone))
     for name, _ in model.named_modules():
         clash = next((path for path in paths if name != path and name.endswith(path)), None)
         if clash is not None:
@@ -117,17 +87,26 @@ def head_paths(model: nn.Module) -> tuple[str, ...]:
     return paths
 
 
-def _beside(model: nn.Module, path: str, backbone: str) -> Iterator[str]:
-    """Paths of the largest modules under `path` that do not hold the backbone."""
-    module = model.get_submodule(path)
-    around_backbone = backbone == path or backbone.startswith(f"{path}.") or not path
-    if backbone == path:
-        return
-    if around_backbone and list(module.parameters(recurse=False)):
-        raise ValueError(f"{type(model).__name__} keeps parameters of its own at '{path}', which PEFT cannot save.")
-    if not around_backbone and not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
-        if any(True for _ in module.parameters()):
-            yield path
-        return
-    for name, _ in module.named_children():
-        yield from _beside(model, f"{path}.{name}".lstrip("."), backbone)
+def _beside(model: nn.Module, backbone: str) -> Iterator[str]:
+    """Paths of the largest modules that do not hold the backbone, list by list and item by item."""
+    parts = backbone.split(".")
+    way = ["", *(".".join(parts[:length]) for length in range(1, len(parts) + 1))]  # from the model to the backbone
+    for path in way[:-1]:
+        holder = model.get_submodule(path)
+        if list(holder.parameters(recurse=False)):
+            raise ValueError(
+                f"{type(model).__name__} keeps parameters of its own at '{path}', which PEFT cannot save."
+            )
+        for name, child in holder.named_children():
+            full = f"{path}.{name}".lstrip(".")
+            if full not in way:
+                yield from _whole(full, child)
+
+
+def _whole(path: str, module: nn.Module) -> Iterator[str]:
+    """Paths of the modules with parameters that PEFT can replace: a list cannot be, its items can."""
+    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        for name, child in module.named_children():
+            yield from _whole(f"{path}.{name}", child)
+    elif any(True for _ in module.parameters()):
+        yield path

@@ -11,6 +11,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from transformers import AutoConfig
 
+from mona_peft.finetuning.settings import check_names
+
 from .cascade_heads import CascadeHeads, CascadeSettings
 from .detector_base import DetectorConfig, DetectorModel, DetectorOutput, Objects, image_list, shift_labels
 
@@ -42,13 +44,16 @@ class CascadeMaskRCNNConfig(DetectorConfig):
         self.proposals = proposals
         self.heads = dict(heads or {})
         super().__init__(anchor_scale=anchor_scale, anchor_octaves=anchor_octaves, **kwargs)
-        known = {field.name for field in fields(CascadeSettings)}
-        unknown = sorted(self.heads.keys() - known)
-        if unknown:
-            raise ValueError(f"heads has unknown settings {unknown}; known are {sorted(known)}.")
+        self.cascade_settings()
 
     def cascade_settings(self) -> CascadeSettings:
-        """Settings of the heads."""
+        """Settings of the heads.
+
+        Raises:
+            ValueError: If `heads` has settings that there are not, or that the detector gives.
+        """
+        given = {"num_classes", "channels"}
+        check_names("heads", self.heads, {field.name for field in fields(CascadeSettings)} - given)
         heads = {name: tuple(value) if isinstance(value, list) else value for name, value in self.heads.items()}
         shared = {name: getattr(self, name) for name in SHARED}
         return CascadeSettings(num_classes=self.num_labels or 0, channels=self.fpn_channels, **{**shared, **heads})

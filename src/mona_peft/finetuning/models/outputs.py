@@ -2,10 +2,13 @@
 
 A batch has `pixel_values` `(B, 3, H, W)` padded at right and bottom, `sizes` `(B, 2)` before padding, `original_sizes`
 `(B, 2)` before resizing, and `targets`: by image `boxes` `(N, 4)`, `labels` `(N,)` from 0, and `masks` `(N, h, w)`.
+What is found is, by image: `boxes` `(N, 4)` in its original pixels, `scores`, `labels` from 0, and boolean `masks`
+`(N, H, W)` where the architecture gives any. `architectures.py` says which function belongs to which.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,53 +20,86 @@ from torchvision.ops import box_convert, clip_boxes_to_image, masks_to_boxes
 from .detector_base import Objects
 
 Batch = dict[str, Any]
-NORMALISED = ("detr", "conditional_detr")
 MOST_OBJECTS = 100
 
+#: Objects of one image from a query's class logits and box, and the size of the image.
+FromQueries = Callable[[Tensor, Tensor, tuple[int, int]], Objects]
 
-def object_loss(architecture: str, model: nn.Module, batch: Batch) -> Tensor:
-    """Scalar loss of a batch.
 
-    Args:
-        architecture (`str`): of the model.
-        model (`nn.Module`): the model, or what is around it.
-        batch (`Batch`): as at the head of this file.
-    """
+def detector_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Loss of this package's detectors, which take targets as they are."""
+    return model(pixel_values=batch["pixel_values"], sizes=batch["sizes"], targets=batch["targets"]).loss
+
+
+def detr_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Loss of the DETR family."""
     pixel_values, sizes = batch["pixel_values"], batch["sizes"]
-    if architecture in NORMALISED:
-        labels = [_to_detr(target, size) for target, size in zip(batch["targets"], sizes, strict=True)]
-        return model(pixel_values=pixel_values, pixel_mask=pixel_mask(pixel_values, sizes), labels=labels).loss
-    if architecture == "mask2former":
-        height, width = pixel_values.shape[-2:]
-        masks = [
-            F.pad(t["masks"].float(), (0, width - t["masks"].shape[2], 0, height - t["masks"].shape[1]))
-            for t in batch["targets"]
-        ]
-        classes = [target["labels"] for target in batch["targets"]]
-        mask = pixel_mask(pixel_values, sizes)
-        return model(pixel_values=pixel_values, pixel_mask=mask, mask_labels=masks, class_labels=classes).loss.sum()
-    return model(pixel_values=pixel_values, sizes=sizes, targets=batch["targets"]).loss
+    labels = [_to_detr(target, size) for target, size in zip(batch["targets"], sizes, strict=True)]
+    return model(pixel_values=pixel_values, pixel_mask=pixel_mask(pixel_values, sizes), labels=labels).loss
 
 
-def find_objects(architecture: str, model: nn.Module, batch: Batch) -> list[Objects]:
-    """Objects of each image: `boxes` `(N, 4)` in its original pixels, `scores`, `labels` from 0, and boolean `masks`
-    `(N, H, W)` where the architecture gives any.
-    """
+def mask2former_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Loss of Mask2Former, whose masks are as large as the padded images."""
     pixel_values, sizes = batch["pixel_values"], batch["sizes"]
-    originals = [(int(height), int(width)) for height, width in batch["original_sizes"].tolist()]
-    if architecture in NORMALISED:
-        outputs = model(pixel_values=pixel_values, pixel_mask=pixel_mask(pixel_values, sizes))
-        return [
-            _from_detr(architecture, logits.float(), boxes.float(), size)
-            for logits, boxes, size in zip(outputs.logits, outputs.pred_boxes, originals, strict=True)
-        ]
-    if architecture == "mask2former":
-        outputs = model(pixel_values=pixel_values, pixel_mask=pixel_mask(pixel_values, sizes))
-        rows = zip(outputs.class_queries_logits, outputs.masks_queries_logits, sizes.tolist(), originals, strict=True)
-        padded = tuple(pixel_values.shape[-2:])
-        return [_from_mask2former(c.float(), m.float(), padded, size, original) for c, m, size, original in rows]
-    detections = model(pixel_values=pixel_values, sizes=sizes).detections
-    return [_rescale(one, size, original) for one, size, original in zip(detections, sizes, originals, strict=True)]
+    height, width = pixel_values.shape[-2:]
+    masks = [
+        F.pad(t["masks"].float(), (0, width - t["masks"].shape[2], 0, height - t["masks"].shape[1]))
+        for t in batch["targets"]
+    ]
+    classes = [target["labels"] for target in batch["targets"]]
+    mask = pixel_mask(pixel_values, sizes)
+    return model(pixel_values=pixel_values, pixel_mask=mask, mask_labels=masks, class_labels=classes).loss.sum()
+
+
+def find_detections(model: nn.Module, batch: Batch) -> list[Objects]:
+    """What this package's detectors find."""
+    detections = model(pixel_values=batch["pixel_values"], sizes=batch["sizes"]).detections
+    rows = zip(detections, batch["sizes"], original_sizes(batch), strict=True)
+    return [_rescale(one, size, original) for one, size, original in rows]
+
+
+def find_best_classes(model: nn.Module, batch: Batch) -> list[Objects]:
+    """What DETR finds: each query one object of its likeliest class; one more class means that there is none."""
+
+    def choose(logits: Tensor, boxes: Tensor, size: tuple[int, int]) -> Objects:
+        scores, labels = logits.softmax(-1)[:, :-1].max(-1)
+        return {"boxes": _to_corners(boxes, size), "scores": scores, "labels": labels}
+
+    return _find_by_query(model, batch, choose)
+
+
+def find_best_pairs(model: nn.Module, batch: Batch) -> list[Objects]:
+    """What DETR's successors find: the best pairs of query and class, each scored by itself."""
+
+    def choose(logits: Tensor, boxes: Tensor, size: tuple[int, int]) -> Objects:
+        scores, flat = logits.sigmoid().flatten().topk(min(MOST_OBJECTS, logits.numel()))
+        queries, labels = flat // logits.shape[1], flat % logits.shape[1]
+        return {"boxes": _to_corners(boxes[queries], size), "scores": scores, "labels": labels}
+
+    return _find_by_query(model, batch, choose)
+
+
+def _find_by_query(model: nn.Module, batch: Batch, choose: FromQueries) -> list[Objects]:
+    """Objects from the logits and boxes of queries."""
+    mask = pixel_mask(batch["pixel_values"], batch["sizes"])
+    outputs = model(pixel_values=batch["pixel_values"], pixel_mask=mask)
+    rows = zip(outputs.logits, outputs.pred_boxes, original_sizes(batch), strict=True)
+    return [choose(logits.float(), boxes.float(), size) for logits, boxes, size in rows]
+
+
+def find_masks(model: nn.Module, batch: Batch) -> list[Objects]:
+    """What Mask2Former finds."""
+    pixel_values, sizes = batch["pixel_values"], batch["sizes"]
+    outputs = model(pixel_values=pixel_values, pixel_mask=pixel_mask(pixel_values, sizes))
+    padded = tuple(pixel_values.shape[-2:])
+    queries = zip(outputs.class_queries_logits, outputs.masks_queries_logits, strict=True)
+    rows = zip(queries, sizes.tolist(), original_sizes(batch), strict=True)
+    return [_from_mask2former(c.float(), m.float(), padded, size, original) for (c, m), size, original in rows]
+
+
+def original_sizes(batch: Batch) -> list[tuple[int, int]]:
+    """Height and width of each image before it was resized."""
+    return [(int(height), int(width)) for height, width in batch["original_sizes"].tolist()]
 
 
 def pixel_mask(pixel_values: Tensor, sizes: Tensor) -> Tensor:
@@ -81,17 +117,11 @@ def _to_detr(target: Objects, size: Tensor) -> dict[str, Tensor]:
     return {"class_labels": target["labels"], "boxes": box_convert(target["boxes"] / scale, "xyxy", "cxcywh")}
 
 
-def _from_detr(architecture: str, logits: Tensor, boxes: Tensor, size: tuple[int, int]) -> Objects:
-    """DETR has a class "nothing" and gives one object a query; its successors score every class of every query."""
-    if architecture == "detr":
-        scores, labels = logits.softmax(-1)[:, :-1].max(-1)
-        queries = torch.arange(len(scores), device=scores.device)
-    else:
-        scores, flat = logits.sigmoid().flatten().topk(min(MOST_OBJECTS, logits.numel()))
-        queries, labels = flat // logits.shape[1], flat % logits.shape[1]
+def _to_corners(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """The inverse of `_to_detr` in the image of this height and width, inside of it."""
     height, width = size
-    corners = box_convert(boxes[queries], "cxcywh", "xyxy") * boxes.new_tensor([width, height, width, height])
-    return {"boxes": clip_boxes_to_image(corners, size), "scores": scores, "labels": labels}
+    corners = box_convert(boxes, "cxcywh", "xyxy") * boxes.new_tensor([width, height, width, height])
+    return clip_boxes_to_image(corners, size)
 
 
 def _from_mask2former(

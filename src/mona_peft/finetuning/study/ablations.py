@@ -38,7 +38,7 @@ def ablation_variants(
         groups (`Sequence[str]`): Some of `GROUPS`.
         bottleneck_dim (`int`): Of the default.
         bottlenecks (`Sequence[int]`): The other sizes of the bottleneck.
-        backbones (`Sequence[str]`): Names of the benchmark's backbones, each trained with Mona and in full.
+        backbones (`Sequence[str]`): Names of the testbed's backbones, each trained with Mona and in full.
 
     Raises:
         `ValueError`: if a group is unknown.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,20 +15,21 @@ from transformers.utils import logging as transformers_logging
 from mona_peft.finetuning.costs.counts import count_all, format_counts
 from mona_peft.finetuning.data.sources.classification import DataConfig
 from mona_peft.finetuning.environment import package_versions
-from mona_peft.finetuning.settings import Settings, option, parse_arguments, refuse_unused
+from mona_peft.finetuning.settings import Settings, flags_of, option, parse_arguments, refuse_unused
 from mona_peft.finetuning.tasks.classification import ClassificationConfig
 from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
 from mona_peft.finetuning.training.config import TrainingConfig
 
 from .ablations import DEFAULT_LABEL, GROUPS, ablation_variants
-from .classification import ClassificationBenchmark
-from .dense import DenseBenchmark, ScenesBenchmark
-from .dense_demo import SIZES as DENSE_SIZES
-from .digits import BACKBONE_WIDTHS, DIGITS_OPTIONS, DIGITS_SIZES, DigitsBenchmark
+from .plan import Plan
 from .report import Results, replace_block, write_report
-from .study import Plan, Study, settings_of
+from .runs import Study, settings_of
 from .table import REFERENCE, make_rows, sort_rows
-from .testbed import Benchmark
+from .testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS, DigitsTestbed
+from .testbeds.recipes import ClassificationTestbed, DenseTestbed
+from .testbeds.scenes import SIZES as SCENES_SIZES
+from .testbeds.scenes import ScenesTestbed
+from .testbeds.testbed import Testbed
 from .variants import PAPER_METHODS, Variant, method_variants
 
 # By task: the settings of its data and of itself.
@@ -57,8 +58,8 @@ class StudyConfig(Settings):
     def __post_init__(self) -> None:
         """Check what can be checked without data."""
         super().__post_init__()
-        if self.study_size not in DIGITS_SIZES:
-            raise ValueError(f"Unknown study_size {self.study_size!r}; choose one of {', '.join(DIGITS_SIZES)}.")
+        if self.study_size not in STUDY_SIZES:
+            raise ValueError(f"Unknown study_size {self.study_size!r}; choose one of {', '.join(STUDY_SIZES)}.")
         if self.task not in TASK_ARGUMENTS:
             raise ValueError(f"Unknown task {self.task!r}; choose one of {', '.join(TASK_ARGUMENTS)}.")
 
@@ -68,7 +69,7 @@ class CompareConfig(Settings):
     """The comparison of methods."""
 
     methods: list[str] = option(list(PAPER_METHODS), "Names of methods in mona_peft.finetuning.methods.")
-    variant_options: str = option("{}", 'Settings by method, as JSON: {"mona": {"bottleneck_dim": 32}}.')
+    variant_options: dict[str, Any] = option({}, 'Settings by method, as JSON: {"mona": {"bottleneck_dim": 32}}.')
     parameters: bool = option(False, "Only print what every method trains in Swin-T, B, L and ViT-B.")
     readme: str | None = option(
         None, "Put the table between this file's markers, results:begin and results:end (dense: results-<task>)."
@@ -104,10 +105,10 @@ def run_comparison(
         print(format_counts(count_all(methods=compare.methods)))
         return None
     embedded = data.dataset is None
-    options = {**(DIGITS_OPTIONS if embedded else {}), **json.loads(compare.variant_options)}
+    options = {**(DIGITS_OPTIONS if embedded else {}), **compare.variant_options}
     variants = method_variants(compare.methods, options)
-    benchmark = make_benchmark(study, data, config, training)
-    results = run_study(study, benchmark, make_plan(study, benchmark, variants, training, embedded), REFERENCE)
+    testbed = make_testbed(study, data, config, training)
+    results = run_study(study, testbed, make_plan(study, testbed, variants, training, embedded), REFERENCE)
     if compare.readme:
         path = Path(compare.readme)
         text = replace_block(path.read_text(encoding="utf-8"), results.summary(), block_name(study.task))
@@ -130,43 +131,43 @@ def run_ablation(
         ablate.groups,
         ablate.bottleneck_dim or (16 if embedded else 64),
         ablate.bottlenecks or ((4, 8, 32) if embedded else (16, 32, 128)),
-        ablate.backbones or (tuple(BACKBONE_WIDTHS) if digits else ()),
+        ablate.backbones or (tuple(SWIN_WIDTHS) if digits else ()),
     )
-    benchmark = make_benchmark(study, data, config, training)
-    plan = make_plan(study, benchmark, variants, training, embedded)
+    testbed = make_testbed(study, data, config, training)
+    plan = make_plan(study, testbed, variants, training, embedded)
     full_rates = tuple(ablate.full_rates or ((DIGITS_FULL_RATE,) if digits else plan.learning_rates))
     plan = replace(plan, rates={v.label: full_rates for v in variants if v.method == "full"})
     if digits and not study.learning_rates:
         plan = replace(plan, learning_rates=(DIGITS_MONA_RATE,))
-    return run_study(study, benchmark, plan, DEFAULT_LABEL)
+    return run_study(study, testbed, plan, DEFAULT_LABEL)
 
 
-def make_benchmark(study: StudyConfig, data: Any, config: Any, training: TrainingConfig) -> Benchmark:
+def make_testbed(study: StudyConfig, data: Any, config: Any, training: TrainingConfig) -> Testbed:
     """The data set that was asked for, or the embedded one of the task."""
     dense = study.task != "classification"
     if data.dataset is None:
         refuse_unused((data, config, training), used=["architecture"] if dense else [])
         if dense:
-            return ScenesBenchmark(study.task, config.architecture, DENSE_SIZES[study.study_size])
-        return DigitsBenchmark(DIGITS_SIZES[study.study_size])
+            return ScenesTestbed(study.task, config.architecture, SCENES_SIZES[study.study_size])
+        return DigitsTestbed(STUDY_SIZES[study.study_size])
     if dense:
-        return DenseBenchmark(study.task, data, config, training)
-    return ClassificationBenchmark(data, config, training)
+        return DenseTestbed(study.task, data, config, training)
+    return ClassificationTestbed(data, config, training)
 
 
 def make_plan(
-    study: StudyConfig, benchmark: Benchmark, variants: Sequence[Variant], training: TrainingConfig, embedded: bool
+    study: StudyConfig, testbed: Testbed, variants: Sequence[Variant], training: TrainingConfig, embedded: bool
 ) -> Plan:
-    """The plan that was asked for, with the benchmark's defaults for what was not."""
-    seeds = study.seeds or benchmark.seeds
-    default_rates = benchmark.learning_rates or tuple(f * training.learning_rate for f in RATE_FACTORS)
+    """The plan that was asked for, with the testbed's defaults for what was not."""
+    seeds = study.seeds or testbed.seeds
+    default_rates = testbed.learning_rates or tuple(f * training.learning_rate for f in RATE_FACTORS)
     # A run on the digits takes seconds, one on the scenes most of a minute.
     embedded_search = min(2, seeds) if study.task == "classification" else 1
     search_seeds = study.search_seeds or (embedded_search if embedded else None)
     return Plan(tuple(variants), tuple(study.learning_rates or default_rates), seeds, search_seeds)
 
 
-def run_study(config: StudyConfig, benchmark: Benchmark, plan: Plan, reference: str) -> Results:
+def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str) -> Results:
     """Do the runs that are asked for and write what there is.
 
     Raises:
@@ -174,29 +175,29 @@ def run_study(config: StudyConfig, benchmark: Benchmark, plan: Plan, reference: 
     """
     transformers_logging.disable_progress_bar()
     folder = Path(config.study_dir)
-    study = Study(benchmark, plan, folder)
+    study = Study(testbed, plan, folder)
     if not config.report_only:
         done = study.run(config.max_runs)
         print(f"{done} runs done, {len(study.missing())} known to be left; the same command goes on from here.")
     results, records = collect(study, reference)
     target = Path(config.results_dir) if config.results_dir else folder / "results"
-    write_report(target, results, records, benchmark.greater_is_better, plan.searched)
+    write_report(target, results, records, testbed.greater_is_better, plan.searched)
     print(f"\n{results.summary()}\n\nTable, figures and report are in {target}")
     return results
 
 
 def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
     """The results of the runs a study has, best first in a comparison, in the plan's order in an ablation."""
-    benchmark, records = study.benchmark, study.records()
+    testbed, records = study.testbed, study.records()
     if not records:
         raise ValueError(f"There is no finished run in {study.runs}; run the study without --report_only.")
-    rows = make_rows(records, benchmark.metric, benchmark.greater_is_better, study.plan.searched, reference)
+    rows = make_rows(records, testbed.metric, testbed.greater_is_better, study.plan.searched, reference)
     if not any(row.group for row in rows):
-        rows = sort_rows(rows, benchmark.greater_is_better)
+        rows = sort_rows(rows, testbed.greater_is_better)
     results = Results(
-        title=benchmark.title,
+        title=testbed.title,
         command=command_line(),
-        metric_name=benchmark.metric_name,
+        metric_name=testbed.metric_name,
         reference=reference,
         settings=settings_of(study.folder),
         versions=records[-1].versions or package_versions(),
@@ -205,16 +206,17 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
     return results, records
 
 
+#: Settings that say how much of a study to do now, and where: they are no part of what makes its results.
+FREE_SETTINGS = ("study_dir", "results_dir", "max_runs", "report_only", "readme")
+
+
 def command_line() -> str:
-    """The command that is running, without the flags that say how much of it to do now."""
-    words = [sys.argv[0] if not sys.argv[0].startswith("/") else f"scripts/{Path(sys.argv[0]).name}"]
-    skip = False
-    for word in sys.argv[1:]:
-        if skip or word.startswith(("--max_runs", "--report_only", "--study_dir", "--results_dir", "--readme")):
-            skip = not skip and "=" not in word and word != "--report_only"
-            continue
-        words.append(word)
-    return "python " + shlex.join(words)
+    """The command that is running, without the settings that are free."""
+    free = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in FREE_SETTINGS:
+        free.add_argument(*flags_of(name), nargs="?")
+    words = free.parse_known_args(sys.argv[1:])[1]
+    return shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *words])
 
 
 def parse_study(kind: type, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -228,7 +230,8 @@ def parse_study(kind: type, arguments: Sequence[str] | None = None) -> tuple[Any
         `ValueError`: if the task is unknown.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    spread = [part for word in words for part in (word.split("=", 1) if word.startswith("--task=") else [word])]
-    task = next((after for word, after in zip(spread, spread[1:], strict=False) if word == "--task"), "classification")
+    task_flag = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    task_flag.add_argument("--task", default="classification")
+    task = task_flag.parse_known_args(words)[0].task
     types = TASK_ARGUMENTS[StudyConfig(task=task).task]
     return parse_arguments([StudyConfig, kind, *types, TrainingConfig], words)

@@ -18,7 +18,7 @@ from mona_peft.finetuning.files import write_json
 from .plots import plot_groups, plot_losses, plot_memory, plot_parameters, plot_seconds
 from .records import Record
 from .selection import chosen_records
-from .table import Row, headers, rows_from_json, text_cells, to_csv, to_json, to_markdown
+from .table import Row, escape_markdown, headers, rows_from_json, text_cells, to_csv, to_json, to_markdown
 
 RESULTS_FILE = "results.json"
 
@@ -32,7 +32,7 @@ class Results:
         command (`str`): What made them.
         metric_name (`str`): What to call the test figure.
         reference (`str`): What the others are tested against.
-        settings (`dict[str, Any]`): Of benchmark and plan.
+        settings (`dict[str, Any]`): Of testbed and plan.
         versions (`dict[str, str]`): Of the packages.
         rows (`list[Row]`): The table.
     """
@@ -59,10 +59,10 @@ class Results:
         """The table in Markdown, with a line that says how it came about."""
         seeds = sorted({row.seeds for row in self.rows})
         count = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
-        table = to_markdown(self.rows, self.metric_name, self.reference)
+        table, title = to_markdown(self.rows, self.metric_name, self.reference), escape_markdown(self.title)
         ends = ", (end) where that is an end of the grid" if any(row.at_grid_end for row in self.rows) else ""
         return (
-            f"{self.title[0].upper()}{self.title[1:]}; {count}; rates chosen on the validation split{ends}; made by "
+            f"{title[0].upper()}{title[1:]}; {count}; rates chosen on the validation split{ends}; made by "
             f"`{self.command}`.\n\n{table}"
         )
 

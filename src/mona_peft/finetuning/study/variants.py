@@ -31,7 +31,7 @@ class Variant:
         label (`str`): Its name, unique in a study.
         method (`str`): A key of `METHODS`.
         options (`dict[str, Any]`): Settings of the method.
-        backbone (`str`): Which of the benchmark's backbones; empty for its first.
+        backbone (`str`): Which of the testbed's backbones; empty for its first.
         group (`str`): What it is a setting of, in an ablation.
     """
 

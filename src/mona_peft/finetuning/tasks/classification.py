@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from mona_peft.finetuning.data.classification.transforms import (
     evaluation_processor,
     train_transform,
 )
-from mona_peft.finetuning.data.fingerprint import describe_data
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data, require_training
 from mona_peft.finetuning.methods import METHODS, apply_method
 from mona_peft.finetuning.metrics import MeanClassAccuracy, MultilabelMeanAveragePrecision, TopKAccuracy
@@ -40,12 +39,13 @@ from mona_peft.finetuning.pictures.classification import (
     draw_mistakes,
     worst_mistakes,
 )
-from mona_peft.finetuning.repository import save_repository
-from mona_peft.finetuning.settings import Settings, option, read_options
+from mona_peft.finetuning.settings import option
 from mona_peft.finetuning.training.config import TrainingConfig
 from mona_peft.finetuning.training.loaders import eval_loader
 from mona_peft.finetuning.training.run import run_task
-from mona_peft.finetuning.training.task import Meter, Task
+from mona_peft.finetuning.training.task import Meter
+
+from .base import DataTask, ModelConfig
 
 USAGE = """
 import mona_peft
@@ -60,15 +60,9 @@ print(classify("image.jpg"))
 
 
 @dataclass
-class ClassificationConfig(Settings):
+class ClassificationConfig(ModelConfig):
     """Model, method and recipe of an image classification run."""
 
-    model_name_or_path: str = option("microsoft/swin-tiny-patch4-window7-224", "Pretrained model: Hub id or folder.")
-    method: str = option("mona", "Fine-tuning method, a name in mona_peft.finetuning.methods.")
-    method_options: str = option("{}", 'Settings of the method, as JSON (or a mapping, in a recipe): {"r": 16}.')
-    drop_path: float | None = option(
-        None, "Stochastic depth rate of the last block; the model's own if unset.", least=0, below=1
-    )
     label_smoothing: float = option(0.0, "Share of the target spread over all classes.", least=0, most=1)
     mixup: float = option(0.0, "Alpha of mixup; 0 for none. With cutmix too, each batch gets one of them.", least=0)
     cutmix: float = option(0.0, "Alpha of cutmix; 0 for none.", least=0)
@@ -81,17 +75,8 @@ class ClassificationConfig(Settings):
     def __post_init__(self) -> None:
         """Check what can be checked without data or model."""
         super().__post_init__()
-        self.options()
         if len(self.crop_scale) != 2 or self.crop_scale[0] > self.crop_scale[1]:
             raise ValueError(f"crop_scale is {self.crop_scale}; it must be two shares of the area, the lesser first.")
-
-    def options(self) -> dict[str, Any]:
-        """Settings of the method, whichever way they were given.
-
-        Raises:
-            `ValueError`: If they are no mapping.
-        """
-        return read_options("method_options", self.method_options)
 
 
 class ClassificationMeter(Meter):
@@ -133,7 +118,7 @@ class ClassificationMeter(Meter):
         return figures | top_k | by_class
 
 
-class ClassificationTask(Task):
+class ClassificationTask(DataTask):
     """Fine-tune a pretrained classifier on an image data set.
 
     Args:
@@ -146,6 +131,7 @@ class ClassificationTask(Task):
     """
 
     name = "image-classification"
+    usage_text = USAGE
 
     def __init__(
         self,
@@ -157,17 +143,12 @@ class ClassificationTask(Task):
     ) -> None:
         if data.multilabel and (config.mixup or config.cutmix or config.label_smoothing):
             raise ValueError("mixup, cutmix and label_smoothing are for data with one label an image.")
+        super().__init__(data, config)
         self.shuffle_buffer = shuffle_buffer
-        self.data = data
-        self.config = config
         self.model_factory = model_factory
         self.best_metric = "map" if data.multilabel else "accuracy"
         self.processor = processor or load_processor(config.model_name_or_path)
         self.settings = ImageSettings.from_processor(self.processor)
-
-    def describe(self) -> dict[str, Any]:
-        """Recipe and data set."""
-        return {**asdict(self.config), **describe_data(self.data)}
 
     def build_model(self) -> nn.Module:
         """Load the classifier and apply the method."""
@@ -176,7 +157,7 @@ class ClassificationTask(Task):
             model = self.model_factory(data.class_names)
         else:
             model = load_classifier(config.model_name_or_path, data.class_names, config.drop_path, data.multilabel)
-        return apply_method(model, config.method, **config.options())
+        return apply_method(model, config.method, **config.method_options)
 
     def calibrate(self, model: nn.Module, device: torch.device, batch_size: int) -> None:
         """Show the training images, as an evaluation sees them, to the method that asks for them.
@@ -251,7 +232,7 @@ class ClassificationTask(Task):
         top5 = ("top5_accuracy",) if len(self.data.class_names) > 5 else ()
         return {name: True for name in ("accuracy", *top5, "mean_class_accuracy")} | {"loss": False}
 
-    def meter(self) -> Meter:
+    def meter(self, split: str) -> Meter:
         """An empty [`ClassificationMeter`]."""
         return ClassificationMeter(self.data.multilabel)
 
@@ -273,18 +254,9 @@ class ClassificationTask(Task):
         rows = worst_mistakes(scores, labels, count=16)
         draw_mistakes(self.data, split, rows, scores, folder / f"mistakes_{split}.png")
 
-    def save(self, model: nn.Module, folder: Path) -> None:
-        """Write adapter or weights, head, label names and image processor to `folder / "model"`."""
-        save_repository(model, evaluation_processor(self.processor, self.config.resize_ratio), folder / "model")
-
-    def facts(self) -> dict[str, Any]:
-        """Base model, data set and method."""
-        config = self.config
-        return {"base_model": config.model_name_or_path, "dataset": self.data.name, "method": config.method}
-
-    def usage(self, repository: str) -> str:
-        """Load and predict, directly and through a pipeline."""
-        return USAGE.format(repository=repository)
+    def saved_processor(self) -> Any:
+        """The model's own, with the crop of the recipe."""
+        return evaluation_processor(self.processor, self.config.resize_ratio)
 
 
 def train_classifier(data: DataConfig, config: ClassificationConfig, training: TrainingConfig) -> dict[str, Any]:

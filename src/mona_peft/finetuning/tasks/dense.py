@@ -1,10 +1,9 @@
-"""What the dense tasks share: settings of the model, building it, and saving it."""
+"""What the dense tasks share: settings of the model, and building it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -12,10 +11,12 @@ from transformers import AutoImageProcessor
 
 from mona_peft.finetuning.data.dense.transforms import DenseSettings
 from mona_peft.finetuning.methods import METHODS, apply_method
+from mona_peft.finetuning.models.architectures import check_architecture
 from mona_peft.finetuning.models.backbones import find_backbone_module
 from mona_peft.finetuning.models.building import build_model, head_paths
-from mona_peft.finetuning.repository import save_repository
-from mona_peft.finetuning.settings import Settings, option, read_options
+from mona_peft.finetuning.settings import option
+
+from .base import DataTask, ModelConfig
 
 USAGE = """import mona_peft
 from PIL import Image
@@ -27,21 +28,15 @@ loaded.draw(image).save("found.png")"""
 
 
 @dataclass
-class DenseConfig(Settings):
+class DenseConfig(ModelConfig):
     """Model, method and images, as every dense task has them."""
 
-    model_name_or_path: str = option(
-        "microsoft/swin-tiny-patch4-window7-224", "Pretrained backbone: Hub id or folder."
-    )
     architecture: str = option("", "Neck and heads.")
-    architecture_options: str = option("{}", "Settings of the architecture, as JSON (or a mapping, in a recipe).")
-    method: str = option("mona", "Fine-tuning method, a name in mona_peft.finetuning.methods.")
-    method_options: str = option("{}", 'Settings of the method, as JSON (or a mapping, in a recipe): {"r": 16}.')
+    architecture_options: dict[str, Any] = option(
+        {}, "Settings of the architecture, as JSON (or a mapping, in a recipe)."
+    )
     out_indices: list[int] = option(
         [], "Stages of the backbone to use, from 1; the architecture's usual ones if unset.", least=1
-    )
-    drop_path: float | None = option(
-        None, "Stochastic depth rate of the last block; the model's own if unset.", least=0, below=1
     )
     gradient_checkpointing: bool = option(False, "Recompute the backbone in the backward pass, for less memory.")
     short_side: int = option(
@@ -49,6 +44,11 @@ class DenseConfig(Settings):
     )
     long_side: int = option(1333, "Most pixels of the longer side.", least=1)
     horizontal_flip: float = option(0.5, "Probability of mirroring a training image.", least=0, most=1)
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data or model."""
+        super().__post_init__()
+        check_architecture(self.architecture, self.architecture_options)
 
 
 def image_settings(config: DenseConfig, processor: Any = None) -> DenseSettings:
@@ -63,20 +63,42 @@ def image_settings(config: DenseConfig, processor: Any = None) -> DenseSettings:
     return DenseSettings(config.short_side, config.long_side, mean, std)
 
 
-def build_dense_model(
-    config: DenseConfig, class_names: Sequence[str], default_indices: Sequence[int] | None
-) -> nn.Module:
+class DenseTask(DataTask):
+    """Base of the dense tasks.
+
+    Args:
+        data (`Any`): splits and classes.
+        config (`Any`): model, method and recipe.
+        processor (`Any`, *optional*): image processor, where the backbone's folder has none.
+    """
+
+    usage_text = USAGE
+
+    def __init__(self, data: Any, config: Any, processor: Any = None) -> None:
+        super().__init__(data, config)
+        self.best_metric = config.metric
+        self.settings = image_settings(config, processor)
+
+    def build_model(self) -> nn.Module:
+        """Build the model around the pretrained backbone and apply the method."""
+        return build_dense_model(self.config, self.data.class_names)
+
+    def saved_processor(self) -> Any:
+        """One that resizes and normalises as this task does."""
+        return self.settings.processor()
+
+
+def build_dense_model(config: DenseConfig, class_names: Sequence[str]) -> nn.Module:
     """Build the model and apply the method.
 
     Args:
         config (`DenseConfig`): what to build.
         class_names (`Sequence[str]`): by label.
-        default_indices (`Sequence[int]`, *optional*): stages the architecture uses where `config` names none.
 
     Raises:
-        `ValueError`: if the method has to see labelled images first.
+        `ValueError`: If the method has to see labelled images first.
     """
-    if config.method in METHODS and METHODS[config.method].calibrate is not None:
+    if METHODS[config.method].calibrate is not None:
         raise ValueError(
             f"The method {config.method!r} has to see images with one label each before it trains, which dense "
             "prediction does not have; choose another."
@@ -85,12 +107,11 @@ def build_dense_model(
         config.architecture,
         config.model_name_or_path,
         class_names,
-        config.out_indices or default_indices,
+        config.out_indices,
         config.drop_path,
-        **read_options("architecture_options", config.architecture_options),
+        **config.architecture_options,
     )
-    options = read_options("method_options", config.method_options)
-    prepared = apply_method(model, config.method, head=head_paths(model), **options)
+    prepared = apply_method(model, config.method, head=head_paths(model), **config.method_options)
     freeze_final_norm(model)
     if config.gradient_checkpointing:
         # Non-reentrant: the reentrant kind gives no gradients behind inputs that need none, as a frozen stem's output.
@@ -107,8 +128,3 @@ def freeze_final_norm(model: nn.Module) -> None:
         norm = getattr(child, "layernorm", None)
         if isinstance(norm, nn.LayerNorm):
             norm.requires_grad_(False)
-
-
-def save_dense(model: nn.Module, settings: DenseSettings, folder: Path) -> Path:
-    """Write weights, configuration and image processor to `folder`."""
-    return save_repository(model, settings.processor(), folder)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mona_peft.finetuning.models.architectures import architectures_for
 from mona_peft.finetuning.settings import option
 
 from .objects import ObjectConfig, ObjectTask
+
+KNOWN = architectures_for("detection")
 
 
 @dataclass
 class DetectionConfig(ObjectConfig):
     """Settings of an object detection run."""
 
-    architecture: str = option("retinanet", "One of retinanet, detr, conditional_detr.")
+    architecture: str = option("retinanet", f"One of {', '.join(KNOWN)}.", choices=KNOWN)
 
 
 class DetectionTask(ObjectTask):
@@ -26,6 +29,3 @@ class DetectionTask(ObjectTask):
     """
 
     name = "object-detection"
-    architectures = ("retinanet", "detr", "conditional_detr")
-    # The paper's RetinaNet leaves out the first stage, and makes P6 and P7 itself; DETR takes the last map.
-    stages = {"retinanet": (2, 3, 4), "detr": (-1,), "conditional_detr": (-1,)}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mona_peft.finetuning.models.architectures import architectures_for
 from mona_peft.finetuning.settings import option
 
 from .objects import ObjectConfig, ObjectTask
+
+KNOWN = architectures_for("instance_segmentation")
 
 
 @dataclass
 class InstanceSegmentationConfig(ObjectConfig):
     """Settings of an instance segmentation run."""
 
-    architecture: str = option("cascade_mask_rcnn", "One of cascade_mask_rcnn, mask2former.")
+    architecture: str = option("cascade_mask_rcnn", f"One of {', '.join(KNOWN)}.", choices=KNOWN)
 
     def __post_init__(self) -> None:
         """Check that masks can be measured."""
@@ -38,5 +41,3 @@ class InstanceSegmentationTask(ObjectTask):
 
     name = "instance-segmentation"
     with_masks = True
-    architectures = ("cascade_mask_rcnn", "mask2former")
-    # Both use all four stages.

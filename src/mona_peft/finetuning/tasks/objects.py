@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,15 @@ from mona_peft.finetuning.data.dense.transforms import (
     object_train_transform,
     pad_batch,
 )
-from mona_peft.finetuning.data.fingerprint import describe_data
 from mona_peft.finetuning.data.sources.coco import to_coco
 from mona_peft.finetuning.metrics.coco_average_precision import FIGURES, coco_average_precision
 from mona_peft.finetuning.metrics.voc_average_precision import voc_average_precision
-from mona_peft.finetuning.models.outputs import find_objects, object_loss
+from mona_peft.finetuning.models.architectures import ARCHITECTURES
 from mona_peft.finetuning.pictures.drawing import draw_objects, draw_sheet
 from mona_peft.finetuning.settings import option
-from mona_peft.finetuning.training.task import Meter, Task
+from mona_peft.finetuning.training.task import Meter
 
-from .dense import USAGE, DenseConfig, build_dense_model, image_settings, save_dense
+from .dense import DenseConfig, DenseTask
 
 PROTOCOLS = ("coco", "voc")
 PICTURES = 8
@@ -94,8 +93,9 @@ class ObjectSamples(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        picture, image = self.images[index].load()
-        sample: dict[str, Any] = {"image": image, "index": index}
+        picture, turn = self.images[index].open()
+        image = self.images[index].turned(turn)
+        sample: dict[str, Any] = {"original_size": (image.height, image.width), "index": index, "turn": turn}
         if self.transform is None:
             return {**sample, "pixels": eval_pixels(picture, self.settings)}
         pixels, targets = self.transform(picture, training_targets(image, self.category_ids, self.with_masks))
@@ -103,14 +103,14 @@ class ObjectSamples(Dataset):
 
 
 def collate_objects(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Pad the images of samples to one batch of `mona_peft.finetuning.models.outputs`, with `images` and `index`."""
+    """Pad the images of samples to one batch of `mona_peft.finetuning.models.outputs`, with `index`."""
     pixel_values, sizes = pad_batch([sample["pixels"] for sample in samples])
     batch = {
         "pixel_values": pixel_values,
         "sizes": sizes,
-        "original_sizes": torch.tensor([(sample["image"].height, sample["image"].width) for sample in samples]),
-        "images": [sample["image"] for sample in samples],
+        "original_sizes": torch.tensor([sample["original_size"] for sample in samples]),
         "index": [sample["index"] for sample in samples],
+        "turn": [sample["turn"] for sample in samples],
     }
     if "targets" in samples[0]:
         batch["targets"] = [sample["targets"] for sample in samples]
@@ -122,19 +122,21 @@ class ObjectMeter(Meter):
 
     Args:
         data (`ObjectData`): names the categories.
+        images (`Sequence[ObjectImage]`): the split that is measured, with what is annotated.
         protocol (`str`): `coco` or `voc`.
         with_masks (`bool`): whether to give mask AP too.
     """
 
-    def __init__(self, data: ObjectData, protocol: str, with_masks: bool) -> None:
+    def __init__(self, data: ObjectData, images: Sequence[ObjectImage], protocol: str, with_masks: bool) -> None:
         self.data = data
+        self.images = images
         self.protocol = protocol
         self.with_masks = with_masks
         self.found: list[dict[str, Any]] = []
 
     def update(self, predictions: list[dict[str, Any]]) -> None:
-        """Take in one entry an image: the `ObjectImage` and its `index`; `boxes`, `scores`, `labels` and `masks` (RLE
-        counts), as lists.
+        """Take in one entry an image: its `index` in the split and the `turn` of its annotations; `boxes`, `scores`,
+        `labels` and `masks` (RLE counts), as lists.
         """
         self.found.extend(predictions)
 
@@ -143,15 +145,20 @@ class ObjectMeter(Meter):
         """How many images were taken in."""
         return len(self.found)
 
+    def in_order(self) -> list[tuple[ObjectImage, dict[str, Any]]]:
+        """Each image, its annotations turned with it, with what was found in it, in the order of the split."""
+        found = sorted(self.found, key=lambda one: one["index"])
+        return [(self.images[one["index"]].turned(one["turn"]), one) for one in found]
+
     def compute(self) -> dict[str, Any]:
         """Average precision by the protocol."""
-        found = sorted(self.found, key=lambda one: one["index"])
-        return self._compute_voc(found) if self.protocol == "voc" else self._compute_coco(found)
+        return self._compute_voc() if self.protocol == "voc" else self._compute_coco()
 
-    def _compute_voc(self, found: list[dict[str, Any]]) -> dict[str, Any]:
+    def _compute_voc(self) -> dict[str, Any]:
         label_of = {category: label for label, category in enumerate(self.data.category_ids)}
-        references = [self._reference(one["image"], label_of) for one in found]
-        return voc_average_precision(found, references, len(self.data.categories))
+        pairs = self.in_order()
+        references = [self._reference(image, label_of) for image, _ in pairs]
+        return voc_average_precision([one for _, one in pairs], references, len(self.data.categories))
 
     @staticmethod
     def _reference(image: ObjectImage, label_of: dict[int, int]) -> dict[str, Any]:
@@ -163,12 +170,12 @@ class ObjectMeter(Meter):
             "difficult": [int(bool(a.get("difficult") or a.get("iscrowd"))) for a in image.annotations],
         }
 
-    def _compute_coco(self, found: list[dict[str, Any]]) -> dict[str, Any]:
-        images = [measured(one["image"], self.with_masks) for one in found]
-        ids = self.data.category_ids
+    def _compute_coco(self) -> dict[str, Any]:
+        pairs = [(measured(image, self.with_masks), one) for image, one in self.in_order()]
+        ids, images = self.data.category_ids, [image for image, _ in pairs]
         rows = [
             {**one, "image_id": image.id, "category_ids": [ids[label] for label in one["labels"]]}
-            for image, one in zip(images, found, strict=True)
+            for image, one in pairs
         ]
         truth = to_coco(images, self.data.categories, {image.id: str(image.id) for image in images})
         figures = coco_average_precision(rows, truth, self.with_masks)
@@ -176,7 +183,7 @@ class ObjectMeter(Meter):
         return {k: v for k, v in figures.items() if not (isinstance(v, float) and math.isnan(v))}
 
 
-class ObjectTask(Task):
+class ObjectTask(DenseTask):
     """Base of detection and instance segmentation.
 
     Args:
@@ -187,23 +194,6 @@ class ObjectTask(Task):
 
     gathers_objects = True
     with_masks = False
-    architectures: tuple[str, ...] = ()
-    #: Stages of the backbone that an architecture uses; all, where it is not named.
-    stages: dict[str, tuple[int, ...]] = {}
-
-    def __init__(self, data: ObjectData, config: ObjectConfig, processor: Any = None) -> None:
-        if config.architecture not in self.architectures:
-            raise ValueError(
-                f"Unknown architecture {config.architecture!r}; choose one of {', '.join(self.architectures)}."
-            )
-        self.data = data
-        self.config = config
-        self.best_metric = config.metric
-        self.settings = image_settings(config, processor)
-
-    def describe(self) -> dict[str, Any]:
-        """Recipe and data set."""
-        return {**asdict(self.config), **describe_data(self.data)}
 
     def metrics(self) -> dict[str, bool]:
         """Average precisions (and recalls) by the protocol, all better when greater."""
@@ -211,10 +201,6 @@ class ObjectTask(Task):
             return {"ap50": True, "ap50_11point": True}
         prefixes = ("box_", "mask_") if self.with_masks else ("box_",)
         return {f"{prefix}{name}": True for prefix in prefixes for name in FIGURES}
-
-    def build_model(self) -> nn.Module:
-        """Build the detector around the pretrained backbone and apply the method."""
-        return build_dense_model(self.config, self.data.class_names, self.stages.get(self.config.architecture))
 
     def dataset(self, split: str) -> Dataset | None:
         """Samples of a split."""
@@ -235,48 +221,34 @@ class ObjectTask(Task):
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
         """The architecture's own loss."""
-        return object_loss(self.config.architecture, model, batch)
+        loss = ARCHITECTURES[self.config.architecture].loss
+        assert loss is not None, "object architectures have a loss"
+        return loss(model, batch)
 
     def predict(self, model: nn.Module, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """Objects of each image as plain lists, which processes can exchange."""
-        found = find_objects(self.config.architecture, model, batch)
-        rows = zip(found, batch["images"], batch["index"], strict=True)
-        # The annotations travel with the predictions: a meter need not know which split it measures.
-        return [{**to_lists(one), "image": image, "index": index} for one, image, index in rows]
+        find = ARCHITECTURES[self.config.architecture].find
+        assert find is not None, "object architectures find objects"
+        found = zip(find(model, batch), batch["index"], batch["turn"], strict=True)
+        return [{**to_lists(one), "index": index, "turn": turn} for one, index, turn in found]
 
-    def meter(self) -> ObjectMeter:
+    def meter(self, split: str) -> ObjectMeter:
         """An empty [`ObjectMeter`]."""
-        return ObjectMeter(self.data, self.config.protocol, self.with_masks)
-
-    def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the model repository to `folder / "model"`."""
-        save_dense(model, self.settings, folder / "model")
+        return ObjectMeter(self.data, self.data.splits[split], self.config.protocol, self.with_masks)
 
     def report(self, meter: Meter, split: str, folder: Path) -> None:
         """Draw what was found in the first images beside what is annotated."""
         if not isinstance(meter, ObjectMeter):
             return
         rows = []
-        for one in sorted(meter.found, key=lambda entry: entry["index"])[:PICTURES]:
-            image, targets = (
-                one["image"].read(),
-                training_targets(one["image"], self.data.category_ids, self.with_masks),
-            )
+        for row, one in meter.in_order()[:PICTURES]:
+            image, targets = row.read(), training_targets(row, self.data.category_ids, self.with_masks)
             truth = {"boxes": targets.boxes, "labels": targets.labels}
             found = above_threshold(one, image.height, image.width)
             if targets.masks is not None:
                 truth["masks"] = targets.masks
             rows.append([draw_objects(image, objects, self.data.class_names) for objects in (truth, found)])
         draw_sheet(rows, ("annotated", "found"), folder / f"predictions_{split}.png")
-
-    def facts(self) -> dict[str, Any]:
-        """Base model, data set and method."""
-        config = self.config
-        return {"base_model": config.model_name_or_path, "dataset": self.data.name, "method": config.method}
-
-    def usage(self, repository: str) -> str:
-        """Load, predict and draw."""
-        return USAGE.format(repository=repository)
 
 
 def above_threshold(found: dict[str, Any], height: int, width: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,16 +13,16 @@ from torch.utils.data import Dataset
 
 from mona_peft.finetuning.data.dense.segmentation import SegmentationData
 from mona_peft.finetuning.data.dense.transforms import LabelMapTransform, eval_pixels, pad_batch
-from mona_peft.finetuning.data.fingerprint import describe_data
 from mona_peft.finetuning.data.images import IGNORED
 from mona_peft.finetuning.metrics.mean_iou import mean_iou, pixel_counts
+from mona_peft.finetuning.models.architectures import architectures_for
 from mona_peft.finetuning.models.sliding import slide_logits
 from mona_peft.finetuning.settings import option
-from mona_peft.finetuning.training.task import Meter, Task
+from mona_peft.finetuning.training.task import Meter
 
-from .dense import USAGE, DenseConfig, build_dense_model, image_settings, save_dense
+from .dense import DenseConfig, DenseTask
 
-ARCHITECTURES = ("upernet", "segformer")
+KNOWN = architectures_for("semantic_segmentation")
 EVALUATIONS = ("whole", "slide")
 
 
@@ -30,7 +30,7 @@ EVALUATIONS = ("whole", "slide")
 class SemanticSegmentationConfig(DenseConfig):
     """Settings of a semantic segmentation run."""
 
-    architecture: str = option("upernet", f"One of {', '.join(ARCHITECTURES)}.")
+    architecture: str = option("upernet", f"One of {', '.join(KNOWN)}.", choices=KNOWN)
     short_side: int = option(
         512, "Shorter side of test images, pixels, unless the longer one exceeds long_side.", least=1
     )
@@ -40,15 +40,14 @@ class SemanticSegmentationConfig(DenseConfig):
     )
     scale: list[float] = option([0.5, 2.0], "Least and greatest factor by which training images are resized.", above=0)
     photometric: bool = option(True, "Vary brightness, contrast, saturation and hue of training images.")
-    evaluation: str = option("whole", "Predict the whole image at once, or slide a window of crop_side over it.")
+    evaluation: str = option(
+        "whole", "whole: predict an image at once; slide: slide a window of crop_side over it.", choices=EVALUATIONS
+    )
     stride: int | None = option(None, "Step of the sliding window, pixels; two thirds of crop_side if unset.", least=1)
 
     def __post_init__(self) -> None:
         """Check what can be checked without data or model."""
         super().__post_init__()
-        for name, known in (("architecture", ARCHITECTURES), ("evaluation", EVALUATIONS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"Unknown {name} {getattr(self, name)!r}; choose one of {', '.join(known)}.")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is {self.scale}; give the least and the greatest factor, such as --scale 0.5 2.")
 
@@ -133,7 +132,7 @@ class SegmentationMeter(Meter):
         return mean_iou(*torch.stack(self.counts).sum(0).numpy())
 
 
-class SemanticSegmentationTask(Task):
+class SemanticSegmentationTask(DenseTask):
     """Fine-tune a segmenter.
 
     Args:
@@ -144,23 +143,9 @@ class SemanticSegmentationTask(Task):
 
     name = "semantic-segmentation"
 
-    def __init__(self, data: SegmentationData, config: SemanticSegmentationConfig, processor: Any = None) -> None:
-        self.data = data
-        self.config = config
-        self.best_metric = config.metric
-        self.settings = image_settings(config, processor)
-
-    def describe(self) -> dict[str, Any]:
-        """Recipe and data set."""
-        return {**asdict(self.config), **describe_data(self.data)}
-
     def metrics(self) -> dict[str, bool]:
         """Shares of pixels, all better when greater."""
         return dict.fromkeys(("mean_iou", "mean_accuracy", "pixel_accuracy"), True)
-
-    def build_model(self) -> nn.Module:
-        """Build the segmenter around the pretrained backbone and apply the method."""
-        return build_dense_model(self.config, self.data.class_names, None)
 
     def dataset(self, split: str) -> Dataset | None:
         """Samples of a split."""
@@ -199,19 +184,6 @@ class SemanticSegmentationTask(Task):
         logits = model(pixel_values=pixel_values).logits.float()
         return [row[:, :height, :width] for row, (height, width) in zip(logits, batch["sizes"].tolist(), strict=True)]
 
-    def meter(self) -> SegmentationMeter:
+    def meter(self, split: str) -> SegmentationMeter:
         """An empty [`SegmentationMeter`]."""
         return SegmentationMeter(self.data.class_names)
-
-    def save(self, model: nn.Module, folder: Any) -> None:
-        """Write the model repository to `folder / "model"`."""
-        save_dense(model, self.settings, folder / "model")
-
-    def facts(self) -> dict[str, Any]:
-        """Base model, data set and method."""
-        config = self.config
-        return {"base_model": config.model_name_or_path, "dataset": self.data.name, "method": config.method}
-
-    def usage(self, repository: str) -> str:
-        """Load, predict and draw."""
-        return USAGE.format(repository=repository)

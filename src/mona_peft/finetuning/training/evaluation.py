@@ -13,19 +13,20 @@ from .loaders import eval_loader
 from .task import Meter, Task
 
 
-def evaluate(accelerator: Accelerator, task: Task, model: nn.Module, loader: DataLoader) -> Meter:
+def evaluate(accelerator: Accelerator, task: Task, model: nn.Module, split: str, loader: DataLoader) -> Meter:
     """Run `model` over a prepared loader and give back the meter, filled alike on every process.
 
     Args:
         accelerator (`Accelerator`): gathers the predictions.
         task (`Task`): predicts and measures.
         model (`nn.Module`): the prepared model; its mode is as before afterwards.
-        loader (`DataLoader`): a loader that `accelerator` has prepared.
+        split (`str`): of the task's data.
+        loader (`DataLoader`): over that split, prepared by `accelerator`.
 
     Raises:
         `RuntimeError`: if the samples counted are not those of the data set.
     """
-    meter = task.meter()
+    meter = task.meter(split)
     was_training = model.training
     model.eval()
     try:
@@ -59,5 +60,5 @@ def evaluate_model(task: Task, model: nn.Module, split: str, batch_size: int) ->
         raise ValueError(f"The data has no split {split!r}.")
     accelerator = Accelerator()
     loader = accelerator.prepare_data_loader(eval_loader(dataset, task.collate(split), batch_size))
-    meter = evaluate(accelerator, task, model.to(accelerator.device), loader)
+    meter = evaluate(accelerator, task, model.to(accelerator.device), split, loader)
     return {**meter.compute(), "num_samples": meter.num_samples}

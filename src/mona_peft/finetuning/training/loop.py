@@ -235,7 +235,7 @@ class Trainer(PreparedRun):
         prepared = self.eval_loaders[split]
         if prepared is None:
             return None
-        meter = evaluate(self.accelerator, self.task, self.model, prepared)
+        meter = evaluate(self.accelerator, self.task, self.model, split, prepared)
         return {**meter.compute(), "num_samples": meter.num_samples}, meter
 
     def _evaluate_and_keep_best(self) -> None:

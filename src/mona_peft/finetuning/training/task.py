@@ -80,8 +80,8 @@ class Task(ABC):
         """Give what the meter needs of a batch: tensors (or, with `gathers_objects`, a list) one row a sample."""
 
     @abstractmethod
-    def meter(self) -> Meter:
-        """Give an empty meter."""
+    def meter(self, split: str) -> Meter:
+        """Give an empty meter of a split; it may hold what is true of the split, which predictions need not carry."""
 
     def metrics(self) -> dict[str, bool]:
         """Give the meter's figures that can select the best weights, each with whether greater is better."""

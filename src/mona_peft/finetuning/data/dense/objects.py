@@ -51,8 +51,8 @@ class ObjectImage:
     annotations: tuple[Annotation, ...] = ()
     frame: str | None = None
 
-    def load(self) -> tuple[Image.Image, ObjectImage]:
-        """The upright RGB image, and this entry with its annotations turned with it.
+    def open(self) -> tuple[Image.Image, int]:
+        """The upright RGB image, and the EXIF orientation by which the annotations have to turn with it (1: none).
 
         Raises:
             ValueError: If the file cannot be read, its size is not the annotated one, or EXIF data turn it and nothing
@@ -63,18 +63,25 @@ class ObjectImage:
         nothing_to_turn = not self.annotations and size == image.size
         frame = "upright" if nothing_to_turn else self.frame
         turn = remaining_turn(orientation, image.size, size, frame, str(self.source))
-        return to_rgb(image), self if turn == 1 else self.turned(turn)
+        return to_rgb(image), turn
+
+    def load(self) -> tuple[Image.Image, ObjectImage]:
+        """The upright RGB image, and this entry with its annotations turned with it; raises what [`open`] raises."""
+        image, turn = self.open()
+        return image, self.turned(turn)
 
     def read(self) -> Image.Image:
-        """The upright RGB image; raises what [`load`] raises."""
+        """The upright RGB image; raises what [`open`] raises."""
         return self.load()[0]
 
     def turned(self, orientation: int) -> ObjectImage:
         """The same entry for the upright image, if its annotations are for the stored one.
 
         Args:
-            orientation (`int`): Of the EXIF data.
+            orientation (`int`): Of the EXIF data; 1 for an image that is not turned.
         """
+        if orientation == 1:
+            return self
         annotations = []
         for annotation in self.annotations:
             box = turn_box(annotation["bbox"], orientation, self.width, self.height)

@@ -1,36 +1,31 @@
-"""The dense models that the demo trains on its scenes, each small enough for a CPU, and its recipe."""
+"""The dense models that are trained on the scenes, each small enough for a CPU, and their recipes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from mona_peft.finetuning.data.embedded.scenes import SceneSettings
-from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
-from mona_peft.finetuning.training.task import Task
+from mona_peft.finetuning.models.architectures import architectures_for
 
-METHOD_OPTIONS = {"mona": {"bottleneck_dim": 16}}
 SCENES = SceneSettings(size=64, max_objects=2, object_share=(0.4, 0.65), dark_ink_share=0.0, brightness=0.4)
 
 
 @dataclass(frozen=True)
-class DemoModel:
-    """One architecture in the demo.
+class SceneModel:
+    """One architecture on the scenes.
 
     Args:
         title (`str`): what to call it in tables.
-        task (`str`): a key of `DENSE_KINDS`.
         steps (`int`): optimiser steps of a run at full size.
         learning_rates (`tuple[float, ...]`): the grid of every method at full size.
         options (`dict`): of the architecture.
         settings (`dict`): further settings of the task.
-        backbone (`str`): a key of `dense_demo_pretraining.BACKBONES`.
+        backbone (`str`): a key of `pretraining.BACKBONES`.
         train_scenes (`int`): scenes to train on at full size.
     """
 
     title: str
-    task: str
     steps: int
     learning_rates: tuple[float, ...]
     options: dict[str, Any]
@@ -64,9 +59,8 @@ DETR = {
 }
 
 # The one map it takes is 16x16 on the ViT, 4x4 on the small Swin.
-CONDITIONAL_DETR = DemoModel(
+CONDITIONAL_DETR = SceneModel(
     "Conditional DETR on ViT",
-    "detection",
     steps=1200,
     learning_rates=(1e-3, 2e-3),
     options=DETR,
@@ -76,17 +70,15 @@ CONDITIONAL_DETR = DemoModel(
 
 #: By architecture.
 MODELS = {
-    "upernet": DemoModel(
+    "upernet": SceneModel(
         "UperNet",
-        "semantic_segmentation",
         steps=500,
         learning_rates=(3e-3, 1e-2),
         options={"hidden_size": 32, "auxiliary_channels": 16, "initializer_range": 0.1},
         settings=SEGMENTATION,
     ),
-    "segformer": DemoModel(
+    "segformer": SceneModel(
         "SegFormer's head on ViT",
-        "semantic_segmentation",
         steps=500,
         learning_rates=(3e-3, 1e-2),
         options={"decoder_hidden_size": 64},
@@ -94,9 +86,8 @@ MODELS = {
         backbone="vit",
     ),
     # On all three stages of the small Swin: its digits are as small as the finest anchors.
-    "retinanet": DemoModel(
+    "retinanet": SceneModel(
         "RetinaNet",
-        "detection",
         steps=1200,
         learning_rates=(3e-3, 1e-2),
         options={"fpn_channels": 32, "norm_groups": 8},
@@ -104,9 +95,8 @@ MODELS = {
     ),
     "detr": replace(CONDITIONAL_DETR, title="DETR on ViT", steps=4000, learning_rates=(3e-4, 1e-3, 2e-3)),
     "conditional_detr": CONDITIONAL_DETR,
-    "cascade_mask_rcnn": DemoModel(
+    "cascade_mask_rcnn": SceneModel(
         "Cascade Mask R-CNN",
-        "instance_segmentation",
         steps=300,
         learning_rates=(3e-3, 1e-2),
         options={
@@ -116,9 +106,8 @@ MODELS = {
             "heads": {"box_convs": 1, "box_features": 64, "mask_convs": 2, "rois_per_image": 32},
         },
     ),
-    "mask2former": DemoModel(
+    "mask2former": SceneModel(
         "Mask2Former",
-        "instance_segmentation",
         steps=1000,
         learning_rates=(1e-3, 3e-3),
         options={
@@ -140,45 +129,12 @@ MODELS = {
 }
 
 
-def demo_model(task: str, architecture: str) -> DemoModel:
+def scene_model(task: str, architecture: str) -> SceneModel:
     """The model of an architecture that is to solve a task.
 
     Raises:
         `ValueError`: if it is none of the task's.
     """
-    known = [name for name, model in MODELS.items() if model.task == task]
-    if architecture not in known:
-        raise ValueError(f"Unknown architecture {architecture!r}; choose one of {', '.join(known)}.")
+    if architecture not in architectures_for(task):
+        raise ValueError(f"Unknown architecture {architecture!r}; choose one of {', '.join(architectures_for(task))}.")
     return MODELS[architecture]
-
-
-def scene_task(
-    architecture: str,
-    method: str,
-    backbone: Path,
-    scenes: dict[str, int],
-    method_options: dict[str, Any] | None = None,
-) -> Task:
-    """The task of one run of the demo. A mirrored digit is another sign, so nothing is mirrored.
-
-    Args:
-        architecture (`str`): a key of `MODELS`.
-        method (`str`): a name in `mona_peft.finetuning.methods`.
-        backbone (`Path`): folder of the pretrained backbone.
-        scenes (`dict[str, int]`): scenes of each split.
-        method_options (`dict`, *optional*): settings of the method; the demo's own if left out.
-    """
-    model = MODELS[architecture]
-    kind = DENSE_KINDS[model.task]
-    settings = kind.settings(
-        model_name_or_path=str(backbone.resolve()),
-        architecture=architecture,
-        architecture_options=model.options,
-        method=method,
-        method_options=METHOD_OPTIONS.get(method, {}) if method_options is None else method_options,
-        short_side=SCENES.size,
-        long_side=SCENES.size,
-        horizontal_flip=0.0,
-        **model.settings,
-    )
-    return kind.make(kind.scenes(scenes, SCENES), settings)

@@ -6,12 +6,11 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+from mona_peft.finetuning.study.variants import Variant
 from mona_peft.finetuning.training import Task, TrainingConfig
 
-from .variants import Variant
 
-
-class Benchmark(ABC):
+class Testbed(ABC):
     """One data set and task on which variants are compared.
 
     The splits `validation` and `test` must be different data: learning rates are chosen on the first.
@@ -46,5 +45,9 @@ class Benchmark(ABC):
         """Give the settings of one run's loop."""
 
     def describe(self) -> dict[str, Any]:
-        """Settings that make the benchmark what it is: a study only continues with the same ones. JSON values."""
+        """Settings that make the testbed what it is: a study only continues with the same ones. JSON values."""
         return {}
+
+    def sizes(self) -> str:
+        """How much data there is, in words; nothing where it is not known before it is loaded."""
+        return ""

@@ -12,95 +12,77 @@ import os
 import random
 import shutil
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import send_to_device
+from peft import PeftModel
+from torch import nn
 from tqdm.auto import tqdm
 
-from mona_peft.finetuning.costs.training_memory import training_memory
+from mona_peft.finetuning.costs.memory import training_memory
+from mona_peft.finetuning.costs.subjects import task_head
 from mona_peft.finetuning.environment import package_versions
 from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.methods import count_parameters
 from mona_peft.finetuning.repository import weights_size
 from mona_peft.finetuning.training import Trainer
+from mona_peft.finetuning.training.loop import REPOSITORY
 from mona_peft.finetuning.training.run_folder import LOG_FILE, read_log
 
+from .plan import Plan
 from .records import Record, RunKey, load_records
 from .selection import choose_rate
-from .testbed import Benchmark
-from .variants import Variant, check_labels
+from .testbeds.testbed import Testbed
+from .variants import Variant
 
 SETTINGS_FILE = "study.json"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to run.
-
-    Args:
-        variants (`tuple[Variant, ...]`): The lines of the table.
-        learning_rates (`tuple[float, ...]`): The grid, the same for every variant.
-        seeds (`int`): Runs of each variant at its chosen rate, seeds 0 and up.
-        search_seeds (`int`, *optional*): Runs at each rate of the grid; all seeds if left out.
-        rates (`dict[str, tuple[float, ...]]`): Grids of single variants, by label, in place of the common one.
-    """
-
-    variants: tuple[Variant, ...]
-    learning_rates: tuple[float, ...]
-    seeds: int
-    search_seeds: int | None = None
-    rates: dict[str, tuple[float, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_labels(self.variants)
-        if not self.variants or not self.learning_rates or self.seeds < 1:
-            raise ValueError("A study needs at least one variant, one learning rate and one seed.")
-        if self.search_seeds is not None and not 1 <= self.search_seeds <= self.seeds:
-            raise ValueError(f"search_seeds is {self.search_seeds}; it must be from 1 to seeds ({self.seeds}).")
-
-    @property
-    def searched(self) -> int:
-        """How many seeds every rate of the grid is run with."""
-        return self.seeds if self.search_seeds is None else self.search_seeds
-
-    def grid(self, variant: Variant) -> list[RunKey]:
-        """The runs that choose the variant's learning rate."""
-        rates = self.rates.get(variant.label, self.learning_rates)
-        return [RunKey(variant.label, rate, seed) for rate in rates for seed in range(self.searched)]
-
-    def rest(self, variant: Variant, rate: float) -> list[RunKey]:
-        """The runs at the chosen learning rate that the grid did not have."""
-        return [RunKey(variant.label, rate, seed) for seed in range(self.searched, self.seeds)]
+# The testbed goes by this name in files, those of older studies too.
+TESTBED_KEY = "benchmark"
 
 
 class Study:
-    """Runs a plan on a benchmark.
+    """Runs a plan on a testbed.
 
     Args:
-        benchmark (`Benchmark`): Data, backbones and recipe.
+        testbed (`Testbed`): Data, backbone and recipe.
         plan (`Plan`): What to run.
         folder (`Path`): Of the study; results are in `runs`.
+        prepared (`Path`, *optional*): Where what all runs need is, such as pretrained backbones; in `folder` if left
+            out.
+        keep_models (`bool`): Whether the folders of the runs stay, in `models`, trained models and all.
+        measure_memory (`bool`): Whether to count what training holds in memory. It draws random numbers.
 
     Raises:
-        `ValueError`: if the folder holds a study on another benchmark.
+        `ValueError`: if the folder holds a study on another testbed.
     """
 
-    def __init__(self, benchmark: Benchmark, plan: Plan, folder: Path) -> None:
-        self.benchmark = benchmark
+    def __init__(
+        self,
+        testbed: Testbed,
+        plan: Plan,
+        folder: Path,
+        prepared: Path | None = None,
+        keep_models: bool = False,
+        measure_memory: bool = True,
+    ) -> None:
+        self.testbed = testbed
         self.plan = plan
         self.folder = folder
+        self.prepared = prepared or folder / "prepared"
+        self.keep_models = keep_models
+        self.measure_memory = measure_memory
         self.runs = folder / "runs"
         self.variants = {variant.label: variant for variant in plan.variants}
         self._claim()
 
     def _claim(self) -> None:
         """Write what the study is, or check that the folder holds this one."""
-        settings = json.loads(json.dumps(self.benchmark.describe()))
+        settings = json.loads(json.dumps(self.testbed.describe()))
         path = self.folder / SETTINGS_FILE
         if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))["benchmark"]
+            before = json.loads(path.read_text(encoding="utf-8"))[TESTBED_KEY]
             differing = [k for k in sorted(before.keys() | settings.keys()) if before.get(k) != settings.get(k)]
             if differing:
                 listed = "; ".join(f"{k}: {before.get(k)!r} then, {settings.get(k)!r} now" for k in differing)
@@ -111,7 +93,7 @@ class Study:
             "learning_rates": self.plan.learning_rates,
         }
         plan |= {"seeds": self.plan.seeds, "search_seeds": self.plan.search_seeds, "rates": self.plan.rates}
-        write_json(path, {"benchmark": settings, "plan": plan})
+        write_json(path, {TESTBED_KEY: settings, "plan": plan})
 
     def records(self) -> list[Record]:
         """The results so far, of this plan's variants in their order."""
@@ -129,7 +111,7 @@ class Study:
             wanted = grid
             if done.issuperset(grid):
                 in_grid = [record for record in records if record.key in set(grid)]
-                wanted = self.plan.rest(variant, choose_rate(in_grid, self.benchmark.greater_is_better))
+                wanted = self.plan.rest(variant, choose_rate(in_grid, self.testbed.greater_is_better))
             keys += [key for key in wanted if key not in done]
         return keys
 
@@ -143,7 +125,7 @@ class Study:
         Returns:
             `int`: How many runs were done.
         """
-        self.benchmark.prepare(list(self.plan.variants), self.folder / "prepared")
+        self.testbed.prepare(list(self.plan.variants), self.prepared)
         count = 0
         with tqdm(total=max_runs, desc="study", unit="run", dynamic_ncols=True) as bar:
             while (keys := self.missing()) and (max_runs is None or count < max_runs):
@@ -160,30 +142,42 @@ class Study:
         return count
 
     def run_one(self, key: RunKey) -> Record:
-        """Train and evaluate one run; its folder is deleted afterwards."""
+        """Train and evaluate one run; its folder is deleted afterwards, unless models are kept."""
         variant = self.variants[key.label]
-        task = self.benchmark.task(variant, key.seed, self.folder / "prepared")
-        folder = self.folder / "running" / f"{key.file_name.removesuffix('.json')}-{os.getpid()}"
-        config = self.benchmark.training(key.learning_rate, key.seed)
+        task = self.testbed.task(variant, key.seed, self.prepared)
+        folder = self.run_folder(key)
+        config = self.testbed.training(key.learning_rate, key.seed)
         config = replace(config, output_dir=str(folder), resume=not config.no_checkpoints)
         trainer = Trainer(task, replace(config, overwrite_output_dir=config.no_checkpoints))
         try:
             return self._record(variant, key, trainer, folder)
         finally:
             trainer.close()
-            shutil.rmtree(folder, ignore_errors=True)
+            if not self.keep_models:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def run_folder(self, key: RunKey) -> Path:
+        """Folder of one run: while it runs, or for good where models are kept."""
+        name = key.file_name.removesuffix(".json")
+        return self.folder / "models" / name if self.keep_models else self.folder / "running" / f"{name}-{os.getpid()}"
+
+    def model(self, record: Record) -> Path:
+        """Repository of the model that a run trained, where models are kept."""
+        return self.run_folder(record.key) / REPOSITORY
 
     def _record(self, variant: Variant, key: RunKey, trainer: Trainer, folder: Path) -> Record:
-        memory = training_memory(trainer.task, trainer.model.train(), first_batch(trainer))
+        memory = 0
+        if self.measure_memory:
+            memory = training_memory(trainer.task, trainer.model.train(), first_batch(trainer))
         started = time.process_time()
         figures = trainer.train()
         on_cpu = trainer.accelerator.device.type == "cpu" and trainer.config.num_workers == 0
         seconds = round(time.process_time() - started, 2) if on_cpu else figures["seconds"]
         tested = trainer.evaluate("test")
         if tested is None:
-            raise ValueError(f"The benchmark {self.benchmark.title!r} has no test split to report.")
+            raise ValueError(f"The testbed {self.testbed.title!r} has no test split to report.")
         trainer.save(figures)
-        counts = count_parameters(trainer.bare_model, trainer.task.head())
+        counts = count_parameters(trainer.bare_model, task_head(unwrap_adapter(trainer.bare_model)))
         losses = [[r["step"], r["loss"]] for r in read_log(folder / LOG_FILE) if r["kind"] == "train"]
         return Record(
             **asdict(variant),
@@ -196,10 +190,15 @@ class Study:
             head_trainable=counts.head_trainable,
             seconds=seconds,
             memory_bytes=memory,
-            bytes_on_disk=weights_size(folder / "model"),
+            bytes_on_disk=weights_size(folder / REPOSITORY),
             losses=losses,
             versions=package_versions(),
         )
+
+
+def unwrap_adapter(model: nn.Module) -> nn.Module:
+    """The model inside the `PeftModel`, adapters in place; any other as it is."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def first_batch(trainer: Trainer) -> Any:

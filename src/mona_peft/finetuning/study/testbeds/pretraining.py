@@ -1,6 +1,6 @@
-"""The small backbones of the dense demo, a Swin and a ViT, pretrained to classify scanned digits 0 to 4.
+"""Pretraining of small models on scanned digits 0 to 4, and the backbones of the scenes: a Swin and a ViT.
 
-The scans stand at a random place of a plain canvas, about as large in it as digits are in the scenes.
+For the scenes the scans stand at a random place of a plain canvas, about as large in it as digits are in the scenes.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from mona_peft.finetuning.training import Trainer, TrainingConfig
 IMAGE_SIZE = 64
 CANVAS = 16
 DONE = "pretraining.json"
+
+MakeModel = Callable[[tuple[str, ...]], Any]
 
 
 def small_swin(class_names: tuple[str, ...]) -> SwinForImageClassification:
@@ -99,33 +101,58 @@ def scattered(scans: Dataset, seed: int) -> Dataset:
     return Dataset.from_dict({"image": images, "label": scans["label"]}, features=features)
 
 
+def pretrain(name: str, data: ClassificationData, make: MakeModel, training: TrainingConfig, **recipe: Any) -> Path:
+    """Pretrain a small model, unless that was done in the same folder over as many epochs.
+
+    Args:
+        name (`str`): what to call it.
+        data (`ClassificationData`): square images of digits 0 to 4.
+        make (`Callable`): makes the classifier of its class names; its configuration knows the side of the images.
+        training (`TrainingConfig`): how, and where to.
+        **recipe: of `ClassificationConfig`. Mirrored digits are other signs, so nothing is mirrored.
+
+    Returns:
+        `Path`: folder of the model.
+    """
+    folder = Path(training.output_dir or "")
+    record = folder / DONE
+    if record.exists() and json.loads(record.read_text(encoding="utf-8"))["epochs"] == training.num_epochs:
+        return folder / "model"
+    config = ClassificationConfig(
+        model_name_or_path="", method="full", horizontal_flip=0.0, resize_ratio=1.0, **recipe
+    )
+    side = make(data.class_names).config.image_size
+    size = {"height": side, "width": side}
+    processor = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    trainer = Trainer(ClassificationTask(data, config, model_factory=make, processor=processor), training)
+    figures = trainer.train()
+    trainer.save(figures)
+    trainer.close()
+    print(f"Pretrained {name} on digits 0 to 4: validation accuracy {figures['best_accuracy']:.1%}")
+    record.write_text(
+        json.dumps({"epochs": training.num_epochs, "accuracy": figures["best_accuracy"]}), encoding="utf-8"
+    )
+    return folder / "model"
+
+
 def pretrain_backbone(name: str, folder: Path, swin_epochs: int) -> Path:
-    """Pretrain into `folder / name`, unless that was done there with as many epochs.
+    """Pretrain a backbone of the scenes into `folder / name`.
 
     Args:
         name (`str`): a key of `BACKBONES`.
-        folder (`Path`): of all the demo's backbones.
+        folder (`Path`): of all the backbones.
         swin_epochs (`int`): epochs over the scans of 0 to 4 that the Swin gets; others get their factor of it.
 
     Returns:
         `Path`: folder of the model.
     """
-    backbone, folder = BACKBONES[name], folder / name
+    backbone = BACKBONES[name]
     epochs = swin_epochs * backbone.epochs_factor
-    record = folder / DONE
-    if record.exists() and json.loads(record.read_text(encoding="utf-8"))["epochs"] == epochs:
-        return folder / "model"
     splits = load_pretraining_digits()
     placed = DatasetDict({name: scattered(split, number) for number, (name, split) in enumerate(splits.items())})
     data = ClassificationData("digits-0-4", placed, tuple(splits["train"].features["label"].names))
-    config = ClassificationConfig(
-        model_name_or_path="", method="full", crop_scale=[0.8, 1.0], horizontal_flip=0.0, resize_ratio=1.0
-    )
-    processor = ViTImageProcessor(
-        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    )
     training = TrainingConfig(
-        output_dir=str(folder),
+        output_dir=str(folder / name),
         overwrite_output_dir=True,
         num_epochs=epochs,
         batch_size=32,
@@ -136,10 +163,4 @@ def pretrain_backbone(name: str, folder: Path, swin_epochs: int) -> Path:
         no_checkpoints=True,
         report_to=["none"],
     )
-    trainer = Trainer(ClassificationTask(data, config, model_factory=backbone.make, processor=processor), training)
-    figures = trainer.train()
-    trainer.save(figures)
-    trainer.close()
-    print(f"{name} pretrained on digits 0 to 4: validation accuracy {figures['best_accuracy']:.1%}")
-    record.write_text(json.dumps({"epochs": epochs, "accuracy": figures["best_accuracy"]}), encoding="utf-8")
-    return folder / "model"
+    return pretrain(name, data, backbone.make, training, crop_scale=[0.8, 1.0])

@@ -1,0 +1,1 @@
+"""What studies compare on: each testbed is data, backbone and recipe of one task."""
