@@ -168,9 +168,9 @@ class Mona(nn.Module):
     def _filters(self) -> fast.Filters:
         if not self.triton:
             return fast.Filters()
-        from . import triton_depthwise  # not at the top: Triton may be missing
+        from .triton import depthwise as kernels  # not at the top: Triton may be missing
 
-        return fast.Filters(triton_depthwise.depthwise, triton_depthwise.kernel_gradient)
+        return fast.Filters(kernels.depthwise, kernels.kernel_gradient)
 
     def _tokens(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], -1, self.dim).contiguous()
