@@ -26,11 +26,24 @@ from .weights import Parameters
 
 
 class TokenBatchNorm(nn.BatchNorm1d):
-    """Batch norm over all tokens of all images, `(..., C)` to `(..., C)`."""
+    """Batch norm over all tokens of all images, `(..., C)` to `(..., C)`.
+
+    It computes in 32 bits at least, whatever types its input, weights and running statistics have: PEFT casts an
+    adapter's weights alone, and the statistics of a model in half precision stay in it.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each channel over everything but the channels."""
-        return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        mean, var, weight, bias = (t.to(dtype) for t in (self.running_mean, self.running_var, self.weight, self.bias))
+        tokens = x.reshape(-1, x.shape[-1]).to(dtype)
+        normed = nn.functional.batch_norm(tokens, mean, var, weight, bias, self.training, self.momentum, self.eps)
+        if self.training:
+            for buffer, moved in ((self.running_mean, mean), (self.running_var, var)):
+                if buffer is not moved:  # a copy was cast, so the step was taken by the copy
+                    buffer.copy_(moved)
+            self.num_batches_tracked.add_(1)
+        return normed.view(x.shape).to(x.dtype)
 
 
 class ScaledNorm(nn.Module):
