@@ -47,6 +47,28 @@ def test_batch_norm_normalises_over_tokens_and_images():
     torch.testing.assert_close(mona(x, LAYOUT), alone)
 
 
+@pytest.mark.parametrize("autocast_adapter_dtype", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_batch_norm_on_a_base_in_half_precision(dtype, autocast_adapter_dtype):
+    """It trains and predicts, and its statistics move as those of the same model in float32."""
+    config = MonaConfig(norm="batch", bottleneck_dim=4, mona_dropout=0.0)
+    tiny = TINY_MODELS["swin-classifier"]
+    half = get_peft_model(tiny.build().to(dtype), config, autocast_adapter_dtype=autocast_adapter_dtype)
+    single = get_peft_model(tiny.build(), config)
+    randomise(half)
+    randomise(single)
+    for model, type_ in ((half, dtype), (single, torch.float32)):
+        logits = model.train()(pixel_values=images().to(type_)).logits
+        logits.float().square().sum().backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    error = predict(half.eval(), images().to(dtype)).float() - predict(single.eval(), images())
+    assert error.norm() < 0.1 * predict(single, images()).norm()
+    buffers = dict(single.named_buffers())
+    for name, buffer in half.named_buffers():
+        if name.endswith("running_mean"):
+            assert (buffer.float() - buffers[name]).norm() < 0.1 * buffers[name].norm() + 1e-3
+
+
 @pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize("name", ["swin-classifier", "vit-model"])
 def test_it_trains_saves_and_loads(norm, name, tmp_path):

@@ -17,7 +17,8 @@ from mona_peft.blocks.tap import TokenLayout
 from mona_peft.finetuning.costs.models import build_model, model_config
 from mona_peft.finetuning.methods import apply_method
 from mona_peft.tuners.mona import depthwise as plain
-from mona_peft.tuners.mona import functional, triton_depthwise, use_triton
+from mona_peft.tuners.mona import functional, use_triton
+from mona_peft.tuners.mona.triton import depthwise as triton_depthwise
 from tests.tuners.mona.test_functional import LAYOUTS, assert_equal, errors, make_mona, make_tokens, run
 from tests.tuners.mona.test_functional import plain as by_formulas
 

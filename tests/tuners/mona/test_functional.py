@@ -8,6 +8,7 @@ import functools
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from mona_peft import Mona
 from mona_peft.blocks.tap import TokenLayout
@@ -138,7 +139,7 @@ def test_image_shaped_input():
 @pytest.mark.parametrize("layout", [LAYOUTS["patches"], LAYOUTS["extra tokens"]], ids=["patches", "extra tokens"])
 def test_rounds_no_worse_than_the_formulas(dtype, layout):
     """Against float64 the errors of results and gradients, averaged over draws, are those of the plain form."""
-    pairs = [rounding_errors(dtype, layout, seed) for seed in range(6)]
+    pairs = [rounding_errors(dtype, layout, seed) for seed in range(30)]
     error_fast, error_plain = (sum(pair[place] for pair in pairs) for place in (0, 1))
     assert error_fast.max() <= 1.1 * error_plain.max()
     assert error_fast.mean() <= 1.1 * error_plain.mean()
@@ -189,6 +190,74 @@ def test_autocast():
     assert [t.dtype for t in got] == [t.dtype for t in wanted]
     error_fast, error_plain = (errors([t.double() for t in ts], [t.double() for t in truth]) for ts in (got, wanted))
     assert 1e-4 < error_fast.mean() <= 1.1 * error_plain.mean()  # it does compute in bfloat16
+
+
+def test_autocast_leaves_float64_as_it_is():
+    layout = LAYOUTS["extra tokens"]
+    mona, x = make_mona(), make_tokens(layout)
+    wanted = run(mona, x, lambda x: x + plain(mona, x, layout))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert mona.down(x).dtype == torch.float64
+        assert mona.runs_fast(x)
+        assert_equal(run(mona, x, lambda x: mona(x, layout)), wanted)
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "none"}, {"variant": "v3"}], ids=str)
+@pytest.mark.parametrize("shape", ["sequence", "image"])
+def test_empty_batch(shape, options):
+    mona, x = make_mona(dropout=0.2, **options), make_tokens(LAYOUTS["patches"], batch=0)
+    x = x if shape == "sequence" else x.detach().view(0, *GRID, WIDTH).requires_grad_()
+    out = mona(x, LAYOUTS["patches"])
+    assert out.shape == x.shape
+    out.sum().backward()
+    assert x.grad.shape == x.shape
+    assert all(not p.grad.any() for p in mona.parameters())
+    assert mona.delta(x, LAYOUTS["patches"]).shape == x.shape
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_two_leaves_have_gradients_of_their_own(split):
+    layout = LAYOUTS["patches"]
+    mona, x, extra = make_mona(), make_tokens(layout), make_tokens(layout)
+    for _ in range(2):  # the second time adds to the first gradients
+        mona.stream(x, layout, extra, split)[0].square().sum().backward()
+    (wanted,) = torch.autograd.grad(mona(x + extra, layout).square().sum(), x)
+    assert x.grad.data_ptr() != extra.grad.data_ptr()
+    assert_equal([x.grad, extra.grad], [2 * wanted, 2 * wanted])
+    shared = [p.grad.untyped_storage().data_ptr() for p in (x, extra, *mona.parameters())]
+    assert len(set(shared)) == len(shared)
+
+
+@pytest.mark.parametrize("saved", ["", "layer_norm", "addmm", "mm", "gelu", "convolution"])
+def test_selective_checkpointing(saved):
+    """Whatever operations are kept, all or those of one name."""
+    layout = LAYOUTS["extra tokens"]
+    mona, x = make_mona(), make_tokens(layout)
+
+    def policy(context, operation, *args, **kwargs):
+        return CheckpointPolicy.MUST_SAVE if saved in str(operation) else CheckpointPolicy.PREFER_RECOMPUTE
+
+    def function(x):
+        contexts = functools.partial(create_selective_checkpoint_contexts, policy)
+        return checkpoint(lambda x: mona(x, layout), x, use_reentrant=False, context_fn=contexts)
+
+    assert_equal(run(mona, x, function), run(mona, x, lambda x: mona(x, layout)))
+    if saved:  # PyTorch's own dropout changes a tensor in place, which keeping everything does not allow
+        mona.dropout.p = 0.3
+        function(x).sum().backward()
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "none"}, {"variant": "v3"}], ids=str)
+def test_dropout_follows_its_own_mode(options):
+    """Monte Carlo dropout: the part drops in an adapter that does not train, and the other way round."""
+    layout = LAYOUTS["patches"]
+    mona, x = make_mona(dropout=0.5, **options).eval(), make_tokens(layout)
+    without = mona(x, layout)
+    mona.dropout.train()
+    assert not torch.equal(mona(x, layout), mona(x, layout))
+    mona.train()
+    mona.dropout.eval()
+    assert torch.equal(mona(x, layout), without)
 
 
 @pytest.mark.parametrize("options", [{}, {"scale": "scalar", "conv_bias": False}], ids=["official", "paper"])

@@ -55,9 +55,9 @@ def calls(monkeypatch) -> list[bool]:
     calls: list[bool] = []
     original = fast.run
 
-    def run(x, extra, dropped, options, weights):
+    def run(x, extra, kept, options, parameters, dtype):
         calls.append(options.add)
-        return original(x, extra, dropped, options, weights)
+        return original(x, extra, kept, options, parameters, dtype)
 
     monkeypatch.setattr(fast, "run", run)
     return calls

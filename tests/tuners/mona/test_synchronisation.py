@@ -6,6 +6,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from mona_peft.blocks.tap import TokenLayout
 from mona_peft.tuners.mona import Mona, fast
+from mona_peft.tuners.mona.weights import Parameters
 
 LAYOUT = TokenLayout(5, 7, 1, 2)
 
@@ -27,16 +28,15 @@ def test_a_step_reads_no_value_of_a_tensor(dtype, add, monkeypatch):
             assert mona.delta(x, LAYOUT).is_cuda
         # Autograd's engine wants a real GPU, so the backward pass is called by hand.
         with torch.no_grad():
-            weights = mona._fuse(dtype)
+            parameters = Parameters.of(mona)
+            weights = parameters.fuse(dtype)
             narrow = torch.empty(4, 38, 8, device="cuda", dtype=dtype)
             kept = torch.empty(4, 38, 8, device="cuda", dtype=torch.uint8)
-            needs = (True, True, False, False, *[True] * len(weights))
             options = fast.Options(LAYOUT, 1e-6, 1.1, add=add)
-            backward = fast._Backward(weights, options, not add, needs)
-            grad_x, grads = backward.run(
-                (x.detach(), narrow, narrow, kept), *([extra, None] if add else [None, extra])
-            )
+            backward = fast._Backward(weights, options, not add, needs_x=True, needs_weights=True)
+            grad_x = backward.run((x.detach(), narrow, narrow, kept), *([extra, None] if add else [None, extra]))
             assert grad_x.is_cuda and grad_x.shape == x.shape
-            assert [g.shape for g in grads] == [w.shape for w in weights]
+            grads = parameters.gradients(backward.grads)
+            assert [g.shape for g in grads] == [p.shape for p in parameters.flat()]
         with pytest.raises(DataDependentOutputException):
             grads[0].sum().item()  # what the test would catch

@@ -53,7 +53,7 @@ class CompilerOnly:
 @pytest.fixture
 def compiled(monkeypatch, tmp_path) -> list:
     """The kernels compiled where they would be launched; nothing runs, and no earlier result is taken."""
-    from mona_peft.tuners.mona import triton_depthwise
+    from mona_peft.tuners.mona.triton import depthwise as triton_depthwise
 
     kernels: list = []
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -70,7 +70,7 @@ def compiled(monkeypatch, tmp_path) -> list:
 def compile_all(capability: int, z: torch.Tensor, size: int, layout: TokenLayout, bias: bool = True) -> None:
     from triton.runtime import driver
 
-    from mona_peft.tuners.mona import triton_depthwise
+    from mona_peft.tuners.mona.triton import depthwise as triton_depthwise
 
     kernel, start = torch.zeros(z.shape[2], 1, size, size, dtype=z.dtype), torch.zeros(z.shape[2], dtype=z.dtype)
     driver.set_active(CompilerOnly(capability))

@@ -6,7 +6,7 @@ from .config import MonaConfig
 from .layer import MonaLayer
 from .model import MonaModel
 from .module import Mona
-from .triton_switch import use_triton
+from .triton import use_triton
 
 __all__ = ["Mona", "MonaConfig", "MonaLayer", "MonaModel", "use_triton"]
 

@@ -24,41 +24,12 @@ from mona_peft.blocks.tap import TokenLayout
 
 from .depthwise import kernel_gradient
 from .functional import depthwise
+from .weights import Parameters, Weights
 
 aten = torch.ops.aten
 
 # Bytes of the residual stream that a CPU handles at a time.
 CHUNK_BYTES = 5 * 2**19
-
-
-class Weights(NamedTuple):
-    """Mona's parameters as the computation uses them: scales multiplied in, kernels summed, skips added.
-
-    Args:
-        norm_weight (`Tensor`): `(m,)`, s1 times the norm's weight.
-        norm_bias (`Tensor`): `(m,)`, s1 times the norm's bias.
-        input_scale (`Tensor`): `(m,)`, s2.
-        down (`Tensor`): `(n, m)`.
-        down_bias (`Tensor`): `(n,)`.
-        kernel (`Tensor`): `(n, 1, K, K)`, all depthwise filters and the skip around them.
-        kernel_bias (`Tensor`, *optional*): `(n,)`.
-        matrix (`Tensor`): `(n, n)`, the 1x1 convolution and the skip around it.
-        matrix_bias (`Tensor`, *optional*): `(n,)`.
-        up (`Tensor`): `(m, n)`.
-        up_bias (`Tensor`): `(m,)`.
-    """
-
-    norm_weight: Tensor
-    norm_bias: Tensor
-    input_scale: Tensor
-    down: Tensor
-    down_bias: Tensor
-    kernel: Tensor
-    kernel_bias: Tensor | None
-    matrix: Tensor
-    matrix_bias: Tensor | None
-    up: Tensor
-    up_bias: Tensor
 
 
 class Filters(NamedTuple):
@@ -93,23 +64,34 @@ class Options(NamedTuple):
     filters: Filters = Filters()
 
 
-def supports(mona: nn.Module, x: Tensor) -> bool:
-    """Whether `mona` can be computed here: in eager mode, its parts being plain layers that nothing hooks into.
+def is_eager(x: Tensor) -> bool:
+    """Whether an operation on `x` is computed as it is written, seen by nothing but autograd.
 
-    Hooks and replaced layers (offloading, quantization, DTensors) expect the layers themselves to be called.
+    Compilers, transforms of torch.func, forward-mode differentiation and dispatch modes (selective checkpointing,
+    counters of operations) see through PyTorch's own operations only.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor or x.device.type == "meta":
         return False
-    if torch._C._functorch.is_functorch_wrapped_tensor(x) or forward_ad.unpack_dual(x).tangent is not None:
-        return False  # transforms of torch.func and forward-mode differentiation see through plain operations only
-    parts = (module for module in mona.modules() if module is not mona)
-    if any(part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__ for part in parts):
+    if torch._C._len_torch_dispatch_stack() or torch._C._functorch.is_functorch_wrapped_tensor(x):
         return False
-    linear = type(mona.down) is nn.Linear and type(mona.up) is nn.Linear
-    return linear and all(type(p) is nn.Parameter and p.device == x.device for p in mona.parameters())
+    return forward_ad.unpack_dual(x).tangent is None
 
 
-def run(x: Tensor, extra: Tensor | None, kept: Tensor | None, options: Options, weights: Weights) -> Any:
+def supports(mona: Any, x: Tensor) -> bool:
+    """Whether `mona` can be computed here: in eager mode, with plain parts whose weights are all here.
+
+    Hooks, replaced layers and weights that are no plain parameters (parametrisation, offloading, quantization,
+    DTensors) expect the layers themselves to be called.
+    """
+    if not is_eager(x) or x.shape[0] == 0 or not mona.has_plain_parts():
+        return False
+    parameters = (p for p in Parameters.of(mona).flat() if p is not None)
+    return all(type(p) is nn.Parameter and p.device == x.device for p in parameters)
+
+
+def run(
+    x: Tensor, extra: Tensor | None, kept: Tensor | None, options: Options, parameters: Parameters, dtype: torch.dtype
+) -> Any:
     """Compute Mona of `x + extra`.
 
     Args:
@@ -117,42 +99,53 @@ def run(x: Tensor, extra: Tensor | None, kept: Tensor | None, options: Options, 
         extra (`Tensor`, *optional*): What is to be added to `x` first.
         kept (`Tensor`, *optional*): `(B, N, n)`, uint8: 0 for what dropout sets to zero, else 1.
         options (`Options`): See there.
-        weights (`Weights`): The projections, kernel and matrix in the type to compute in, the norm in its own.
+        parameters (`Parameters`): Of the adapter.
+        dtype (`torch.dtype`): To compute in; the norm has at least 32 bits.
 
     Returns:
         `tuple[Tensor | None, Tensor | None]`: The new stream and what was added to it, as `options` ask for.
     """
     if torch.is_grad_enabled():
-        return _Mona.apply(x, extra, kept, options, *weights)
-    return _forward(x, extra, kept, options, weights, None)
+        return _Mona.apply(x, extra, kept, options, dtype, *parameters.flat())
+    return _forward(x, extra, kept, options, parameters.fuse(dtype), None)
 
 
 class _Mona(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Any, extra: Any, kept: Any, options: Options, *weights: Any) -> Any:
+    def forward(
+        ctx: Any, x: Any, extra: Any, kept: Any, options: Options, dtype: torch.dtype, *parameters: Any
+    ) -> Any:
         ctx.set_materialize_grads(False)
-        ctx.options, ctx.has_extra = options, extra is not None
-        keep_stream = not options.add or x.element_size() < 4
+        ctx.options, ctx.dtype = options, dtype
+        ctx.keep_stream = not options.add or x.element_size() < 4
         with torch.autocast(x.device.type, enabled=False):
-            down, mixed = (weights[3].new_empty(*x.shape[:-1], weights[3].shape[0]) for _ in range(2))
-            if keep_stream and extra is not None:
+            weights = Parameters.unflatten(parameters).fuse(dtype)
+            down, mixed = (weights.down.new_empty(*x.shape[:-1], weights.down.shape[0]) for _ in range(2))
+            if ctx.keep_stream and extra is not None:
                 x, extra = x + extra, None
-            out, delta = _forward(x, extra, kept, options, Weights(*weights), (down, mixed))
-        ctx.keep_stream = keep_stream
-        ctx.save_for_backward(x if keep_stream else out, down, mixed, kept, *weights)
+            out, delta = _forward(x, extra, kept, options, weights, (down, mixed))
+        ctx.save_for_backward(x if ctx.keep_stream else out, down, mixed, kept, *parameters)
         return out, delta
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Any, grad_delta: Any) -> Any:
-        saved = ctx.saved_tensors  # checkpointing lets them be asked for once only
-        tensors, weights = saved[:4], saved[4:]
-        if grad_out is None and grad_delta is None:
-            return (None,) * (4 + len(weights))
-        with torch.autocast(tensors[0].device.type, enabled=False):
-            task = _Backward(Weights(*weights), ctx.options, ctx.keep_stream, ctx.needs_input_grad)
-            grad_x, grads = task.run(tensors, grad_out, grad_delta)
-        return grad_x, grad_x if ctx.has_extra else None, None, None, *grads
+        # Checkpointing lets the saved tensors be asked for once only.
+        stream, down, mixed, kept, *flat = ctx.saved_tensors
+        needs_x, needs_extra, _, _, _, *needs_parameters = ctx.needs_input_grad
+        grad_x, grads = None, [None] * len(flat)
+        if grad_out is not None or grad_delta is not None:
+            parameters = Parameters.unflatten(flat)
+            with torch.autocast(stream.device.type, enabled=False):
+                weights, needs_weights = parameters.fuse(ctx.dtype), any(needs_parameters)
+                task = _Backward(weights, ctx.options, ctx.keep_stream, needs_x or needs_extra, needs_weights)
+                grad_x = task.run((stream, down, mixed, kept), grad_out, grad_delta)
+                grads = parameters.gradients(task.grads) if needs_weights else grads
+        # PyTorch takes the gradient of a leaf as it is: one memory for two would be added to twice.
+        grad_extra = grad_x if needs_extra else None
+        if needs_x and grad_extra is not None:
+            grad_extra = grad_extra.clone()
+        return grad_x, grad_extra, None, None, None, *grads
 
 
 def _images_at_a_time(stream: Tensor, weights: Weights) -> int:
@@ -228,18 +221,19 @@ class _Backward:
         weights (`Weights`): As in the forward pass.
         options (`Options`): As in the forward pass.
         kept_stream (`bool`): Whether the kept tensor is the adapter's input, not its result.
-        needs (`tuple[bool, ...]`): Which arguments of the forward pass need a gradient.
+        needs_x (`bool`): Whether the input needs a gradient.
+        needs_weights (`bool`): Whether the weights do.
     """
 
-    def __init__(self, weights: Weights, options: Options, kept_stream: bool, needs: tuple[bool, ...]) -> None:
+    def __init__(
+        self, weights: Weights, options: Options, kept_stream: bool, needs_x: bool, needs_weights: bool
+    ) -> None:
         self.weights, self.options, self.kept_stream = weights, options, kept_stream
-        self.needs_x, self.needs_weights = needs[0] or needs[1], any(needs[4:])
-        self.grads: list[Tensor | None] = [None] * len(weights)
+        self.needs_x, self.needs_weights = needs_x, needs_weights
+        self.grads: dict[str, Tensor] = {}  # by name of the weight
 
-    def run(
-        self, tensors: Sequence[Any], grad_out: Tensor | None, grad_delta: Tensor | None
-    ) -> tuple[Tensor | None, list[Tensor | None]]:
-        """Give the gradients of the input and of the weights.
+    def run(self, tensors: Sequence[Any], grad_out: Tensor | None, grad_delta: Tensor | None) -> Tensor | None:
+        """Give the gradient of the input, and leave those of the weights in `grads`.
 
         Args:
             tensors (`Sequence[Tensor]`): The stream, Down's output, the GELU's input, what dropout keeps or None.
@@ -257,7 +251,7 @@ class _Backward:
                 torch.add(grad_out[part], grad_through, out=grad_x[part])
             elif grad_x is not None:
                 grad_x[part] = grad_through
-        return grad_x, self.grads
+        return grad_x
 
     def _part(self, grad: Tensor, stream: Any, down: Any, mixed: Any, kept: Tensor | None) -> Tensor:
         weights = self.weights
@@ -310,14 +304,10 @@ class _Backward:
         return grad_x.addcmul_(grad, weights.input_scale)
 
     def _accumulate(self, name: str, value: Tensor) -> None:
-        place = Weights._fields.index(name)
-        total = self.grads[place]
-        if self.weights[place] is not None:
-            self.grads[place] = value if total is None else total.add_(value)
+        if getattr(self.weights, name) is not None:
+            self.grads[name] = self.grads[name].add_(value) if name in self.grads else value
 
     def _accumulate_product(self, name: str, grad: Tensor, x: Tensor, scale: float = 1.0) -> None:
-        place = Weights._fields.index(name)
-        total = self.grads[place]
-        if total is None:
-            total = self.grads[place] = torch.zeros_like(self.weights[place])  # type: ignore[arg-type]
-        total.addmm_(grad.t(), x, alpha=scale)
+        if name not in self.grads:
+            self.grads[name] = torch.zeros_like(getattr(self.weights, name))
+        self.grads[name].addmm_(grad.t(), x, alpha=scale)

@@ -6,29 +6,13 @@ Token layout throughout: `(B, N, C)`, channels last, so that no copy is needed b
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mona_peft.blocks.tap import TokenLayout
-
-
-def scaled_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, norm_scale: Tensor, input_scale: Tensor, eps: float
-) -> Tensor:
-    """Scaled layer norm, `s1 * LayerNorm(x) + s2 * x` (paper, section 3).
-
-    Args:
-        x (`Tensor`): `(..., C)`.
-        weight (`Tensor`): `(C,)`, of the norm.
-        bias (`Tensor`): `(C,)`, of the norm.
-        norm_scale (`Tensor`): s1, `(C,)` or `(1,)`.
-        input_scale (`Tensor`): s2, `(C,)` or `(1,)`.
-        eps (`float`): Of the norm.
-    """
-    return norm_scale * F.layer_norm(x, weight.shape, weight, bias, eps) + input_scale * x
 
 
 def sum_kernels(weights: Sequence[Tensor], scale: float, identity: bool) -> Tensor:
@@ -50,9 +34,7 @@ def sum_kernels(weights: Sequence[Tensor], scale: float, identity: bool) -> Tens
     # and the next backward pass would add to all of them at once.
     kernel = scale * functools.reduce(torch.add, padded)
     if identity:
-        centre = torch.zeros(size, size, dtype=kernel.dtype, device=kernel.device)
-        centre[size // 2, size // 2] = 1
-        kernel = kernel + centre
+        kernel = kernel + F.pad(kernel.new_ones(1, 1), 4 * [size // 2])
     return kernel
 
 
@@ -79,6 +61,26 @@ def depthwise(z: Tensor, kernel: Tensor, bias: Tensor | None, layout: TokenLayou
     tap = kernel[:, 0, size // 2, size // 2]
     extras = (z[:, :prefix] * tap, z[:, tokens - suffix :] * tap)
     before, after = extras if bias is None else (extra + bias for extra in extras)
+    return torch.cat([before, filtered, after], dim=1)
+
+
+def convolve(convolution: Callable[[Tensor], Tensor], z: Tensor, layout: TokenLayout) -> Tensor:
+    """Let a module filter the patch tokens on their grid, and each extra token as a 1x1 image.
+
+    Args:
+        convolution (`Callable`): `(B, C, H, W)` to the same shape.
+        z (`Tensor`): `(B, N, C)`.
+        layout (`TokenLayout`): Of the N tokens.
+    """
+    height, width, prefix, suffix = layout
+    batch, tokens, channels = z.shape
+    before, patches, after = z.split([prefix, tokens - prefix - suffix, suffix], dim=1)
+    image = patches.reshape(batch, height, width, channels).permute(0, 3, 1, 2)  # (B, C, H, W), a view
+    filtered = convolution(image).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+    if not (prefix or suffix):
+        return filtered
+    extras = torch.cat([before, after], dim=1).reshape(batch * (prefix + suffix), channels, 1, 1)
+    before, after = convolution(extras).view(batch, prefix + suffix, channels).split([prefix, suffix], dim=1)
     return torch.cat([before, filtered, after], dim=1)
 
 

@@ -55,6 +55,14 @@ class MonaLayer(TappedLayer):
         mona = self._sole_fast(self.mona_mlp, hidden_states)
         return None if mona is None else mona.stream(hidden_states, layout, extra)[0]
 
-    def _sole_fast(self, adapters: nn.ModuleDict, hidden_states: Tensor) -> Any:
-        active: list[Any] = [adapters[name] for name in self.active_adapters if name in adapters]
-        return active[0] if len(active) == 1 and active[0].runs_fast(hidden_states) else None
+    def _sole_fast(self, adapters: nn.ModuleDict, hidden_states: Tensor) -> Mona | None:
+        active = [adapters[name] for name in self.active_adapters if name in adapters]
+        sole = active[0] if len(active) == 1 else None
+        return sole if isinstance(sole, Mona) and sole.runs_fast(hidden_states) else None
+
+    def _delta(self, adapter: Any, hidden_states: Tensor, *layout: TokenLayout) -> Tensor:
+        if isinstance(adapter, Mona):
+            return super()._delta(adapter, hidden_states, *layout)
+        # What wraps an adapter (FSDP, checkpointing) acts when it is called.
+        hidden_states_cast = self._cast_input_dtype(hidden_states, next(adapter.parameters()).dtype)
+        return (adapter(hidden_states_cast, *layout) - hidden_states_cast).to(hidden_states.dtype)

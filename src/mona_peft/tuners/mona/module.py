@@ -20,15 +20,30 @@ from mona_peft.blocks.tap import TokenLayout
 
 from . import fast
 from .dropout import draw_kept, dropout
-from .functional import depthwise, pointwise, pointwise_matrix, scaled_norm, sum_kernels
+from .functional import convolve, depthwise, pointwise, sum_kernels
+from .parts import is_hooked, is_plain
+from .weights import Parameters
 
 
 class TokenBatchNorm(nn.BatchNorm1d):
-    """Batch norm over all tokens of all images, `(..., C)` to `(..., C)`."""
+    """Batch norm over all tokens of all images, `(..., C)` to `(..., C)`.
+
+    It computes in 32 bits at least, whatever types its input, weights and running statistics have: PEFT casts an
+    adapter's weights alone, and the statistics of a model in half precision stay in it.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each channel over everything but the channels."""
-        return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        mean, var, weight, bias = (t.to(dtype) for t in (self.running_mean, self.running_var, self.weight, self.bias))
+        tokens = x.reshape(-1, x.shape[-1]).to(dtype)
+        normed = nn.functional.batch_norm(tokens, mean, var, weight, bias, self.training, self.momentum, self.eps)
+        if self.training:
+            for buffer, moved in ((self.running_mean, mean), (self.running_var, var)):
+                if buffer is not moved:  # a copy was cast, so the step was taken by the copy
+                    buffer.copy_(moved)
+            self.num_batches_tracked.add_(1)
+        return normed.view(x.shape).to(x.dtype)
 
 
 class ScaledNorm(nn.Module):
@@ -49,10 +64,7 @@ class ScaledNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(..., C)` to `(..., C)`."""
-        norm = self.norm
-        if not isinstance(norm, nn.LayerNorm):
-            return self.norm_scale * norm(x) + self.input_scale * x
-        return scaled_norm(x, norm.weight, norm.bias, self.norm_scale, self.input_scale, norm.eps)
+        return self.norm_scale * self.norm(x) + self.input_scale * x
 
 
 class Mona(nn.Module):
@@ -89,7 +101,6 @@ class Mona(nn.Module):
         n = bottleneck_dim
         self.dim = dim
         self.fast_path = norm == "layer"
-        self._cache: tuple[Any, fast.Weights] | None = None  # weights fused for inference, and what they come from
         self.variant = variant
         if variant == "final":
             self.norm = _make_norm(dim, scale, norm)
@@ -116,21 +127,26 @@ class Mona(nn.Module):
             nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        """Map tokens `(B, N, m)`, or an image `(B, H, W, m)`, to the same shape."""
-        if self.runs_fast(x):
-            return self.stream(x, layout)[0]
-        return x + self.delta(x, layout)
+        """Map tokens `(B, N, m)`, or an image `(B, H, W, m)`, to the same shape: the new residual stream."""
+        return self.stream(x, layout)[0] if self._can_run_fast(x) else x + self._delta(x, layout)
 
     def delta(self, x: Tensor, layout: TokenLayout) -> Tensor:
         """What the adapter adds to `x`, in the shape and type of `x`.
+
+        If something hooks into the adapter itself, the adapter is called, so that hooks see streams, and what they
+        change counts.
 
         Args:
             x (`Tensor`): `(B, N, m)`, or `(B, H, W, m)` without extra tokens.
             layout (`TokenLayout`): How the N tokens are laid out.
         """
-        if self.runs_fast(x):
-            return self._run_fast(x, None, layout, add=False)[1]
-        tokens = x.reshape(x.shape[0], -1, self.dim) if x.dim() == 4 else x
+        if is_hooked(self):
+            return self(x, layout) - x
+        return self._run_fast(x, None, layout, add=False)[1] if self._can_run_fast(x) else self._delta(x, layout)
+
+    def _delta(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        """What the adapter adds to `x`, by plain operations; the parts are called where [`is_plain`] asks for it."""
+        tokens = x.flatten(1, -2)
         z = self.down(self.norm(tokens) if self.variant == "final" else tokens)
         z = nn.functional.gelu(self._filter(z, layout))
         return self.up(self._drop(z)).reshape(x.shape)
@@ -152,92 +168,81 @@ class Mona(nn.Module):
         return self._run_fast(x, extra, layout, split=split)
 
     def runs_fast(self, x: Tensor) -> bool:
+        """Whether [`stream`] can be used for `x`: not if the adapter is hooked into and has to be called."""
+        return not is_hooked(self) and self._can_run_fast(x)
+
+    def _can_run_fast(self, x: Tensor) -> bool:
         """Whether `x` can be handled by the code of [`fast`], which is neither traceable nor twice differentiable."""
         return self.fast_path and self.variant == "final" and fast.supports(self, x)
 
+    def has_plain_parts(self) -> bool:
+        """Whether the parts are the layers that the adapter was made of, and nothing hooks into them."""
+        linear = is_plain(self.down, nn.Linear) and is_plain(self.up, nn.Linear)
+        if not (linear and is_plain(self.dropout, nn.Dropout) and is_plain(self.norm, ScaledNorm)):
+            return False
+        filters = all(is_plain(convolution, nn.Conv2d) for convolution in (*self.depthwise, self.pointwise))
+        return filters and is_plain(self.norm.norm, nn.LayerNorm)
+
     def _run_fast(self, x: Tensor, extra: Tensor | None, layout: TokenLayout, **options: bool) -> Any:
-        tokens = self._tokens(x)
+        tokens, drop = self._tokens(x), self.dropout
         kept, scale = None, 1.0
-        if self.training and self.dropout.p > 0:
-            kept, scale = draw_kept((*tokens.shape[:-1], self.down.out_features), self.dropout.p, x.device)
+        if drop.training and drop.p > 0:
+            kept, scale = draw_kept((*tokens.shape[:-1], self.down.out_features), drop.p, x.device)
         settings = fast.Options(layout, self.norm.norm.eps, scale, filters=self._filters(), **options)
         more = None if extra is None else self._tokens(extra)
-        results = fast.run(tokens, more, kept, settings, self._weights(x.device.type))
+        results = fast.run(tokens, more, kept, settings, Parameters.of(self), self._compute_dtype(x.device.type))
         return tuple(None if result is None else result.view(x.shape) for result in results)
+
+    def _compute_dtype(self, device: str) -> torch.dtype:
+        dtype = self.down.weight.dtype
+        lowered = torch.is_autocast_enabled(device) and dtype != torch.float64  # which autocast leaves as it is
+        return torch.get_autocast_dtype(device) if lowered else dtype
 
     def _filters(self) -> fast.Filters:
         if not self.triton:
             return fast.Filters()
-        from . import triton_depthwise  # not at the top: Triton may be missing
+        from .triton import depthwise as kernels  # not at the top: Triton may be missing
 
-        return fast.Filters(triton_depthwise.depthwise, triton_depthwise.kernel_gradient)
+        return fast.Filters(kernels.depthwise, kernels.kernel_gradient)
 
     def _tokens(self, x: Tensor) -> Tensor:
-        return x.reshape(x.shape[0], -1, self.dim).contiguous()
-
-    def _weights(self, device: str) -> fast.Weights:
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.down.weight.dtype
-        if self.training or torch.is_grad_enabled() or self.down.weight.is_inference():
-            self._cache = None
-            return self._fuse(dtype)
-        key = (dtype, *((p.data_ptr(), p.dtype, p._version) for p in self.parameters()))
-        if self._cache is None or self._cache[0] != key:
-            with torch.inference_mode(False), torch.no_grad():
-                self._cache = (key, self._fuse(dtype))
-        return self._cache[1]
-
-    def _fuse(self, dtype: torch.dtype) -> fast.Weights:
-        """The parameters as [`fast`] wants them; differentiable."""
-        norm = self.norm.norm
-        # The gradient of s1 is a difference of products with the norm's parameters, so half precision is too coarse.
-        weight, bias, s1, s2 = (
-            t.to(torch.promote_types(t.dtype, torch.float32))
-            for t in (norm.weight, norm.bias, self.norm.norm_scale, self.norm.input_scale)
-        )
-        kernel, kernel_bias = self._kernel(skip=True)
-        matrix = pointwise_matrix(self.pointwise.weight, skip=True)
-        return fast.Weights(
-            s1 * weight,
-            s1 * bias,
-            s2.expand(self.dim),
-            self.down.weight.to(dtype),
-            self.down.bias.to(dtype),
-            kernel.to(dtype),
-            None if kernel_bias is None else kernel_bias.to(dtype),
-            matrix.to(dtype),
-            None if self.pointwise.bias is None else self.pointwise.bias.to(dtype),
-            self.up.weight.to(dtype),
-            self.up.bias.to(dtype),
-        )
+        return x.flatten(1, -2).contiguous()
 
     def _drop(self, z: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return self.dropout(z)
-        return dropout(z, self.dropout.p, self.training)
+        if fast.is_eager(z) and is_plain(self.dropout, nn.Dropout):
+            return dropout(z, self.dropout.p, self.dropout.training)
+        return self.dropout(z)
 
     def _filter(self, z: Tensor, layout: TokenLayout) -> Tensor:
         """The n-channel part between the projections, `(B, N, n)` to `(B, N, n)`."""
         if self.variant == "final":
-            return self._pointwise(self._depthwise(z, layout, skip=True), skip=True)
+            return self._pointwise(self._depthwise(z, layout, skip=True), layout, skip=True)
         if self.variant == "v1":
-            return self._pointwise(self._depthwise(z, layout, skip=False), skip=False) + z
+            return self._pointwise(self._depthwise(z, layout, skip=False), layout, skip=False) + z
         z = self._depthwise(self.norm1(z), layout, skip=False) + z
-        return self._pointwise(self.norm2(z), skip=False) + z
+        return self._pointwise(self.norm2(z), layout, skip=False) + z
 
     def _depthwise(self, z: Tensor, layout: TokenLayout, skip: bool) -> Tensor:
-        kernel, bias = self._kernel(skip)
-        return depthwise(z, kernel.to(z.dtype), None if bias is None else bias.to(z.dtype), layout)
-
-    def _kernel(self, skip: bool) -> tuple[Tensor, Tensor | None]:
-        """All depthwise filters as one: kernel and bias."""
+        """The sum or average of the depthwise filters, as one convolution where all are plain."""
         scale = 1.0 if self.variant in ("v1", "v2") else 1.0 / len(self.depthwise)
-        convolutions: list[Any] = list(self.depthwise)
-        kernel = sum_kernels([conv.weight for conv in convolutions], scale, skip)
-        biases = [conv.bias for conv in convolutions if conv.bias is not None]
-        return kernel, scale * functools.reduce(torch.add, biases) if biases else None
+        filters: list[Any] = list(self.depthwise)
+        if not all(is_plain(conv, nn.Conv2d) for conv in filters):
+            filtered = scale * _total([convolve(conv, z, layout) for conv in filters])
+            return filtered + z if skip else filtered
+        kernel = sum_kernels([conv.weight for conv in filters], scale, skip)
+        biases = [conv.bias for conv in filters if conv.bias is not None]
+        return depthwise(z, kernel.to(z.dtype), (scale * _total(biases)).to(z.dtype) if biases else None, layout)
 
-    def _pointwise(self, z: Tensor, skip: bool) -> Tensor:
-        return pointwise(z, self.pointwise.weight, self.pointwise.bias, skip)
+    def _pointwise(self, z: Tensor, layout: TokenLayout, skip: bool) -> Tensor:
+        """`PW(z)`, or with `skip` `z + PW(z)`, as one product where the convolution is plain."""
+        if is_plain(self.pointwise, nn.Conv2d):
+            return pointwise(z, self.pointwise.weight, self.pointwise.bias, skip)
+        filtered = convolve(self.pointwise, z, layout)
+        return filtered + z if skip else filtered
+
+
+def _total(tensors: list[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, tensors)
 
 
 def _make_norm(dim: int, scale: str, norm: str) -> Any:

@@ -40,7 +40,7 @@ def use_plain(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, Mona):
             module.fast_path = False
-            module.delta = functools.partial(plain_delta, module)  # type: ignore[method-assign]
+            module._delta = functools.partial(plain_delta, module)  # type: ignore[method-assign]
     return model
 
 

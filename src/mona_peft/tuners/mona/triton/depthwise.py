@@ -20,8 +20,8 @@ from torch import Tensor
 
 from mona_peft.blocks.tap import TokenLayout
 
-from . import functional
-from .depthwise import kernel_gradient as plain_kernel_gradient
+from .. import functional
+from ..depthwise import kernel_gradient as plain_kernel_gradient
 
 BLOCK = {"COLUMNS": 8, "CHANNELS": 32}  # of a program
 WARPS = 4  # two elements a thread: its registers hold K * K values for each of two channels, and not many more

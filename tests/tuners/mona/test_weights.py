@@ -1,8 +1,9 @@
-"""The weights fused for inference follow the parameters."""
+"""Inference follows every change of the parameters, also those that leave no trace."""
 
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -33,16 +34,6 @@ def fresh(mona: Mona, x: torch.Tensor) -> torch.Tensor:
     new = Mona(12, bottleneck_dim=6).to(mona.down.weight.dtype).eval()
     new.load_state_dict(mona.state_dict())
     return result(new, x)
-
-
-def test_fused_once(mona, x, monkeypatch):
-    fused = []
-    original = Mona._fuse
-    monkeypatch.setattr(Mona, "_fuse", lambda self, dtype: fused.append(1) or original(self, dtype))
-    first = result(mona, x)
-    assert torch.equal(result(mona, x), first) and len(fused) == 1
-    with torch.inference_mode():
-        assert torch.equal(mona(x, LAYOUT), first) and len(fused) == 1
 
 
 @pytest.mark.parametrize("name", [name for name, _ in Mona(12, bottleneck_dim=6).named_parameters()])
@@ -92,12 +83,65 @@ def test_copies_are_independent(mona, x):
     assert torch.equal(result(mona, x), before)
 
 
-def test_dropped_when_training_resumes(mona, x):
+def through_data(parameter: torch.Tensor) -> None:
+    parameter.data.add_(1.0)
+
+
+def through_numpy(parameter: torch.Tensor) -> None:
+    parameter.detach().numpy()[...] += 1.0
+
+
+def through_a_fused_optimizer(parameter: torch.Tensor) -> None:
+    parameter.grad = torch.ones_like(parameter)
+    torch.optim.AdamW([parameter], lr=1.0, fused=True).step()
+
+
+@pytest.mark.parametrize("change", [through_data, through_numpy, through_a_fused_optimizer])
+@pytest.mark.parametrize("name", ["up.weight", "depthwise.0.weight", "pointwise.bias", "norm.input_scale"])
+def test_changes_that_move_no_version_counter(mona, x, name, change):
+    before = result(mona, x)
+    change(mona.get_parameter(name))
+    assert torch.equal(result(mona, x), fresh(mona, x))
+    assert not torch.equal(result(mona, x), before)
+
+
+def test_a_copy_after_an_evaluation_with_changed_parameters(mona, x):
+    """The loop that keeps the best average: evaluate, change, evaluate, copy."""
     result(mona, x)
-    assert mona._cache is not None
-    mona.train()
-    mona(x, LAYOUT)
-    assert mona._cache is None
+    with torch.no_grad():
+        mona.down.weight.mul_(2)
+    wanted = result(mona, x)
+    with torch.inference_mode():
+        mona(x, LAYOUT)
+    assert torch.equal(result(copy.deepcopy(mona), x), wanted)
+
+
+def test_parameters_can_be_swapped_after_an_evaluation(mona, x):
+    result(mona, x)
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        mona.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+    assert torch.equal(result(mona, x.double()), fresh(mona, x.double()))
+
+
+def test_threads_with_types_and_modes_of_their_own(mona, x):
+    def in_bfloat16() -> torch.Tensor:
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            return mona(x, LAYOUT)
+
+    def with_gradient() -> torch.Tensor:
+        out = mona(x, LAYOUT)
+        out.sum().backward(inputs=[mona.up.bias])
+        return out.detach()
+
+    calls = [lambda: result(mona, x), in_bfloat16, with_gradient]
+    wanted = [call() for call in calls]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda number: calls[number % 3](), range(300)))
+    assert all(torch.equal(one, wanted[number % 3]) for number, one in enumerate(found))
 
 
 def test_usable_for_training_after_inference(mona, x):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .module import Mona
+from ..module import Mona
 
 OLDEST_TRITON = (3, 3)  # older ones have no tuples
 
@@ -49,7 +49,7 @@ def _require_triton() -> None:
         ) from error
     if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST_TRITON:
         raise ImportError(f"use_triton needs Triton 3.3, which PyTorch 2.7 brings; {triton.__version__} is installed.")
-    from .triton_depthwise import INTERPRETED
+    from .depthwise import INTERPRETED
 
     if not INTERPRETED and not torch.cuda.is_available():
         raise RuntimeError("use_triton needs a GPU, and torch.cuda.is_available() is False; leave it out on a CPU.")
