@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from mona_peft.finetuning.costs.counts import count_all, format_counts
 from mona_peft.finetuning.data.sources.classification import DataConfig
-from mona_peft.finetuning.environment import package_versions
+from mona_peft.finetuning.environment import command_line, package_versions
 from mona_peft.finetuning.settings import Settings, option, parse_arguments, refuse_unused
 from mona_peft.finetuning.tasks.classification import ClassificationConfig
 from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
@@ -36,6 +35,8 @@ TASK_ARGUMENTS: dict[str, tuple[type, type]] = {
     "classification": (DataConfig, ClassificationConfig),
     **{name: (kind.data_settings, kind.settings) for name, kind in DENSE_KINDS.items()},
 }
+# Flags that say how much of a study to do now, and where to write it: no part of the command that repeats it.
+HOW_MUCH_NOW = ("--max_runs", "--report_only", "--study_dir", "--results_dir", "--readme")
 
 
 @dataclass
@@ -195,7 +196,7 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
         rows = sort_rows(rows, benchmark.greater_is_better)
     results = Results(
         title=benchmark.title,
-        command=command_line(),
+        command=command_line(HOW_MUCH_NOW),
         metric_name=benchmark.metric_name,
         reference=reference,
         settings=settings_of(study.folder),
@@ -203,18 +204,6 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
         rows=rows,
     )
     return results, records
-
-
-def command_line() -> str:
-    """The command that is running, without the flags that say how much of it to do now."""
-    words = [sys.argv[0] if not sys.argv[0].startswith("/") else f"scripts/{Path(sys.argv[0]).name}"]
-    skip = False
-    for word in sys.argv[1:]:
-        if skip or word.startswith(("--max_runs", "--report_only", "--study_dir", "--results_dir", "--readme")):
-            skip = not skip and "=" not in word and word != "--report_only"
-            continue
-        words.append(word)
-    return "python " + shlex.join(words)
 
 
 def parse_study(kind: type, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
