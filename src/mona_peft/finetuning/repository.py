@@ -241,7 +241,7 @@ def save_delta(model: nn.Module, folder: Path) -> None:
     """Write what was trained (and the buffers), its names, and the name of the model it was trained from."""
     state, names = model.state_dict(), sorted(trainable_names(model))
     save_weights({name: state[name] for name in names}, folder / DELTA_WEIGHTS)
-    base = model.config.name_or_path  # type: ignore[union-attr]
+    base: Any = model.config.name_or_path  # type: ignore[union-attr]
     content = {"base_model_name_or_path": base, "base_revision": known_commit(base), "tensors": names}
     (folder / DELTA_CONFIG).write_text(json.dumps(content, indent=2), encoding="utf-8")
 

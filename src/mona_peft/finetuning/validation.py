@@ -133,13 +133,14 @@ def check_adapter_config(content: dict[str, Any], name: str) -> None:
     Raises:
         RepositoryError: If the method is unknown or no adapter of a vision model, or a setting has another type.
     """
-    peft_type = content.get("peft_type")
-    config_class: Any = PEFT_TYPE_TO_CONFIG_MAPPING.get(peft_type) if isinstance(peft_type, str) else None
-    if config_class is None or peft_type not in PEFT_TYPE_TO_TUNER_MAPPING or peft_type == "XLORA":
+    peft_type: Any = content.get("peft_type")  # members of PeftType are texts, and equal to them
+    known = isinstance(peft_type, str) and peft_type in PEFT_TYPE_TO_TUNER_MAPPING and peft_type != "XLORA"
+    if not known or peft_type not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise RepositoryError(
             f"{name}: peft_type={peft_type!r} is no method that this PEFT can load on a vision model. Known are "
             f"{', '.join(sorted(map(str.upper, PEFT_TYPE_TO_TUNER_MAPPING)))}; a newer one may need a newer peft."
         )
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[peft_type]
     hints = typing.get_type_hints(config_class)
     for field in fields(config_class):
         if field.name in content and not _fits(content[field.name], hints[field.name]):

@@ -152,14 +152,14 @@ def test_only_this_thread_is_quiet():
     assert seen == ["another's", "after"]
 
 
-@pytest.mark.parametrize(
-    "config", [LoraConfig(target_modules=["q_proj"], r=2), mona_peft.MonaConfig(bottleneck_dim=4)]
-)
-def test_what_plain_peft_saves(root, tmp_path, config):
-    config.modules_to_save = ["classifier"]
+@pytest.mark.parametrize("method", ["lora", "mona"])
+def test_what_plain_peft_saves(root, tmp_path, method):
+    head = {"modules_to_save": ["classifier"]}
+    lora, mona = LoraConfig(target_modules=["q_proj"], r=2, **head), mona_peft.MonaConfig(bottleneck_dim=4, **head)
+    config = lora if method == "lora" else mona
     base = SwinForImageClassification.from_pretrained(root / "base", num_labels=3, ignore_mismatched_sizes=True)
     model = get_peft_model(base, config).eval()
-    randomise(model, "mona_" if isinstance(config, mona_peft.MonaConfig) else "lora_")
+    randomise(model, f"{method}_")
     model.save_pretrained(tmp_path)
     assert not (tmp_path / "config.json").exists()
     loaded = load(tmp_path)

@@ -115,9 +115,7 @@ def test_a_card_that_the_hub_refuses_is_not_pushed(tmp_path, client):
     folder = save(write_classifier(tmp_path / "base"), tmp_path / "run" / "model")
     write_card(folder, {"task": "image-classification"}, {}, "")
     hub.invalid = "pipeline_tag is unknown"
-    with pytest.raises(
-        AssertionError, match="Could not push to user/x: .*pipeline_tag is unknown.*finetuning.pushing"
-    ):
+    with pytest.raises(AssertionError, match="Could not push to user/x: .*pipeline_tag is unknown.*push it with"):
         run("-c", PUSH, str(folder), "user/x", "--private")
     assert "user/x" not in hub.repositories
     hub.invalid = ""

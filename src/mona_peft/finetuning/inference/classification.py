@@ -16,7 +16,7 @@ from .predictor import Loaded
 class LoadedClassifier(Loaded):
     """A classifier ready to predict, and its image processor."""
 
-    def predict(self, images: Iterable[Any], top_k: int = 5) -> list[list[dict[str, Any]]]:  # type: ignore[override]
+    def predict(self, images: Iterable[Any], top_k: int = 5) -> list[list[dict[str, Any]]]:
         """The likeliest labels of each image, best first, as `{"label", "score"}`.
 
         Scores are probabilities: over the classes together, or of each class where an image has several labels.

@@ -24,7 +24,7 @@ SEMANTIC = ("upernet", "segformer")
 class LoadedDense(Loaded):
     """A segmenter or detector ready to predict, and its image processor."""
 
-    def predict(self, images: Iterable[Any], threshold: float = 0.5) -> list[dict[str, Any]]:  # type: ignore[override]
+    def predict(self, images: Iterable[Any], threshold: float = 0.5) -> list[dict[str, Any]]:
         """What is in each image, in its own pixels.
 
         Args:

@@ -64,7 +64,7 @@ def _build_timm(name: str, repository: Repository) -> nn.Module:
         with torch.device("meta"):
             blank = timm.create_model(name)
         head = repository.shapes.get(f"base_model.model.{find_head(blank)[0]}.weight")
-        return timm.create_model(name, pretrained=True, **({"num_classes": head[0]} if head else {}))
+        return timm.create_model(name, pretrained=True, num_classes=head[0] if head else None)
 
 
 def _processor_for(repository: Repository, model: Any) -> Any:

@@ -85,8 +85,8 @@ def _load_on_base(
     elif repository.delta is not None:
         check_delta(blank, repository)
     with explained(f"{base.name if base else repository.folder}"):
-        model = _load_weights(model_class, config, repository, base)
-    model = fill(model, repository)
+        bare = _load_weights(model_class, config, repository, base)
+    model = fill(bare, repository)
     processor = read_processor(repository, base, code, dense=architecture_of(config) is not None)
     if architecture_of(config) is not None:
         return LoadedDense(model, processor)

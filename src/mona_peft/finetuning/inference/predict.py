@@ -50,11 +50,6 @@ class PredictionConfig(Settings):
         super().__post_init__()
         if not self.model:
             raise ValueError("No model was given: --model FOLDER or --model user/name.")
-        for name in ("batch_size", "top_k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is {self.threshold}; it must be in [0, 1].")
         if self.output and Path(self.output).suffix not in OUTPUT_SUFFIXES:
             raise ValueError(f"Cannot write {self.output}: the name must end in one of {', '.join(OUTPUT_SUFFIXES)}.")
 

@@ -136,6 +136,6 @@ def _is_beyond(model: nn.Module, name: str) -> bool:
         path = ".".join(words[:end])
         for candidate in (path, f"{prefix}.{path}"):
             if word.isdigit() and isinstance(modules.get(candidate), nn.ModuleList | nn.Sequential):
-                if int(word) >= len(modules[candidate]):  # type: ignore[arg-type]
+                if int(word) >= len(modules[candidate]):
                     return True
     return False
