@@ -24,6 +24,8 @@ class Hub(ThreadingHTTPServer):
         self.private: dict[str, bool] = {}
         self.large: dict[str, bytes] = {}
         self.unknown: list[str] = []
+        self.asked: list[tuple[str, str, str]] = []  # repository, revision and path of each file that was asked for
+        self.invalid = ""  # why every card is refused, if it is
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def __enter__(self) -> Hub:
@@ -51,7 +53,10 @@ class Handler(BaseHTTPRequestHandler):
             self.server.private[name] = bool(asked.get("private")) or asked.get("visibility") == "private"
             self._json({"url": f"{self.server.url}/{name}", "name": name, "id": name})
         elif path == "/api/validate-yaml":
-            self._json({"errors": [], "warnings": []})
+            if self.server.invalid:
+                self._send(400, self.server.invalid.encode())
+            else:
+                self._json({"errors": [], "warnings": []})
         elif match := re.fullmatch(r"/api/models/(.+)/preupload/(.+)", path):
             files = json.loads(body)["files"]
             large = ".safetensors"
@@ -107,6 +112,7 @@ class Handler(BaseHTTPRequestHandler):
                 {"id": name, "modelId": name, "sha": COMMIT, "private": False, "siblings": siblings, "tags": []}
             )
         elif match := re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path):
+            self.server.asked.append((match.group(1), match.group(2), match.group(3)))
             self._resolve(match.group(1), match.group(3))
         else:
             self._unknown()

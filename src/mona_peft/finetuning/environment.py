@@ -1,11 +1,21 @@
-"""Which versions computed a result."""
+"""Which versions and which command computed a result, told without naming the machine."""
 
 from __future__ import annotations
 
 import platform
+import re
+import shlex
+import sys
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PureWindowsPath
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 PACKAGES = ("mona-peft", "torch", "transformers", "peft", "accelerate", "datasets", "scikit-learn", "numpy")
+# A path from the root, from a home or from a drive, inside a longer word such as `--options={"table": "/data/a.csv"}`.
+INNER_PATH = re.compile(r"(?<![\w./~])(?:~|[A-Za-z]:(?=\\)|(?=/))(?:[/\\][^\s'\"/\\,;:=]+)+[/\\]?")
 
 
 def package_versions() -> dict[str, str]:
@@ -17,3 +27,59 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def command_line(without: Collection[str] = ()) -> str:
+    """The command that runs, fit for a shell; of paths from the root only the last name is told.
+
+    Args:
+        without (`Collection[str]`): Flags to leave out, with their values.
+    """
+    script = Path(sys.argv[0])
+    words = ["python", f"scripts/{script.name}" if script.is_absolute() else str(script)]
+    leaving_out = False
+    for word in sys.argv[1:]:
+        if word.startswith("--"):
+            leaving_out = word.partition("=")[0] in without
+        if not leaving_out:
+            words.append(without_paths(word))
+    return shlex.join(words)
+
+
+def without_paths(word: str) -> str:
+    """A word in which every path from the root, a home or the folder above is its last name."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    if names_a_place(value):
+        return f"{flag}{equals}{last_name(value)}"
+    return INNER_PATH.sub(lambda found: last_name(found.group()), word)
+
+
+def names_a_place(value: str) -> bool:
+    """Whether a text is a path that tells where on this machine something is."""
+    return (
+        Path(value).is_absolute()
+        or PureWindowsPath(value).is_absolute()
+        or value.startswith(("~/", "..", "file:"))
+        or value == "~"
+    )
+
+
+def last_name(path: str) -> str:
+    """The last name of a path of any system."""
+    return PureWindowsPath(path).name or "."
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether a name is `user/name` on the Hub, as far as its form tells, and no file or folder here."""
+    if not name or name.count("/") != 1 or Path(name).exists() or names_a_place(name):
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def public_name(name: str) -> str:
+    """A Hub id or name as it is; of a path, its last name."""
+    return name if is_hub_id(name) or not (names_a_place(name) or Path(name).exists()) else Path(name).resolve().name

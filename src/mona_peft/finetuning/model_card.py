@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import platform
-import shlex
-import sys
-from importlib.metadata import PackageNotFoundError, version
+import math
+import re
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-PACKAGES = ("mona-peft", "torch", "transformers", "peft", "accelerate", "datasets")
+from mona_peft.finetuning.environment import command_line, is_hub_id, package_versions, public_name
+
+SPLITS = ("validation", "test")
+#: Characters that mean something in Markdown, HTML or a table.
+MARKUP = re.compile(r"[\\`*_{}\[\]()#+!|<>&~$:@-]")
+# What the Hub lists as metrics: no loss, and no metric of a single class.
+METRIC = re.compile(r"(?!loss$)[a-z0-9_]+")
+INSTALL = 'pip install "mona-peft[train]"'
+
+ADAPTER_NOTE = """`import mona_peft` must come before PEFT or transformers load this adapter: it registers the method
+with PEFT, which otherwise ends in a `KeyError`."""
 
 CITATION = """@inproceedings{yin2025mona,
   title     = {5\\%>100\\%: Breaking Performance Shackles of Full Fine-Tuning on Visual Recognition Tasks},
@@ -26,84 +34,119 @@ def write_card(folder: Path, facts: dict[str, Any], figures: dict[str, Any], usa
     """Write `README.md` with the metadata that the Hub reads.
 
     Args:
-        folder (`Path`): the repository.
+        folder (`Path`): The repository.
         facts (`dict[str, Any]`): `task`, and where known `base_model`, `dataset`, `method`.
-        figures (`dict[str, Any]`): figures of each split, under its name.
+        figures (`dict[str, Any]`): Metrics of each split, under its name.
         usage (`str`): Python code that loads the model and predicts.
     """
-    metadata = yaml.safe_dump(card_metadata(folder.parent.name, facts, figures), sort_keys=False).strip()
+    name = folder.resolve().parent.name
+    versions = ", ".join(f"{package} {number}" for package, number in package_versions().items())
+    adapter = (folder / "adapter_config.json").exists()
     sections = [
-        f"---\n{metadata}\n---",
-        f"# {folder.parent.name}",
+        f"# {escape(name)}",
         _summary(facts),
-        f"## Use\n\n```python\n{usage.strip()}\n```",
+        f"## Use\n\n{fence(INSTALL, 'bash')}\n\n{fence(usage, 'python')}" + (f"\n\n{ADAPTER_NOTE}" if adapter else ""),
         f"## Results\n\n{_results_table(figures)}",
-        f"## Training\n\nCommand:\n\n```bash\n{command_line()}\n```\n\n{_versions()}",
-        f"## Citation\n\n```bibtex\n{CITATION}\n```",
+        f"## Training\n\nCommand:\n\n{fence(command_line(), 'bash')}\n\nVersions: {versions}.",
+        f"## Citation\n\n{fence(CITATION, 'bibtex')}",
     ]
+    data = card_metadata(name, facts, figures, folder)
+    card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
     path = folder / "README.md"
-    path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    card.save(path)
     return path
 
 
-def card_metadata(name: str, facts: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
-    """The YAML head: library, licence, base model, task, data set and results."""
-    task, dataset = facts["task"], facts.get("dataset", "unknown")
-    metadata: dict[str, Any] = {"library_name": "peft", "license": "apache-2.0", "pipeline_tag": task}
-    if facts.get("base_model"):
-        metadata["base_model"] = facts["base_model"]
-    metadata["tags"] = ["mona-peft", str(facts.get("method", "peft")), "vision"]
+def card_metadata(name: str, facts: dict[str, Any], figures: dict[str, Any], folder: Path) -> ModelCardData:
+    """The metadata: library, licence, base model, task, data set and results; nothing that is only guessed."""
+    base, dataset = facts.get("base_model"), public_name(str(facts.get("dataset", "unknown")))
+    on_hub = is_hub_id(base)
+    adapter, whole = (folder / "adapter_config.json").exists(), (folder / "model.safetensors").exists()
     results = [
-        {
-            "task": {"type": task},
-            "dataset": {"name": dataset, "type": dataset, "split": split},
-            "metrics": [{"type": key, "value": value} for key, value in _numbers(figures[split]).items()],
-        }
-        for split in ("validation", "test")
-        if split in figures
+        EvalResult(
+            task_type=facts["task"],
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type=metric,
+            metric_value=value,
+        )
+        for split in SPLITS
+        for metric, value in _numbers(figures.get(split, {})).items()
+        if math.isfinite(value)
     ]
-    if results:
-        metadata["model-index"] = [{"name": name, "results": results}]
-    return metadata
+    metrics = sorted({result.metric_type for result in results if METRIC.fullmatch(result.metric_type)})
+    return ModelCardData(
+        library_name="peft" if adapter else "transformers" if whole else "mona-peft",
+        license=base_licence(base),
+        pipeline_tag=facts["task"],
+        base_model=base if on_hub else None,
+        base_model_relation=("adapter" if adapter else "finetune") if on_hub else None,
+        datasets=[dataset] if is_hub_id(dataset) else None,
+        metrics=metrics or None,
+        tags=["mona-peft", str(facts.get("method", "peft")), "vision"],
+        model_name=name,
+        eval_results=results or None,
+    )
 
 
-def command_line() -> str:
-    """The command that runs, fit for a shell."""
-    return shlex.join([Path(sys.executable).name, *sys.argv])
+def base_licence(base: str | None) -> str | None:
+    """The licence that the base model's own card names, or `None` where that is not known."""
+    if not base:
+        return None
+    card = Path(base) / "README.md"
+    try:
+        licence = ModelCard.load(card if Path(base).is_dir() else base).data.get("license")
+    except Exception:
+        return None  # no card, no connection, or a card that cannot be read: whatever it is, the licence is not known
+    return licence if isinstance(licence, str) else None
+
+
+def escape(text: str) -> str:
+    """Text that Markdown, HTML and tables show as it is."""
+    line = " ".join(text.split())
+    return MARKUP.sub(lambda found: f"&#{ord(found.group())};", line)
+
+
+def code(text: str) -> str:
+    """Text as inline code, whatever backticks it holds."""
+    line = " ".join(text.split())
+    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    return f"{ticks} {line} {ticks}" if "`" in line else f"`{line}`"
+
+
+def fence(text: str, language: str) -> str:
+    """Text as a block of code, whatever backticks it holds."""
+    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{ticks}{language}\n{text.strip()}\n{ticks}"
 
 
 def _summary(facts: dict[str, Any]) -> str:
-    lines = [f"- Task: {facts['task']}"]
+    lines = [f"- Task: {escape(facts['task'])}"]
+    base = facts.get("base_model")
+    if base:
+        note = "" if is_hub_id(base) else " (a folder of the author: give `base_model=` when loading)"
+        lines.append(f"- Base model: {code(public_name(base))}{note}")
     lines += [
-        f"- {label}: `{facts[key]}`"
-        for label, key in (("Base model", "base_model"), ("Data", "dataset"), ("Method", "method"))
+        f"- {label}: {code(public_name(str(facts[key])))}"
+        for label, key in (("Data", "dataset"), ("Method", "method"))
         if facts.get(key)
     ]
     return "\n".join(lines)
 
 
 def _results_table(figures: dict[str, Any]) -> str:
-    rows = ["| split | figure | value |", "|---|---|---|"]
-    for split in ("validation", "test"):
+    rows = ["| split | metric | value |", "|---|---|---|"]
+    for split in SPLITS:
         for name, value in _numbers(figures.get(split, {})).items():
-            rows.append(
-                f"| {split} | {name} | {value:.4f} |"
-                if isinstance(value, float)
-                else f"| {split} | {name} | {value} |"
-            )
+            shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+            rows.append(f"| {split} | {escape(name)} | {shown} |")
     return "\n".join(rows)
 
 
 def _numbers(figures: dict[str, Any]) -> dict[str, int | float]:
-    return {name: value for name, value in figures.items() if isinstance(value, int | float)}
-
-
-def _versions() -> str:
-    """Versions of Python and of the packages that matter, as a list."""
-    found = [f"Python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return "Versions: " + ", ".join(found) + "."
+    return {
+        name: value
+        for name, value in figures.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }

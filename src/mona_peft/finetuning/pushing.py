@@ -1,24 +1,47 @@
-"""Put a trained repository on the Hub."""
+"""Put a trained repository on the Hub.
+
+Once more, after a push that failed: `python -m mona_peft.finetuning.pushing FOLDER USER/NAME [--private]`.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import shlex
 import warnings
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+
+from mona_peft.finetuning.environment import is_hub_id
+
+#: Settings that name where a model came from.
+ORIGINS = ("base_model_name_or_path", "_name_or_path", "name_or_path")
+
+
+class PushError(RuntimeError):
+    """A push that failed; the message says why, where everything is, and how to repeat it."""
 
 
 def push_repository(folder: Path, repo_id: str, private: bool = False, base_model: str | None = None) -> str:
-    """Create the repository where it is missing and upload the folder to it.
+    """Create the repository where it is missing and upload the folder to it, in one commit.
+
+    What is uploaded names no folder of this machine: a local base model is left out of the configurations, and the
+    card loads the repository by its id.
 
     Args:
-        folder (`Path`): what [`save_repository`] wrote.
+        folder (`Path`): What [`save_repository`] wrote.
         repo_id (`str`): `user/name`, or `name` for one's own.
-        private (`bool`): whether a new repository is private.
-        base_model (`str`, *optional*): warned about when it is a folder of this machine.
+        private (`bool`): Whether a new repository is private.
+        base_model (`str`, *optional*): Warned about when it is a folder of this machine.
 
     Returns:
-        `str`: the id with its user.
+        `str`: The id with its user.
+
+    Raises:
+        PushError: If the card's metadata is not valid, or the Hub cannot be reached or refuses. The folder is as it
+            was.
     """
     if base_model and Path(base_model).is_dir():
         warnings.warn(
@@ -27,6 +50,64 @@ def push_repository(folder: Path, repo_id: str, private: bool = False, base_mode
             stacklevel=2,
         )
     api = HfApi()
-    full_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    api.upload_folder(repo_id=full_id, folder_path=folder, commit_message="Upload the trained adapter")
+    try:
+        if (folder / "README.md").exists():
+            ModelCard.load(folder / "README.md").validate()
+        full_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        api.create_commit(full_id, uploads(folder, full_id), commit_message="Upload the trained model")
+    except Exception as error:  # whatever the Hub, the connection or the card raise
+        again = ["python", "-m", "mona_peft.finetuning.pushing", str(folder), repo_id]
+        raise PushError(
+            f"Could not push to {repo_id}: {' '.join(str(error).split())[:300]} Everything is in {folder}; push it "
+            f"with: {shlex.join([*again, *(['--private'] if private else [])])}"
+        ) from error
     return full_id
+
+
+def uploads(folder: Path, repo_id: str) -> list[CommitOperationAdd]:
+    """What to upload: every file of the folder, without names of folders of this machine."""
+    return [
+        CommitOperationAdd(str(path.relative_to(folder).as_posix()), _public_content(path, folder, repo_id))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+
+
+def _public_content(path: Path, folder: Path, repo_id: str) -> Path | bytes:
+    if path.name == "README.md":
+        text = path.read_text(encoding="utf-8")
+        for place in sorted({str(folder), str(folder.resolve())}, key=len, reverse=True):
+            text = text.replace(f'"{place}"', f'"{repo_id}"').replace(place, repo_id)
+        return text.encode("utf-8")
+    if path.suffix == ".json":
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if _forget_places(content):
+            return json.dumps(content, indent=2, sort_keys=True).encode("utf-8")
+    return path
+
+
+def _forget_places(content: Any) -> bool:
+    """Take out, at any depth, names of base models that are folders; gives back whether there was one."""
+    found = False
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if key in ORIGINS and isinstance(value, str) and value and not is_hub_id(value):
+                content[key], found = None, True
+            found |= _forget_places(value)
+    elif isinstance(content, list):
+        found = any([_forget_places(each) for each in content])
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Push a folder from the command line."""
+    parser = argparse.ArgumentParser(description="Push a trained model to the Hub.")
+    parser.add_argument("folder", type=Path, help="Folder with the trained model, such as runs/flowers/model.")
+    parser.add_argument("repo_id", help="user/name on the Hub, or name for your own.")
+    parser.add_argument("--private", action="store_true", help="Make a new repository private.")
+    given = parser.parse_args(arguments)
+    print(f"Pushed to {push_repository(given.folder, given.repo_id, given.private)}")
+
+
+if __name__ == "__main__":
+    main()

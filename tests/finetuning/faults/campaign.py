@@ -23,11 +23,11 @@ from typing import Any
 
 import pytest
 import torch
-from mona_peft.finetuning.study.testbeds.digits import DIGITS_SIZES, DigitsTestbed
-from mona_peft.finetuning.study.plan import Plan
-from mona_peft.finetuning.study.runs import Study
 
 from mona_peft.finetuning.environment import package_versions
+from mona_peft.finetuning.study.plan import Plan
+from mona_peft.finetuning.study.runs import Study
+from mona_peft.finetuning.study.testbeds.digits import DIGITS_SIZES, DigitsTestbed
 from mona_peft.finetuning.study.variants import Variant
 from mona_peft.finetuning.training import Trainer
 from tests.finetuning.dense.tiny import tiny_task, tiny_training, write_swin

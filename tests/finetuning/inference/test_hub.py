@@ -7,25 +7,35 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub import ModelCard, RepoUrl
 
+from mona_peft.finetuning import pushing
 from mona_peft.finetuning.inference.loading import load
+from mona_peft.finetuning.model_card import write_card
+from tests.finetuning.inference.saved import save
 from tests.finetuning.tasks.tiny_classifier import as_flags, configs, write_classifier
 from tests.finetuning.training.launching import SCRIPT
-from tests.support.hub_server import Hub
+from tests.support.hub_server import COMMIT, Hub
 
-DOWNLOAD = """
+PREDICT = """
 import json, sys, torch
 import mona_peft
-from mona_peft.finetuning.inference.loading import load
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForImageClassification
 
+name, base = sys.argv[1:]
 pixels = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
-config = AutoConfig.from_pretrained("user/digits-mona")
-base = AutoModelForImageClassification.from_pretrained(sys.argv[1], config=config, ignore_mismatched_sizes=True)
-peft = PeftModel.from_pretrained(base, "user/digits-mona").eval()
-both = [load("user/digits-mona").model, peft]
-print(json.dumps([model(pixel_values=pixels).logits.tolist() for model in both]))
+models = [mona_peft.load(name, base_model=base or None).model]
+if not base:
+    config = AutoConfig.from_pretrained(name)
+    bare = AutoModelForImageClassification.from_pretrained("user/base", config=config, ignore_mismatched_sizes=True)
+    models.append(PeftModel.from_pretrained(bare, name).eval())
+print(json.dumps([model(pixel_values=pixels).logits.tolist() for model in models]))
+"""
+PUSH = """
+import sys
+from mona_peft.finetuning.pushing import main
+main(sys.argv[1:])
 """
 
 
@@ -45,25 +55,72 @@ def client(tmp_path):
         yield hub, run
 
 
-@pytest.mark.slow
-def test_push_by_the_script_and_load_from_the_hub(tmp_path, client):
-    hub, run = client
-    model = write_classifier(tmp_path / "base")
-    flags = as_flags(
-        *configs(model, tmp_path / "run", push_to_hub=True, hub_model_id="user/digits-mona", num_epochs=1)
-    )
-    assert "Pushed to user/digits-mona" in run(str(SCRIPT), *flags)
-    pushed = hub.repositories["user/digits-mona"]
-    folder = tmp_path / "run" / "model"
-    assert pushed.keys() == {path.name for path in folder.iterdir()}
-    assert all(pushed[path.name] == path.read_bytes() for path in folder.iterdir())
-    assert pushed["adapter_model.safetensors"] in hub.large.values()  # went the way of large files
-    assert 'mona_peft.load("user/digits-mona")' in pushed["README.md"].decode()
+def logits_of(loaded):
     pixels = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
     with torch.inference_mode():
-        expected = load(folder).model(pixel_values=pixels).logits
-    for logits in json.loads(run("-c", DOWNLOAD, str(model)).splitlines()[-1]):
-        assert torch.allclose(torch.tensor(logits), expected, atol=1e-5)
+        return loaded.model(pixel_values=pixels).logits
+
+
+@pytest.mark.slow
+def test_the_whole_way_with_a_base_model_on_the_hub(tmp_path, client):
+    """Train by the script, push, load by id: with a card as the Hub reads it, and no file downloaded in vain."""
+    hub, run = client
+    base = write_classifier(tmp_path / "base")
+    card = "---\nlicense: mit\n---\n# Base\n"
+    hub.repositories["user/base"] = {path.name: path.read_bytes() for path in base.iterdir()}
+    hub.repositories["user/base"] |= {"README.md": card.encode(), "pytorch_model.bin": b"x", "optimizer.pt": b"x" * 9}
+    flags = as_flags(
+        *configs("user/base", tmp_path / "run", push_to_hub=True, hub_model_id="user/digits-mona", num_epochs=1)
+    )
+    assert "Pushed to user/digits-mona" in run(str(SCRIPT), *flags)
+    pushed, folder = hub.repositories["user/digits-mona"], tmp_path / "run" / "model"
+    assert pushed.keys() == {path.name for path in folder.iterdir()}
+    assert pushed["adapter_model.safetensors"] in hub.large.values()  # went the way of large files
+    assert json.loads(pushed["adapter_config.json"])["revision"] == COMMIT
+    (tmp_path / "README.md").write_bytes(pushed["README.md"])
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert data.base_model == "user/base" and data.base_model_relation == "adapter" and data.license == "mit"
+    assert data.library_name == "peft" and data.pipeline_tag == "image-classification" and data.eval_results
+    text = pushed["README.md"].decode()
+    assert 'mona_peft.load("user/digits-mona")' in text and str(tmp_path) not in text
+    hub.asked.clear()
+    hub.repositories["user/digits-mona"]["optimizer.pt"] = b"x"
+    one, two = json.loads(run("-c", PREDICT, "user/digits-mona", "").splitlines()[-1])
+    assert torch.allclose(torch.tensor(one), torch.tensor(two), atol=1e-5)
+    assert {revision for name, revision, path in hub.asked if name == "user/base" and path == "model.safetensors"} <= {
+        COMMIT
+    }
+    assert not any(path.endswith((".bin", ".pt", "README.md")) for _, _, path in hub.asked)
+
+
+@pytest.mark.slow
+def test_a_base_model_of_this_machine_is_not_published(tmp_path, client):
+    hub, run = client
+    base = write_classifier(tmp_path / "base")
+    folder = save(base, tmp_path / "run" / "model")
+    write_card(folder, {"task": "image-classification", "base_model": str(base)}, {}, f'mona_peft.load("{folder}")')
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert "Pushed to user/other" in run("-c", PUSH, str(folder), "user/other")
+    pushed = hub.repositories["user/other"]
+    assert not [name for name, content in pushed.items() if str(tmp_path).encode() in content]
+    assert b'mona_peft.load("user/other")' in pushed["README.md"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (logits,) = json.loads(run("-c", PREDICT, "user/other", str(base)).splitlines()[-1])
+    assert torch.allclose(torch.tensor(logits), logits_of(load(folder)), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_card_that_the_hub_refuses_is_not_pushed(tmp_path, client):
+    hub, run = client
+    folder = save(write_classifier(tmp_path / "base"), tmp_path / "run" / "model")
+    write_card(folder, {"task": "image-classification"}, {}, "")
+    hub.invalid = "pipeline_tag is unknown"
+    with pytest.raises(AssertionError, match="Could not push to user/x: .*pipeline_tag is unknown.*push it with"):
+        run("-c", PUSH, str(folder), "user/x", "--private")
+    assert "user/x" not in hub.repositories
+    hub.invalid = ""
+    run("-c", PUSH, str(folder), "user/x", "--private")
+    assert hub.private["user/x"] and "adapter_model.safetensors" in hub.repositories["user/x"]
 
 
 @pytest.mark.slow
@@ -80,16 +137,24 @@ def test_large_private_repository(tmp_path, client):
     assert hub.repositories["user/large"]["model.safetensors"] == content and hub.private["user/large"]
 
 
+def test_a_failed_push_says_how_to_repeat_it(tmp_path, monkeypatch):
+    (tmp_path / "weights file").write_bytes(b"kept")
+
+    def fail(*args, **options):
+        raise ConnectionError("no route\nto the Hub")
+
+    monkeypatch.setattr(pushing.HfApi, "create_repo", fail)
+    with pytest.raises(pushing.PushError) as caught:
+        pushing.push_repository(tmp_path, "user/name", private=True)
+    message = str(caught.value)
+    assert "no route to the Hub" in message and "\n" not in message
+    command = message.partition("push it with: ")[2]
+    assert command == f"python -m mona_peft.finetuning.pushing {tmp_path} user/name --private"
+    assert (tmp_path / "weights file").read_bytes() == b"kept"
+
+
 def test_base_models_of_this_machine_are_warned_about(tmp_path, monkeypatch):
-    from mona_peft.finetuning import pushing
-
-    class Api:
-        def create_repo(self, repo_id, **options):
-            return type("Url", (), {"repo_id": f"user/{repo_id}"})
-
-        def upload_folder(self, **options):
-            pass
-
-    monkeypatch.setattr(pushing, "HfApi", Api)
+    monkeypatch.setattr(pushing.HfApi, "create_repo", lambda self, repo_id, **options: RepoUrl(f"user/{repo_id}"))
+    monkeypatch.setattr(pushing.HfApi, "create_commit", lambda self, *args, **options: None)
     with pytest.warns(UserWarning, match="which others do not have"):
         assert pushing.push_repository(tmp_path, "name", base_model=str(tmp_path)) == "user/name"

@@ -1,163 +1,130 @@
 """Load a trained repository, ready to predict.
 
 `model, processor = mona_peft.load("user/repo")`
+
+Everything is checked before it is built: the files when the repository is opened, their tensors against a model
+without memory (on the meta device), and the base model's weights by what transformers says of them.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import transformers
-from huggingface_hub import snapshot_download
-from peft import PeftConfig, PeftModel
-from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import PretrainedConfig, PreTrainedModel
 
-ADAPTER_CONFIG = "adapter_config.json"
-DELTA_WEIGHTS = "delta_model.safetensors"
-DELTA_CONFIG = "delta_config.json"
-# Models that are loaded with their boxes, masks or label maps in view; those of this package start with `mona_`.
-DENSE_MODEL_TYPES = frozenset(
-    {
-        "upernet",
-        "detr",
-        "conditional_detr",
-        "mask2former",
-        "mona_backbone_segformer",
-        "mona_retinanet",
-        "mona_cascade_mask_rcnn",
-    }
-)
+from mona_peft.finetuning.methods import find_head
+from mona_peft.finetuning.models.architectures import architecture_of
+from mona_peft.finetuning.models.building import rebuild_model
+from mona_peft.finetuning.models.pretrained import load_fitting
+from mona_peft.finetuning.repository import Base, Repository, open_base, open_repository
+from mona_peft.finetuning.validation import RepositoryError
 
+from .building import blank_model, explained, find_model_class, is_classifier, read_config, read_processor
+from .classification import LoadedClassifier
+from .dense import LoadedDense
+from .fitting import check_adapter, check_delta, check_size, fill
+from .foreign import load_foreign, timm_base
+from .predictor import Loaded
 
-class Loaded(NamedTuple):
-    """A model ready to predict, and its image processor.
-
-    Args:
-        model (`nn.Module`): in evaluation mode, head and label names included.
-        processor (`Any`): prepares images as they were when the model was evaluated.
-    """
-
-    model: nn.Module
-    processor: Any
-
-    def predict(self, images: Sequence[Any], top_k: int = 5) -> list[list[dict[str, Any]]]:
-        """The likeliest labels of each image, best first, as `{"label", "score"}`.
-
-        Scores are probabilities: over the classes together, or of each class where an image has several labels.
-
-        Args:
-            images (`Sequence[PIL.Image.Image]`): in any mode.
-            top_k (`int`): labels an image.
-        """
-        from mona_peft.finetuning.data.images import to_rgb
-
-        inputs = self.processor([to_rgb(image) for image in images], return_tensors="pt")
-        parameter = next(self.model.parameters())
-        pixel_values = inputs["pixel_values"].to(parameter.device, parameter.dtype)
-        with torch.inference_mode():
-            logits = self.model(pixel_values=pixel_values).logits.float()
-        return label_scores(logits, self.model.config, top_k)
-
-    def pipeline(self, **options: Any) -> Any:
-        """A transformers `pipeline("image-classification")` with this model.
-
-        Pipelines know the classes of transformers, so they get the model inside the `PeftModel`, adapters in place.
-
-        Args:
-            **options: further arguments of `transformers.pipeline`.
-        """
-        bare: Any = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        return transformers.pipeline(
-            "image-classification", model=bare, image_processor=self.processor, device=bare.device, **options
-        )
-
-
-def label_scores(logits: torch.Tensor, config: Any, top_k: int = 5) -> list[list[dict[str, Any]]]:
-    """Logits `(B, classes)` as the likeliest labels with their probabilities."""
-    several = config.problem_type == "multi_label_classification"
-    best = (logits.sigmoid() if several else logits.softmax(1)).topk(min(top_k, logits.shape[1]))
-    return [
-        [{"label": config.id2label[label], "score": score} for label, score in zip(labels, scores, strict=True)]
-        for labels, scores in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+__all__ = ["Loaded", "load"]
 
 
 def load(
     repo_or_path: str | Path,
-    base_model: str | None = None,
+    base_model: str | Path | nn.Module | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
 ) -> Loaded:
-    """Load a model saved by this package's training, on its base model.
+    """Load a model saved by this package's training, by PEFT or by `transformers.Trainer`, on its base model.
 
     Args:
-        repo_or_path (`str` or `Path`): a folder, or a repository on the Hub.
-        base_model (`str`, *optional*): take the base model from here instead of where it was.
-        revision (`str`, *optional*): branch or commit on the Hub.
-        token (`str` or `bool`, *optional*): for private repositories.
-        device (`str` or `torch.device`, *optional*): where to put the model; the CPU if left out.
-        dtype (`torch.dtype`, *optional*): of the weights; as stored if left out.
+        repo_or_path (`str` or `Path`): A folder, or a repository on the Hub.
+        base_model (`str`, `Path` or `nn.Module`, *optional*): Take the base model from here instead of where it was:
+            a folder, a Hub id, the name of a timm model, or a model itself (which is changed in place).
+        revision (`str`, *optional*): Branch or commit of the repository. The base model is taken at the commit that
+            the repository records.
+        token (`str` or `bool`, *optional*): For private repositories.
+        device (`str` or `torch.device`, *optional*): Where to put the model; the CPU if left out.
+        dtype (`torch.dtype`, *optional*): Of the weights; as stored if left out.
+        trust_remote_code (`bool`): Whether to run code that the repository brings.
 
     Raises:
-        `ValueError`: if the repository holds no model of this package, or its weights do not fit the base model.
+        RepositoryError: If the repository holds no model, a file of it is not what it must be, or its weights do not
+            fit the base model. It is a `ValueError` that says which, and what to do.
     """
-    folder = Path(repo_or_path)
-    if not folder.is_dir():
-        folder = Path(snapshot_download(str(repo_or_path), revision=revision, token=token))
-    if not (folder / "config.json").exists():
-        raise ValueError(f"{repo_or_path} has no config.json: it was not saved by mona_peft's training.")
-    dense = _is_dense(folder / "config.json")
-    config = AutoConfig.from_pretrained(folder)
-    if dense:
-        from .dense import load_dense
-
-        loaded = load_dense(folder, config, AutoImageProcessor.from_pretrained(folder), base_model)
-        return loaded._replace(model=loaded.model.to(device=device, dtype=dtype))
-    model_class = getattr(transformers, config.architectures[0])
-    if (folder / ADAPTER_CONFIG).exists():
-        base_name = base_model or PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-        model: nn.Module = PeftModel.from_pretrained(_load_base(model_class, base_name, config), str(folder))
-    elif (folder / DELTA_CONFIG).exists():
-        recorded = json.loads((folder / DELTA_CONFIG).read_text(encoding="utf-8"))
-        model = _load_base(model_class, base_model or recorded["base_model_name_or_path"], config)
-        _load_delta(model, folder / DELTA_WEIGHTS)
+    repository = open_repository(repo_or_path, revision, token, trust_remote_code)
+    if isinstance(base_model, nn.Module):
+        loaded = load_foreign(repository, base_model)
+    elif (name := timm_base(repository, base_model)) is not None:
+        loaded = load_foreign(repository, name)
     else:
-        model = model_class.from_pretrained(folder)
-    processor = AutoImageProcessor.from_pretrained(folder)
-    return Loaded(model.to(device=device, dtype=dtype).eval(), processor)
+        loaded = _load_on_base(repository, base_model, token, trust_remote_code)
+    return loaded._replace(model=loaded.model.to(device=device, dtype=dtype).eval())
 
 
-def _is_dense(path: Path) -> bool:
-    """Whether a configuration is of a dense model, whose classes are then known to transformers."""
-    model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type", "")
-    if model_type not in DENSE_MODEL_TYPES:
-        return False
-    import mona_peft.finetuning.models.building  # noqa: F401  registers this package's own
+def _load_on_base(
+    repository: Repository, base_model: str | Path | None, token: str | bool | None, code: bool
+) -> Loaded:
+    """Load a repository whose model is one of transformers' or of this package."""
+    base = None if repository.is_whole else _find_base(repository, base_model, token)
+    config = read_config(repository, base, code)
+    model_class = find_model_class(repository, config, code)
+    blank = blank_model(model_class, config)
+    if repository.config is None and is_classifier(model_class):
+        _adopt_classes(blank, repository)
+        config = blank.config
+        blank = blank_model(model_class, config)
+    check_size(blank, repository, base)
+    if repository.adapter is not None:
+        check_adapter(blank, repository)
+    elif repository.delta is not None:
+        check_delta(blank, repository)
+    with explained(f"{base.name if base else repository.folder}"):
+        bare = _load_weights(model_class, config, repository, base)
+    model = fill(bare, repository)
+    processor = read_processor(repository, base, code, dense=architecture_of(config) is not None)
+    if architecture_of(config) is not None:
+        return LoadedDense(model, processor)
+    return LoadedClassifier(model, processor) if is_classifier(model_class) else Loaded(model, processor)
 
-    return True
 
-
-def _load_base(model_class: Any, name: str | None, config: Any) -> nn.Module:
-    """The base model with the head of the repository's config; that head's weights come from the repository."""
+def _find_base(repository: Repository, base_model: str | Path | None, token: str | bool | None) -> Base:
+    name = str(base_model) if base_model else repository.base
     if not name:
-        raise ValueError("The repository does not say what its base model is; give it: load(..., base_model='...').")
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # that the head does not fit is expected
-    try:
-        return model_class.from_pretrained(name, config=config, ignore_mismatched_sizes=True)
-    finally:
-        transformers.logging.set_verbosity(verbosity)
+        raise RepositoryError(
+            f"{repository.name} does not say what its base model is; give it: load(..., base_model='...')."
+        )
+    recorded = name == repository.base and not Path(name).is_dir()
+    return open_base(name, repository.base_revision if recorded else None, token)
 
 
-def _load_delta(model: nn.Module, path: Path) -> None:
-    result = model.load_state_dict(load_file(path), strict=False)
-    if result.unexpected_keys:
-        raise ValueError(f"{path} does not fit the base model: it has no {', '.join(result.unexpected_keys)}.")
+def _adopt_classes(blank: PreTrainedModel, repository: Repository) -> None:
+    """As many classes as the adapter's head has, where the adapter came without the configuration of its model."""
+    for path in find_head(blank):
+        shape = repository.shapes.get(f"base_model.model.{path}.weight")
+        if shape and isinstance(blank.get_submodule(path), nn.Linear) and shape[0] != blank.config.num_labels:
+            blank.config.num_labels = shape[0]
+
+
+def _load_weights(
+    model_class: Any, config: PretrainedConfig, repository: Repository, base: Base | None
+) -> PreTrainedModel:
+    """The whole model, or the base model with a head that the repository fills."""
+    if base is None:
+        model, info = load_fitting(model_class, str(repository.folder), config, lambda model: ())
+        if info["unexpected_keys"]:
+            raise ValueError(f"its weights hold unknown tensors: {', '.join(sorted(info['unexpected_keys'])[:3])}")
+        return model
+    if architecture_of(config) is not None:
+        model = rebuild_model(config, str(base.folder))
+    else:
+        head = find_head if is_classifier(model_class) else lambda model: ()
+        model, _ = load_fitting(model_class, str(base.folder), config, head)
+    model.config.name_or_path = model.name_or_path = base.name
+    return model

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from PIL import Image
 from tqdm.auto import tqdm
 
-from mona_peft.finetuning.data.images import open_image
+from mona_peft.finetuning.data.images import UnreadableImage, open_image
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
 from mona_peft.finetuning.settings import Settings, option
 
+from .classification import LoadedClassifier
 from .dense import LoadedDense
-from .loading import Loaded, load
+from .items import Item, picture_names
+from .loading import load
 from .predict_dense import format_dense, predict_dense
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
@@ -50,15 +54,6 @@ class PredictionConfig(Settings):
             raise ValueError(f"Cannot write {self.output}: the name must end in one of {', '.join(OUTPUT_SUFFIXES)}.")
 
 
-@dataclass(frozen=True)
-class Item:
-    """An image to predict: its name, how to open it, and its true label where that is known."""
-
-    name: str
-    open: Callable[[], Image.Image]
-    label: str | None = None
-
-
 def predict(config: PredictionConfig, data: DataConfig) -> list[dict[str, Any]]:
     """Predict every image, in the order given, and write and print the results.
 
@@ -73,19 +68,34 @@ def predict(config: PredictionConfig, data: DataConfig) -> list[dict[str, Any]]:
     items = _from_dataset(data, config.split) if data.dataset else find_images(config.images)
     loaded = load(config.model, base_model=config.base_model, device=accelerator.device)
     dense = isinstance(loaded, LoadedDense)
-    with accelerator.split_between_processes(list(range(len(items)))) as numbers:
+    pictures = picture_names([item.name for item in items]) if dense and config.draw_dir else [None] * len(items)
+    with accelerator.split_between_processes(list(zip(items, pictures, strict=True))) as part:
         shown = accelerator.is_main_process
-        mine = [items[number] for number in numbers]
-        part = (
-            _predict_dense_items(loaded, mine, config, shown) if dense else _predict_items(loaded, mine, config, shown)
-        )
-    rows = gather_object(part)
+        if isinstance(loaded, LoadedDense):
+            folder = Path(config.draw_dir) if config.draw_dir else None
+            found = predict_dense(loaded, part, config.threshold, folder, shown)
+        elif isinstance(loaded, LoadedClassifier):
+            found = _predict_labels(loaded, [item for item, _ in part], config, shown)
+        else:
+            raise ValueError(f"{config.model} is no classifier, segmenter or detector; nothing can be predicted.")
+        rows = gather_object(list(_readable(found, data.skip_bad_images)))
     if accelerator.is_main_process:
         if config.output:
             write_results(rows, Path(config.output))
-        print(format_dense(rows) if dense else format_results(rows))
+        print((format_dense(rows) if dense else format_results(rows)) if rows else "No image could be read.")
     accelerator.wait_for_everyone()
     return rows
+
+
+def _readable(rows: Iterable[dict[str, Any] | UnreadableImage], skip: bool) -> Iterator[dict[str, Any]]:
+    """The rows of images that could be read; of the others, the first is raised, or each is warned about."""
+    for row in rows:
+        if isinstance(row, dict):
+            yield row
+        elif not skip:
+            raise row
+        else:
+            warnings.warn(f"Left out: {row}", stacklevel=2)
 
 
 def find_images(paths: Sequence[str]) -> list[Item]:
@@ -104,7 +114,7 @@ def find_images(paths: Sequence[str]) -> list[Item]:
             raise FileNotFoundError(f"There is no image or folder {path}.")
     if not files:
         raise FileNotFoundError(f"No images in {list(paths)}; give --images FILE FOLDER ..., or --dataset NAME.")
-    return [Item(str(file), _opener({"path": str(file), "bytes": None})) for file in files]
+    return [Item(str(file), partial(open_image, file)) for file in files]
 
 
 def _from_dataset(data: DataConfig, split: str) -> list[Item]:
@@ -120,28 +130,25 @@ def _from_dataset(data: DataConfig, split: str) -> list[Item]:
     ]
 
 
-def _opener(stored: dict[str, Any]) -> Callable[[], Image.Image]:
-    return lambda: open_image(stored)
-
-
-def _predict_items(loaded: Loaded, items: list[Item], config: PredictionConfig, shown: bool) -> list[dict[str, Any]]:
-    rows = []
+def _predict_labels(
+    loaded: LoadedClassifier, items: list[Item], config: PredictionConfig, shown: bool
+) -> Iterator[dict[str, Any] | UnreadableImage]:
+    """A row an image, or why it could not be read; one image at a time is open."""
     with tqdm(total=len(items), desc="predicting", unit="image", disable=not shown) as bar:
         for start in range(0, len(items), config.batch_size):
             batch = items[start : start + config.batch_size]
-            for item, found in zip(batch, loaded.predict([item.open() for item in batch], config.top_k), strict=True):
-                labels, scores = [entry["label"] for entry in found], [entry["score"] for entry in found]
-                row = {"image": item.name, "label": labels[0], "score": scores[0], "labels": labels, "scores": scores}
-                rows.append(row if item.label is None else {**row, "true": item.label})
+            prepared = [item.read(loaded.prepare) for item in batch]
+            tensors = [pixels for pixels in prepared if isinstance(pixels, torch.Tensor)]
+            found = iter(loaded.predict_prepared(tensors, config.top_k))
+            for item, pixels in zip(batch, prepared, strict=True):
+                yield _label_row(item, next(found)) if isinstance(pixels, torch.Tensor) else pixels
             bar.update(len(batch))
-    return rows
 
 
-def _predict_dense_items(
-    loaded: Any, items: list[Item], config: PredictionConfig, shown: bool
-) -> list[dict[str, Any]]:
-    folder = Path(config.draw_dir) if config.draw_dir else None
-    return predict_dense(loaded, [(item.name, item.open) for item in items], config.threshold, folder, shown)
+def _label_row(item: Item, found: list[dict[str, Any]]) -> dict[str, Any]:
+    labels, scores = [entry["label"] for entry in found], [entry["score"] for entry in found]
+    row = {"image": item.name, "label": labels[0], "score": scores[0], "labels": labels, "scores": scores}
+    return row if item.label is None else {**row, "true": item.label}
 
 
 def write_results(rows: list[dict[str, Any]], path: Path) -> None:

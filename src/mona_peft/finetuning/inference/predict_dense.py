@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,44 +13,42 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from mona_peft.finetuning.data.dense.masks import encode_mask
-from mona_peft.finetuning.data.images import to_rgb
+from mona_peft.finetuning.data.images import UnreadableImage, to_rgb
 
 from .dense import LoadedDense
+from .items import LABEL_MAP, Item
 
 
 def predict_dense(
     loaded: LoadedDense,
-    items: Sequence[tuple[str, Callable[[], Image.Image]]],
+    items: Sequence[tuple[Item, str | None]],
     threshold: float,
     folder: Path | None,
     shown: bool = True,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any] | UnreadableImage]:
     """Predict images one by one, as each has its own size.
 
     Args:
-        loaded (`LoadedDense`): the model.
-        items (`Sequence`): name of each image, and how to open it.
-        threshold (`float`): objects with a lower score are left out.
-        folder (`Path`, *optional*): where to write pictures of the predictions (and label maps as PNG).
-        shown (`bool`): whether to show a progress bar.
+        loaded (`LoadedDense`): The model.
+        items (`Sequence`): Images, each with a name for its picture.
+        threshold (`float`): Objects with a lower score are left out.
+        folder (`Path`, *optional*): Where to write pictures of the predictions (and label maps as PNG).
+        shown (`bool`): Whether to show a progress bar.
 
-    Returns:
-        `list[dict]`: rows for a table or JSON: `image`, and either `names`, `scores`, `boxes` and `masks` (COCO RLE,
-        as JSON), or `classes` with the share of the pixels of each class.
+    Yields:
+        A row for a table or JSON: `image`, and either `names`, `scores`, `boxes` and `masks` (COCO RLE, as JSON), or
+        `classes` with the share of the pixels of each class. Of an image that cannot be read, the error.
     """
-    rows = []
-    for name, open_image in tqdm(items, desc="predicting", unit="image", disable=not shown):
-        image = to_rgb(open_image())
+
+    def use(image: Image.Image, item: Item, picture: str | None) -> dict[str, Any]:
+        image = to_rgb(image)
         (found,) = loaded.predict([image], threshold)
-        if folder is not None:
-            _write_pictures(loaded, image, found, folder, _picture_name(name))
-        rows.append({"image": name, **_to_row(found, loaded)})
-    return rows
+        if folder is not None and picture is not None:
+            _write_pictures(loaded, image, found, folder, picture)
+        return {"image": item.name, **_to_row(found, loaded)}
 
-
-def _picture_name(name: str) -> str:
-    """The whole path in one name: images of one name in several folders, or processes, must not overwrite another."""
-    return "_".join(part for part in Path(name).with_suffix("").parts if part != Path(name).anchor)
+    for item, picture in tqdm(items, desc="predicting", unit="image", disable=not shown):
+        yield item.read(partial(use, item=item, picture=picture))
 
 
 def _to_row(found: dict[str, Any], loaded: LoadedDense) -> dict[str, Any]:
@@ -69,7 +68,7 @@ def _write_pictures(loaded: LoadedDense, image: Image.Image, found: dict[str, An
     loaded.draw_prediction(image, found).save(folder / f"{stem}.png")
     if "boxes" not in found:
         depth = np.uint8 if found["labels"].max(initial=0) < 256 else np.uint16
-        Image.fromarray(found["labels"].astype(depth)).save(folder / f"{stem}_labels.png")
+        Image.fromarray(found["labels"].astype(depth)).save(folder / f"{stem}{LABEL_MAP}.png")
 
 
 def format_dense(rows: list[dict[str, Any]], most: int = 20) -> str:

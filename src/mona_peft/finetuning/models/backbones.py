@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, ViTConfig
-from transformers.utils import logging
 
+from .pretrained import load_fitting
 from .vit_backbone import ViTBackboneConfig
 
 
@@ -27,7 +27,7 @@ def backbone_config(
     Raises:
         `ValueError`: if the checkpoint has no such stages, cannot be a backbone, or has no such setting.
     """
-    config = AutoConfig.from_pretrained(name_or_path)
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     if isinstance(config, ViTConfig) and not isinstance(config, ViTBackboneConfig):
         values = {name: value for name, value in config.to_dict().items() if name != "model_type"}
         config = ViTBackboneConfig(**values)
@@ -70,24 +70,27 @@ def load_backbone_weights(model: nn.Module, name_or_path: str) -> None:
     """Fill the backbone inside `model` from a checkpoint; its output norms, which no checkpoint has, stay.
 
     Raises:
-        `ValueError`: if the checkpoint lacks weights of the backbone.
+        ValueError: If the checkpoint lacks weights of the backbone, has others, or is of another type.
     """
     _, backbone = find_backbone_module(model)
+    check_type(name_or_path, backbone.config)
     loader: Any = type(backbone)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # that a classifier's head is left over, and output norms are new, is expected
-    try:
-        loaded, info = loader.from_pretrained(name_or_path, config=backbone.config, output_loading_info=True)
-    finally:
-        logging.set_verbosity(verbosity)
-    missing = sorted(key for key in info["missing_keys"] if "hidden_states_norms" not in key)
-    if missing or info["mismatched_keys"]:
-        raise ValueError(
-            f"{name_or_path} does not fit the backbone {type(backbone).__name__}: it lacks {missing[:5]} and has "
-            f"other shapes for {sorted(map(str, info['mismatched_keys']))[:5]}."
-        )
+    # That a classifier's head is left over, and output norms are new, is expected.
+    loaded, info = load_fitting(loader, name_or_path, backbone.config, lambda backbone: ("hidden_states_norms",))
     fresh = {name: value for name, value in backbone.state_dict().items() if name in info["missing_keys"]}
     backbone.load_state_dict({**loaded.state_dict(), **fresh})
+
+
+def check_type(name_or_path: str, config: PretrainedConfig) -> None:
+    """Check that a checkpoint is of a model type, before weights of another one are read as if they were of it.
+
+    Raises:
+        ValueError: If it is of another type.
+    """
+    found = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False).model_type
+    wanted = {config.model_type} | ({"vit"} if isinstance(config, ViTBackboneConfig) else set())
+    if found not in wanted:
+        raise ValueError(f"{name_or_path} is a {found} model, where a {min(wanted)} model is needed.")
 
 
 def build_around_backbone(config: PretrainedConfig, model_class: type, name_or_path: str) -> PreTrainedModel:

@@ -10,6 +10,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from .architectures import ARCHITECTURES, architecture_of, check_architecture
 from .backbones import absolute_if_folder, backbone_config, build_around_backbone, find_backbone_module, label_maps
+from .pretrained import load_fitting
 
 
 def build_model(
@@ -37,7 +38,7 @@ def build_model(
     row = check_architecture(architecture, options)
     name_or_path = absolute_if_folder(name_or_path)
     labels = label_maps(class_names)
-    checkpoint = AutoConfig.from_pretrained(name_or_path)
+    checkpoint = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     if checkpoint.model_type == row.config_class.model_type:
         for name, value in {**labels, **options}.items():
             setattr(checkpoint, name, value)
@@ -55,14 +56,14 @@ def rebuild_model(config: PretrainedConfig, base: str) -> PreTrainedModel:
         base (`str`): what the model was built around.
 
     Raises:
-        `ValueError`: if `config` is not of a dense model of this package.
+        ValueError: If `config` is not of a dense model of this package, or the base's weights do not fit it.
     """
     architecture = architecture_of(config)
     if architecture is None:
         raise ValueError(f"A {config.model_type} configuration belongs to none of {', '.join(ARCHITECTURES)}.")
     model_class = ARCHITECTURES[architecture].model_class
-    if AutoConfig.from_pretrained(base).model_type == config.model_type:
-        return model_class.from_pretrained(base, config=config, ignore_mismatched_sizes=True)
+    if AutoConfig.from_pretrained(base, trust_remote_code=False).model_type == config.model_type:
+        return load_fitting(model_class, base, config, head_paths)[0]
     return build_around_backbone(config, model_class, base)
 
 

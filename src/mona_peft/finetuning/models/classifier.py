@@ -26,12 +26,14 @@ def load_classifier(
         `ValueError`: if `drop_path` is given for a model that has no such setting.
     """
     labels = dict(enumerate(class_names))
-    config = AutoConfig.from_pretrained(name_or_path)
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     same_classes = dict(config.id2label or {}) == labels
     config.id2label, config.label2id = labels, {name: label for label, name in labels.items()}
     config.problem_type = "multi_label_classification" if multilabel else "single_label_classification"
     set_drop_path(config, drop_path)
-    model = AutoModelForImageClassification.from_pretrained(name_or_path, config=config, ignore_mismatched_sizes=True)
+    model = AutoModelForImageClassification.from_pretrained(
+        name_or_path, config=config, ignore_mismatched_sizes=True, trust_remote_code=False
+    )
     if not same_classes:
         reset_head(model)
     return model
@@ -64,4 +66,4 @@ def reset_head(model: nn.Module) -> None:
 
 def load_processor(name_or_path: str) -> Any:
     """Load the image processor that goes with a model."""
-    return AutoImageProcessor.from_pretrained(name_or_path)
+    return AutoImageProcessor.from_pretrained(name_or_path, trust_remote_code=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from mona_peft.finetuning.costs.counts import count_all, format_counts
 from mona_peft.finetuning.data.sources.classification import DataConfig
-from mona_peft.finetuning.environment import package_versions
+from mona_peft.finetuning.environment import command_line, package_versions
 from mona_peft.finetuning.settings import Settings, flags_of, option, parse_arguments, refuse_unused
 from mona_peft.finetuning.tasks.classification import ClassificationConfig
 from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
@@ -37,6 +35,8 @@ TASK_ARGUMENTS: dict[str, tuple[type, type]] = {
     "classification": (DataConfig, ClassificationConfig),
     **{name: (kind.data_settings, kind.settings) for name, kind in DENSE_KINDS.items()},
 }
+# Flags that say how much of a study to do now, and where to write it: no part of the command that repeats it.
+HOW_MUCH_NOW = ("--max_runs", "--report_only", "--study_dir", "--results_dir", "--readme")
 
 
 @dataclass
@@ -196,7 +196,7 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
         rows = sort_rows(rows, testbed.greater_is_better)
     results = Results(
         title=testbed.title,
-        command=command_line(),
+        command=command_line([flag for name in FREE_SETTINGS for flag in flags_of(name)]),
         metric_name=testbed.metric_name,
         reference=reference,
         settings=settings_of(study.folder),
@@ -208,15 +208,6 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
 
 #: Settings that say how much of a study to do now, and where: they are no part of what makes its results.
 FREE_SETTINGS = ("study_dir", "results_dir", "max_runs", "report_only", "readme")
-
-
-def command_line() -> str:
-    """The command that is running, without the settings that are free."""
-    free = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in FREE_SETTINGS:
-        free.add_argument(*flags_of(name), nargs="?")
-    words = free.parse_known_args(sys.argv[1:])[1]
-    return shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *words])
 
 
 def parse_study(kind: type, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:

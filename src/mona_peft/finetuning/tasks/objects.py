@@ -103,7 +103,7 @@ class ObjectSamples(Dataset):
 
 
 def collate_objects(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Pad the images of samples to one batch of `mona_peft.finetuning.models.outputs`, with `index`."""
+    """Pad the images of samples to one batch, as the architectures take it, with `index` and `turn`."""
     pixel_values, sizes = pad_batch([sample["pixels"] for sample in samples])
     batch = {
         "pixel_values": pixel_values,
