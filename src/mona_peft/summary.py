@@ -9,7 +9,8 @@ from peft import PeftMixedModel, PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
-from mona_peft.blocks.known import find_blocks, head_modules
+from mona_peft.blocks.head import head_modules
+from mona_peft.blocks.known import find_blocks
 
 from .compat import AuxiliaryTrainingWrapper
 

@@ -7,19 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .known import count_tokens, find_beside, find_patch_embedding
-from .layout import (
-    ArgumentRecorder,
-    Grid,
-    GridRecorder,
-    Layout,
-    OrderRecorder,
-    Recorder,
-    RowLayout,
-    ShuffledLayout,
-    TokenLayout,
-    argument_places,
-)
+from .layout import Grid, Layout, RowLayout, ShuffledLayout, TokenLayout
+from .modules import count_tokens, find_beside, find_patch_embedding
+from .recorders import ArgumentRecorder, GridRecorder, OrderRecorder, Recorder, argument_places
 from .spec import PADDING, BlockSpec
 
 

@@ -32,8 +32,9 @@ from .checkpointing import (
     register_before_checkpoint,
     require_input_grad,
 )
-from .known import has_submodule, stream_width
-from .layout import Layout, TokenLayout, apply_layout, group_rows
+from .layout import Layout, TokenLayout
+from .modules import has_submodule, stream_width
+from .rows import apply_layout, group_rows
 from .source import LayoutSource
 from .spec import BlockSpec
 

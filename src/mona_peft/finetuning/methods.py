@@ -13,7 +13,8 @@ from typing import Any
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from mona_peft.blocks.known import backbone_child, find_blocks, head_modules
+from mona_peft.blocks.head import backbone_child, head_modules
+from mona_peft.blocks.known import find_blocks
 from mona_peft.tuners.adaptformer import AdaptFormerConfig
 from mona_peft.tuners.bottleneck import BottleneckConfig
 from mona_peft.tuners.convpass import ConvpassConfig

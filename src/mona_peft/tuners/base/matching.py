@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from mona_peft.blocks.known import BlockSpec, find_blocks, head_modules, known_block_classes
+from mona_peft.blocks.head import head_modules
+from mona_peft.blocks.known import find_blocks, known_block_classes
+from mona_peft.blocks.spec import BlockSpec
 from mona_peft.compat import AuxiliaryTrainingWrapper, ExcludedModule, check_target_module_exists
 
 

@@ -17,9 +17,12 @@ from peft import PeftConfig
 from torch import Tensor, nn
 
 from mona_peft.blocks.checkpointing import restore_embeddings, tolerate_tuple_embeddings
-from mona_peft.blocks.known import BlockSpec, find_spec, stream_type, stream_width
-from mona_peft.blocks.layout import chosen_adapters, rows_choose_adapters
-from mona_peft.blocks.tap import TappedBlock, TokenLayout, check_tappable, tap, untap
+from mona_peft.blocks.known import find_spec
+from mona_peft.blocks.layout import TokenLayout
+from mona_peft.blocks.modules import stream_type, stream_width
+from mona_peft.blocks.rows import chosen_adapters, rows_choose_adapters
+from mona_peft.blocks.spec import BlockSpec
+from mona_peft.blocks.tap import TappedBlock, check_tappable, tap, untap
 
 from .matching import match_blocks, warn_of_frozen_head
 from .mixed_batch import check_adapter_names, heads_choose_adapters

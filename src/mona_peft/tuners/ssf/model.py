@@ -7,7 +7,7 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from mona_peft.blocks.known import head_modules
+from mona_peft.blocks.head import head_modules
 from mona_peft.tuners.base.wrapped import WrappedTuner
 
 from .layer import SSFLayer

@@ -1,0 +1,127 @@
+"""Adapters and the layouts they do not see: rows with grids or adapters of their own, and shuffled patches.
+
+Most calls have one grid for the whole batch, a [`TokenLayout`], which is all that adapters ever see. Where rows have
+grids or adapters of their own, or patches come shuffled, `apply_layout` takes the tokens apart first and puts what the
+adapter gives back in place; both are exact, because an adapter treats rows apart and sees its tokens in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .layout import Delta, Layout, RowLayout, ShuffledLayout, TokenLayout
+
+# The adapters that the rows of the current thread's batch name, and the one whose turn it is.
+_chosen = threading.local()
+
+
+def apply_layout(delta: Delta, hidden_states: Tensor, layout: Layout) -> Tensor | None:
+    """Compute `delta` of tokens `(B, N, C)` however they are laid out.
+
+    Args:
+        delta (`Callable`): What an adapter adds to tokens with a plain layout.
+        hidden_states (`Tensor`): `(B, N, C)`, or an image `(B, H, W, C)`.
+        layout (`Layout`): How its tokens are laid out.
+    """
+    if isinstance(layout, TokenLayout):
+        return delta(hidden_states, layout)
+    if isinstance(layout, ShuffledLayout):
+        return _apply_shuffled(delta, hidden_states, layout)
+    parts = [_apply_to_rows(delta, hidden_states, *group) for group in layout.groups]
+    if all(part is None for part in parts):
+        return None
+    order = torch.tensor([row for rows, _, _ in layout.groups for row in rows], device=hidden_states.device)
+    filled = [
+        torch.zeros_like(hidden_states[rows]) if part is None else part
+        for part, (rows, _, _) in zip(parts, layout.groups, strict=True)
+    ]
+    return torch.cat(filled)[torch.argsort(order)]
+
+
+def _apply_to_rows(
+    delta: Delta, hidden_states: Tensor, rows: list[int], adapter: str | None, layout: TokenLayout | ShuffledLayout
+) -> Tensor | None:
+    if adapter == "":
+        return None
+    with choose_adapters(None if adapter is None else [adapter]):
+        return apply_layout(delta, hidden_states[rows], layout)
+
+
+def _apply_shuffled(delta: Delta, hidden_states: Tensor, shuffled: ShuffledLayout) -> Tensor | None:
+    layout, places = shuffled
+    first, last = layout.prefix, hidden_states.shape[1] - layout.suffix
+    before, patches, after = hidden_states[:, :first], hidden_states[:, first:last], hidden_states[:, last:]
+    result = delta(torch.cat([before, _gather(patches, places), after], dim=1), layout)
+    if result is None:
+        return None
+    patches = _gather(result[:, first:last], torch.argsort(places, dim=1))
+    return torch.cat([result[:, :first], patches, result[:, last:]], dim=1)
+
+
+def _gather(tokens: Tensor, places: Tensor) -> Tensor:
+    return torch.gather(tokens, 1, places[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+@contextlib.contextmanager
+def choose_adapters(names: Sequence[str] | None) -> Iterator[None]:
+    """Use these adapters in this thread instead of the active ones; None leaves the choice as it is."""
+    previous = chosen_adapters()
+    _chosen.names = previous if names is None else list(names)
+    try:
+        yield
+    finally:
+        _chosen.names = previous
+
+
+def chosen_adapters() -> list[str] | None:
+    """The adapters to use instead of the active ones, or None."""
+    return None if torch.compiler.is_compiling() else getattr(_chosen, "names", None)
+
+
+@contextlib.contextmanager
+def rows_choose_adapters(names: Sequence[str]) -> Iterator[None]:
+    """Let each row of the batch use the adapter named for it, `"__base__"` for none.
+
+    Args:
+        names (`Sequence[str]`): A name a row.
+    """
+    _chosen.rows = list(names)
+    try:
+        with choose_adapters(sorted(set(names) - {"__base__"})):
+            yield
+    finally:
+        _chosen.rows = None
+
+
+def group_rows(layouts: Layout, batch: int) -> Layout:
+    """Split a batch by the adapters its rows name, if they do.
+
+    Args:
+        layouts (`Layout`): How the tokens of the whole batch are laid out.
+        batch (`int`): Number of rows.
+
+    Raises:
+        ValueError: If the number of names is not that of the rows.
+    """
+    names = None if torch.compiler.is_compiling() else getattr(_chosen, "rows", None)
+    if names is None:
+        return layouts
+    if len(names) != batch:
+        raise ValueError(f"adapter_names has {len(names)} names for a batch of {batch} rows; pass one for each row.")
+    whole = layouts.groups if isinstance(layouts, RowLayout) else ((list(range(batch)), None, layouts),)
+    groups = []
+    for rows, _, layout in whole:
+        for name in dict.fromkeys(names[row] for row in rows):
+            mine = [row for row in rows if names[row] == name]
+            groups.append((mine, "" if name == "__base__" else name, select_rows(layout, mine)))
+    return RowLayout(tuple(groups))
+
+
+def select_rows(layout: TokenLayout | ShuffledLayout, rows: list[int]) -> TokenLayout | ShuffledLayout:
+    """The layout of some rows of a batch."""
+    return layout if isinstance(layout, TokenLayout) else ShuffledLayout(layout.layout, layout.places[rows])
