@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+
+from mona_peft.compat import ModulesToSaveWrapper
 
 from .spec import PADDING, BlockSpec
 
@@ -36,8 +39,8 @@ def count_tokens(model: nn.Module, name: str, terms: Sequence[int | str]) -> int
     return sum(_lookup(model, name, term) if isinstance(term, str) else term for term in known)
 
 
-def find_patch_embedding(model: nn.Module, name: str, spec: BlockSpec, width: int) -> nn.Conv2d | None:
-    """Return the convolution whose output is cut into the tokens block `name` sees, or None.
+def find_patch_embedding(model: nn.Module, name: str, spec: BlockSpec, width: int) -> tuple[nn.Module, str] | None:
+    """Find the convolution whose output becomes the tokens of block `name`: a module around it and its path in that.
 
     It is the last one before the first block that gives as many channels as the residual stream has, in the nearest
     module around the block that has one.
@@ -50,21 +53,62 @@ def find_patch_embedding(model: nn.Module, name: str, spec: BlockSpec, width: in
     """
     for ancestor in ancestors(model, name):
         found = None
-        for module in ancestor.modules():
+        for path, module in ancestor.named_modules():
             if spec.matches(module):
                 break
             if isinstance(module, nn.Conv2d) and module.out_channels == width:
-                found = module
+                found = path
         if found is not None:
-            return found
+            return ancestor, found
     return None
 
 
 def find_beside(model: nn.Module, name: str, path: str) -> nn.Module | None:
-    """Return the module `path` of the nearest module around block `name` that has one, or None."""
-    holders = (ancestor for ancestor in ancestors(model, name) if has_submodule(ancestor, path))
-    holder = next(holders, None)
-    return None if holder is None else holder.get_submodule(path)
+    """Return the nearest module around block `name` that has a module at `path`, or None."""
+    return next((ancestor for ancestor in ancestors(model, name) if has_submodule(ancestor, path)), None)
+
+
+def copies_at(root: nn.Module, path: str) -> list[nn.Module]:
+    """The modules that may run at `path`: one, or where PEFT keeps copies (`modules_to_save`), the original and those.
+
+    Args:
+        root (`nn.Module`): A module.
+        path (`str`): Path in it, of any of the copies.
+    """
+    modules, parts = [root], path.split(".")
+    while parts:
+        part = parts.pop(0)
+        if all(isinstance(module, ModulesToSaveWrapper) for module in modules):
+            modules = [kept for module in modules for kept in _kept(module)]
+            if part == "modules_to_save":
+                parts.pop(0)
+            if part in ("modules_to_save", "original_module"):
+                continue
+        modules = [getattr(module, part) for module in modules]
+    return [copy for module in modules for copy in _copies(module)]
+
+
+def _kept(wrapper: Any) -> list[nn.Module]:
+    return [wrapper.original_module, *wrapper.modules_to_save.values()]
+
+
+def _copies(module: nn.Module) -> list[nn.Module]:
+    if not isinstance(module, ModulesToSaveWrapper):
+        return [module]
+    return [copy for kept in _kept(module) for copy in _copies(kept)]
+
+
+def remove_hooks(module: nn.Module, ours: Callable[[Any], bool]) -> None:
+    """Remove the forward hooks and pre-hooks for which `ours` is true.
+
+    A copied module has copies of the hooks, of which nobody has handles.
+    """
+    for kind in ("_forward_hooks", "_forward_pre_hooks"):
+        hooks = getattr(module, kind)
+        for number in [number for number, hook in hooks.items() if ours(hook)]:
+            del hooks[number]
+            for more in ("_with_kwargs", "_always_called"):
+                getattr(module, f"{kind}{more}", {}).pop(number, None)
 
 
 def stream_width(block: nn.Module, spec: BlockSpec) -> int:

@@ -33,7 +33,8 @@ from .checkpointing import (
     require_input_grad,
 )
 from .layout import Layout, TokenLayout
-from .modules import has_submodule, stream_width
+from .modules import copies_at, has_submodule, remove_hooks, stream_width
+from .recorders import remove_recorders
 from .rows import apply_layout, group_rows
 from .source import LayoutSource
 from .spec import BlockSpec
@@ -84,8 +85,8 @@ class Tap:
         spec (`BlockSpec`): Its row of the table.
         source (`LayoutSource`): Finds the token layout of a call.
         adapters (`list[str]`): Names of the block's children that adapt its residual stream.
-        handles (`list`): The hooks to take away at the end.
-        norm_handles (`list`): The hooks on the norms, there as long as an adapter reads them.
+        handles (`list`): Further hooks to remove at the end.
+        watches_norms (`bool`): Whether there are hooks on the norms, as long as an adapter reads them.
         required (`list[str]`): Paths of the hooked modules that every forward of the block has to call, once.
     """
 
@@ -94,7 +95,7 @@ class Tap:
     source: LayoutSource
     adapters: list[str] = field(default_factory=list)
     handles: list[Any] = field(default_factory=list)
-    norm_handles: list[Any] = field(default_factory=list)
+    watches_norms: bool = False
     required: list[str] = field(default_factory=list)
 
     def layout(self, args: tuple, kwargs: dict[str, Any]) -> Layout:
@@ -142,6 +143,33 @@ class _Call:
         return hidden_states if delta is None else hidden_states + delta
 
 
+def traced_by(args: tuple, kwargs: dict[str, Any]) -> Any:
+    """The tracer of torch.fx whose proxies are among the arguments, or None."""
+    return next((value.tracer for value in (*args, *kwargs.values()) if isinstance(value, torch.fx.Proxy)), None)
+
+
+class _Hook:
+    """A hook on a module of a block that calls a method of the block.
+
+    A copy of the model calls the copied block; a copy of the module alone, as PEFT makes of `modules_to_save`, the
+    same block.
+
+    Args:
+        block (`TappedBlock`): The block.
+        method (`str`): Name of the method.
+    """
+
+    def __init__(self, block: Any, method: str) -> None:
+        self.block = block
+        self.method = method
+
+    def __call__(self, module: nn.Module, *args: Any) -> Any:
+        return getattr(self.block, self.method)(module, *args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
+        return _Hook(memo.get(id(self.block), self.block), self.method)
+
+
 def _running_call() -> _Call | None:
     calls = getattr(_thread, "calls", None)
     return calls[-1] if calls else None
@@ -165,13 +193,24 @@ class TappedBlock:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if CHECKPOINT_WRAPS_CALL and self.__dict__.get("_before_checkpoint"):
             args = require_input_grad(self, args) or args  # type: ignore[arg-type]
-        # Gradient checkpointing recomputes `forward` alone. A grid remembered on the side would by then be that of
-        # the latest image, so it is found here and travels as an argument.
-        if "tap_layout" not in kwargs and self._tap_adapters():
-            kwargs["tap_layout"] = self._tap.layout(args, kwargs)
-        return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        if traced_by(args, kwargs):
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        hidden_states = args[0] if args else next(iter(kwargs.values()))
+        # Gradient checkpointing of transformers recomputes `forward` alone, so the layout is found here and travels as
+        # an argument; where others checkpoint the whole call, it is found by the input.
+        if "tap_layout" not in kwargs:
+            if self._tap_adapters():
+                kwargs["tap_layout"] = self._tap.layout(args, kwargs)
+            else:
+                self._tap.source.pass_by()
+        output = super().__call__(*args, **kwargs)  # type: ignore[misc]
+        self._tap.source.follow(hidden_states, output)
+        return output
 
     def forward(self, *args: Any, tap_layout: Layout | None = None, **kwargs: Any) -> Any:
+        tracer = traced_by(args, kwargs)
+        if tracer is not None:  # what an adapter does depends on the call, so for torch.fx the block is a leaf
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), args, kwargs)
         adapters = self._tap_adapters()
         if not adapters:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
@@ -293,32 +332,44 @@ def tap(model: nn.Module, name: str, spec: BlockSpec, adapter: str) -> None:
         _install(model, name, block, spec)
     if adapter not in block._tap.adapters:
         block._tap.adapters.append(adapter)
-    if getattr(block, adapter).reads_norms and not block._tap.norm_handles:
+    if getattr(block, adapter).reads_norms and not block._tap.watches_norms:
         _watch_norms(block)
 
 
-def untap(block: nn.Module, adapter: str) -> None:
-    """Take back `tap`: remove the child `adapter`; with the last one gone the block is of its own class again."""
-    assert isinstance(block, TappedBlock)
-    block._tap.adapters.remove(adapter)
+def untap(model: nn.Module, adapter: str) -> None:
+    """Take back `tap` in all blocks of `model`: remove the child `adapter`.
+
+    With its last adapter gone a block is of its own class again.
+    """
+    for block in [module for module in model.modules() if isinstance(module, TappedBlock)]:
+        if adapter in block._tap.adapters:
+            _untap_block(block, adapter)
+    blocks = [module for module in model.modules() if isinstance(module, TappedBlock)]
+    remove_recorders(model, [recorder for block in blocks for recorder in block._tap.source.recorders])
+
+
+def _untap_block(block: Any, adapter: str) -> None:
+    tap = block._tap
+    tap.adapters.remove(adapter)
     delattr(block, adapter)
-    if not any(getattr(block, name).reads_norms for name in block._tap.adapters):
-        _remove_all(block._tap.norm_handles)
-        block._tap.required = [block._tap.spec.entry]
-    if block._tap.adapters:
+    if tap.watches_norms and not any(getattr(block, name).reads_norms for name in tap.adapters):
+        _remove_hooks(block, "_tap_attention_norm", "_tap_mlp_norm")
+        tap.watches_norms = False
+        tap.required = [tap.spec.entry]
+    if tap.adapters:
         return
-    _remove_all(block._tap.handles)
-    block._tap.source.stop()
+    _remove_hooks(block, "_tap_entry")
+    for handle in tap.handles:
+        handle.remove()
     del block._tap, block._tap_call
     tapped = type(block)
     block.__class__ = _base_class(tapped)
     _rebind_forward(block, tapped)
 
 
-def _remove_all(handles: list[Any]) -> None:
-    for handle in handles:
-        handle.remove()
-    handles.clear()
+def _remove_hooks(block: nn.Module, *methods: str) -> None:
+    for module in block.modules():
+        remove_hooks(module, lambda hook: isinstance(hook, _Hook) and hook.block is block and hook.method in methods)
 
 
 def check_tappable(model: nn.Module, name: str, spec: BlockSpec, reads_norms: bool = False) -> None:
@@ -365,16 +416,19 @@ def _install(model: nn.Module, name: str, block: Any, spec: BlockSpec) -> None:
     block._tap = tap
     block._tap_call = None
     tap.required.append(spec.entry)
-    tap.handles.append(block.get_submodule(spec.entry).register_forward_pre_hook(block._tap_entry))
+    for entry in copies_at(block, spec.entry):
+        entry.register_forward_pre_hook(_Hook(block, "_tap_entry"))
     tap.handles.append(register_before_checkpoint(outermost_checkpointed(model, name)))
     _rebind_forward(block, base)
 
 
 def _watch_norms(block: Any) -> None:
     tap = block._tap
-    norm, entry = block.get_submodule(tap.spec.attention_norm), block.get_submodule(tap.spec.entry)
-    tap.norm_handles.append(norm.register_forward_hook(block._tap_attention_norm))
-    tap.norm_handles.append(entry.register_forward_hook(block._tap_mlp_norm))
+    for norm in copies_at(block, tap.spec.attention_norm):
+        norm.register_forward_hook(_Hook(block, "_tap_attention_norm"))
+    for entry in copies_at(block, tap.spec.entry):
+        entry.register_forward_hook(_Hook(block, "_tap_mlp_norm"))
+    tap.watches_norms = True
     tap.required.append(tap.spec.attention_norm)
 
 

@@ -215,8 +215,6 @@ class TappedTuner(BlockTuner):
 
 def remove_layers(model: nn.Module, child_name: str) -> None:
     """Take the tuner layers of one method off their blocks."""
-    blocks: list[Any] = [m for m in model.modules() if isinstance(m, TappedBlock) and child_name in m._tap.adapters]
-    for block in blocks:
-        untap(block, child_name)
+    untap(model, child_name)
     if not any(isinstance(module, TappedBlock) for module in model.modules()):
         restore_embeddings(model)
