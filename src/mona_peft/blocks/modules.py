@@ -125,13 +125,22 @@ def stream_width(block: nn.Module, spec: BlockSpec) -> int:
 def stream_type(block: nn.Module, spec: BlockSpec) -> tuple[torch.device, torch.dtype]:
     """Device and type of the residual stream: those of the entry's, or the block's, first parameter of floats.
 
+    Where accelerate keeps the parameters elsewhere between the calls, the device is the one it brings them to.
+
     Raises:
         ValueError: If the entry has no parameters.
     """
-    first = next(_first_with_parameters(block, spec).parameters(recurse=False))
+    holder = _first_with_parameters(block, spec)
+    first = next(holder.parameters(recurse=False))
     parameters = [first, *block.parameters()]
     dtypes = [p.dtype for p in parameters if p.is_floating_point() and p.dtype.itemsize > 1]
-    return first.device, dtypes[0] if dtypes else torch.get_default_dtype()
+    return _execution_device(holder) or first.device, dtypes[0] if dtypes else torch.get_default_dtype()
+
+
+def _execution_device(module: nn.Module) -> torch.device | None:
+    hook: Any = getattr(module, "_hf_hook", None)
+    devices = [getattr(h, "execution_device", None) for h in getattr(hook, "hooks", [hook])]
+    return next((torch.device(device) for device in devices if device is not None), None)
 
 
 def _first_with_parameters(block: nn.Module, spec: BlockSpec) -> nn.Module:

@@ -20,6 +20,15 @@ from .layout import Delta, Layout, RowLayout, ShuffledLayout, TokenLayout
 _chosen = threading.local()
 
 
+class _Naming:
+    """How many threads run batches whose rows name adapters: all that compiled code can know of them."""
+
+    threads = 0
+
+
+_naming = _Naming()
+
+
 def apply_layout(delta: Delta, hidden_states: Tensor, layout: Layout) -> Tensor | None:
     """Compute `delta` of tokens `(B, N, C)` however they are laid out.
 
@@ -80,7 +89,20 @@ def choose_adapters(names: Sequence[str] | None) -> Iterator[None]:
 
 def chosen_adapters() -> list[str] | None:
     """The adapters to use instead of the active ones, or None."""
-    return None if torch.compiler.is_compiling() else getattr(_chosen, "names", None)
+    if not torch.compiler.is_compiling():
+        return getattr(_chosen, "names", None)
+    if _naming.threads:
+        _refuse_names_in_compiled_code()
+    return None
+
+
+@torch.compiler.disable
+def _refuse_names_in_compiled_code() -> None:
+    if getattr(_chosen, "rows", None) is not None:
+        raise RuntimeError(
+            f"adapter_names={_chosen.rows!r} has no effect in a compiled model. Call the model that was given to "
+            "torch.compile, or set `torch.compiler.set_stance('force_eager')` for the call."
+        )
 
 
 @contextlib.contextmanager
@@ -91,11 +113,13 @@ def rows_choose_adapters(names: Sequence[str]) -> Iterator[None]:
         names (`Sequence[str]`): A name a row.
     """
     _chosen.rows = list(names)
+    _naming.threads += 1
     try:
         with choose_adapters(sorted(set(names) - {"__base__"})):
             yield
     finally:
         _chosen.rows = None
+        _naming.threads -= 1
 
 
 def group_rows(layouts: Layout, batch: int) -> Layout:
