@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from mona_peft.blocks.head import backbone_child, head_modules
+from mona_peft.blocks.head import find_head, is_head
 from mona_peft.blocks.known import find_blocks
+from mona_peft.blocks.modules import has_submodule
 from mona_peft.tuners.adaptformer import AdaptFormerConfig
 from mona_peft.tuners.bottleneck import BottleneckConfig
 from mona_peft.tuners.convpass import ConvpassConfig
@@ -27,8 +28,6 @@ from mona_peft.tuners.vpt import VPTConfig
 # Names of the query and value projections, by the conventions of the libraries that define the models. A fused
 # projection (timm) can only be adapted as a whole.
 QUERY_VALUE_NAMES = (("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"), ("q", "v"), ("qkv",))
-
-ORIGINAL_MODULE = "original_module"
 
 # Fits a prepared model to training data: pairs of the model's inputs (a mapping) and one label an image `(B,)`.
 Calibrate = Callable[[nn.Module, Iterable[tuple[Any, Tensor]]], None]
@@ -86,71 +85,21 @@ def apply_method(model: nn.Module, name: str, head: Iterable[str] | None = None,
         `nn.Module`: the same model with its parameters frozen as the method wants, or the `PeftModel` around it.
 
     Raises:
-        `ValueError`: if no method has that name, or a path in `head` names no module with parameters.
+        `ValueError`: if no method has that name, a path in `head` names no module with parameters, or the model's
+            head cannot be told from its backbone.
     """
     if name not in METHODS:
         raise ValueError(f"Unknown method {name!r}; choose one of {', '.join(sorted(METHODS))}.")
-    head = find_head(model) if head is None else tuple(head)
-    for path in head:
-        if not any(True for _ in model.get_submodule(path).parameters()):
+    found = find_head(model) if head is None else tuple(head)
+    if found is None:
+        raise ValueError(
+            f"Cannot tell the head of {type(model).__name__} from its backbone; name it: "
+            "apply_method(..., head=['...'])."
+        )
+    for path in found:
+        if not has_submodule(model, path) or not any(True for _ in model.get_submodule(path).parameters()):
             raise ValueError(f"The head {path!r} has no parameters; name the module that is to train.")
-    return METHODS[name].prepare(model, head, **options)
-
-
-def find_head(model: nn.Module) -> tuple[str, ...]:
-    """Paths of the modules that are not the backbone.
-
-    In transformers these are the children beside the backbone; in timm, what `get_classifier()` gives.
-
-    Raises:
-        `ValueError`: if the model follows neither convention.
-    """
-    if backbone_child(model) is not None:
-        return tuple(head_modules(model))
-    if hasattr(model, "get_classifier"):
-        classifier = model.get_classifier()  # type: ignore[operator]
-        return tuple(path for path, module in model.named_modules() if module is classifier and path)
-    raise ValueError(
-        f"Cannot tell the head of {type(model).__name__} from its backbone; name it: apply_method(..., head=['...'])."
-    )
-
-
-def is_head(parameter_name: str, head: Iterable[str]) -> bool:
-    """Whether a parameter, named as in the model or the `PeftModel` around it, belongs to one of the `head` paths."""
-    bare = parameter_name.removeprefix("base_model.model.")
-    return any(bare == path or bare.startswith(f"{path}.") for path in head)
-
-
-@dataclass(frozen=True)
-class ParameterCounts:
-    """Numbers of parameters, apart for backbone (what the method adds to it included) and head."""
-
-    backbone: int
-    backbone_trainable: int
-    head: int
-    head_trainable: int
-
-
-def count_parameters(model: nn.Module, head: Iterable[str] | None = None) -> ParameterCounts:
-    """Count the parameters of a model prepared by [`apply_method`].
-
-    Args:
-        model (`nn.Module`): the model, or the `PeftModel` around it.
-        head (`Iterable[str]`, *optional*): as for [`apply_method`], paths inside the bare model.
-    """
-    bare: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
-    head = find_head(bare) if head is None else tuple(head)
-    counts = {(part, trains): 0 for part in (True, False) for trains in (True, False)}
-    for name, parameter in model.named_parameters():
-        # PEFT keeps the untouched head beside the copy that trains; it is no part of what runs.
-        if ORIGINAL_MODULE not in name.split("."):
-            counts[is_head(name, head), parameter.requires_grad] += parameter.numel()
-    return ParameterCounts(
-        backbone=counts[False, True] + counts[False, False],
-        backbone_trainable=counts[False, True],
-        head=counts[True, True] + counts[True, False],
-        head_trainable=counts[True, True],
-    )
+    return METHODS[name].prepare(model, found, **options)
 
 
 def freeze_all_but(model: nn.Module, trains: Callable[[str], bool]) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -20,7 +20,9 @@ from transformers import (
     UperNetForSemanticSegmentation,
 )
 
-from .backbones import absolute_if_folder, backbone_config, build_around_backbone, find_backbone_module, label_maps
+from mona_peft.blocks.head import find_head
+
+from .backbones import absolute_if_folder, backbone_config, build_around_backbone, label_maps
 from .cascade_mask_rcnn import CascadeMaskRCNNConfig, CascadeMaskRCNNForInstanceSegmentation
 from .retinanet import RetinaNetConfig, RetinaNetForObjectDetection
 from .segformer_head import BackboneSegformer, BackboneSegformerConfig
@@ -97,16 +99,19 @@ def rebuild_model(config: PretrainedConfig, base: str) -> PreTrainedModel:
 
 
 def head_paths(model: nn.Module) -> tuple[str, ...]:
-    """Paths of the modules that are not the backbone: neck and heads.
+    """Paths of the modules that are not the backbone, neck and heads, as PEFT can train and save them.
 
-    PEFT trains and saves whole modules and finds them by the ends of their names, so each path must end no other
-    module's name, and no parameter may lie outside a module.
+    PEFT finds whole modules by the ends of their names, so each path must end no other module's name, and no parameter
+    may lie outside a module.
 
     Raises:
         `ValueError`: if that does not hold for this model.
     """
-    backbone = find_backbone_module(model)[0]
-    paths = tuple(_beside(model, "", backbone))
+    paths = find_head(model) or ()
+    parameters = {name for name, _ in model.named_parameters()}
+    for path in paths:
+        if path in parameters:
+            raise ValueError(f"{type(model).__name__} keeps a parameter of its own, {path!r}, which PEFT cannot save.")
     for name, _ in model.named_modules():
         clash = next((path for path in paths if name != path and name.endswith(path)), None)
         if clash is not None:
@@ -115,19 +120,3 @@ def head_paths(model: nn.Module) -> tuple[str, ...]:
                 f"'{clash}', by the end of its name. Choose another architecture or backbone."
             )
     return paths
-
-
-def _beside(model: nn.Module, path: str, backbone: str) -> Iterator[str]:
-    """Paths of the largest modules under `path` that do not hold the backbone."""
-    module = model.get_submodule(path)
-    around_backbone = backbone == path or backbone.startswith(f"{path}.") or not path
-    if backbone == path:
-        return
-    if around_backbone and list(module.parameters(recurse=False)):
-        raise ValueError(f"{type(model).__name__} keeps parameters of its own at '{path}', which PEFT cannot save.")
-    if not around_backbone and not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
-        if any(True for _ in module.parameters()):
-            yield path
-        return
-    for name, _ in module.named_children():
-        yield from _beside(model, f"{path}.{name}".lstrip("."), backbone)

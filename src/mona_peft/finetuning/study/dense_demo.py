@@ -16,11 +16,10 @@ from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
 from mona_peft.finetuning.files import write_json
-from mona_peft.finetuning.methods import count_parameters
-from mona_peft.finetuning.models.building import head_paths
 from mona_peft.finetuning.repository import weights_size
 from mona_peft.finetuning.settings import Settings, option
 from mona_peft.finetuning.training import Trainer, TrainingConfig
+from mona_peft.summary import summary
 
 from .dense_demo_models import MODELS, SCENES, demo_model, scene_task
 from .dense_demo_pictures import draw_predictions
@@ -156,23 +155,17 @@ def table_row(runs: list[DenseRun]) -> dict[str, Any]:
     first = runs[0]
     results = [run.trainer.evaluate("test") for run in runs]
     metric = first.trainer.metric
-    bare = first.trainer.bare_model
-    counts = count_parameters(bare, head_paths(_bare(bare)))
+    counts = summary(first.trainer.bare_model)
     return {
         "method": first.method,
         "learning_rate": first.learning_rate,
-        "backbone_trainable": counts.backbone_trainable,
-        "head_trainable": counts.head_trainable,
+        "backbone_trainable": counts.backbone.trainable,
+        "head_trainable": counts.head.trainable,
         "metric": metric,
         "test": [result[0].get(metric, 0.0) for result in results if result is not None],
         "seconds": mean(run.figures["seconds"] for run in runs),
         "bytes_on_disk": weights_size(first.repository),
     }
-
-
-def _bare(model: Any) -> Any:
-    """The model inside the `PeftModel`, with PEFT's wrappers of its heads counted as the heads."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:

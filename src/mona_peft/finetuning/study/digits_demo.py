@@ -21,11 +21,11 @@ from transformers.utils import logging as transformers_logging
 from mona_peft.finetuning.data.classification.dataset import ClassificationData
 from mona_peft.finetuning.data.embedded.digits import load_adaptation_digits, load_pretraining_digits
 from mona_peft.finetuning.inference.loading import load
-from mona_peft.finetuning.methods import count_parameters
 from mona_peft.finetuning.repository import weights_size
 from mona_peft.finetuning.tasks.classification import ClassificationConfig, ClassificationTask
 from mona_peft.finetuning.training import Trainer, TrainingConfig
 from mona_peft.finetuning.training.evaluation import evaluate_model
+from mona_peft.summary import summary
 
 METHODS = ("mona", "fixed", "full")
 # The paper's 64 is a third of the width of Swin-L's first stage; this is half of the small Swin's.
@@ -183,12 +183,12 @@ def choose_rate(runs: list[Run]) -> list[Run]:
 def table_row(chosen: list[Run]) -> dict[str, object]:
     """Figures of a method at its chosen learning rate, over the seeds."""
     accuracies = [run.test_accuracy() for run in chosen]
-    counts = count_parameters(chosen[0].trainer.bare_model)
+    counts = summary(chosen[0].trainer.bare_model)
     return {
         "method": chosen[0].method,
         "learning_rate": chosen[0].learning_rate,
-        "backbone_trainable": counts.backbone_trainable,
-        "head_trainable": counts.head_trainable,
+        "backbone_trainable": counts.backbone.trainable,
+        "head_trainable": counts.head.trainable,
         "test_accuracy": accuracies,
         "seconds": mean(run.seconds for run in chosen),
         "bytes_on_disk": weights_size(chosen[0].repository),

@@ -22,10 +22,10 @@ from tqdm.auto import tqdm
 from mona_peft.finetuning.costs.training_memory import training_memory
 from mona_peft.finetuning.environment import package_versions
 from mona_peft.finetuning.files import write_json
-from mona_peft.finetuning.methods import count_parameters
 from mona_peft.finetuning.repository import weights_size
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.run_folder import LOG_FILE, read_log
+from mona_peft.summary import summary
 
 from .records import Record, RunKey, load_records
 from .selection import choose_rate
@@ -183,7 +183,7 @@ class Study:
         if tested is None:
             raise ValueError(f"The benchmark {self.benchmark.title!r} has no test split to report.")
         trainer.save(figures)
-        counts = count_parameters(trainer.bare_model, trainer.task.head())
+        counts = summary(trainer.bare_model)
         losses = [[r["step"], r["loss"]] for r in read_log(folder / LOG_FILE) if r["kind"] == "train"]
         return Record(
             **asdict(variant),
@@ -191,9 +191,9 @@ class Study:
             seed=key.seed,
             validation=figures[f"best_{trainer.metric}"],
             test={name: value for name, value in tested[0].items() if isinstance(value, int | float)},
-            backbone_trainable=counts.backbone_trainable,
-            backbone_total=counts.backbone,
-            head_trainable=counts.head_trainable,
+            backbone_trainable=counts.backbone.trainable,
+            backbone_total=counts.backbone.total,
+            head_trainable=counts.head.trainable,
             seconds=seconds,
             memory_bytes=memory,
             bytes_on_disk=weights_size(folder / "model"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from mona_peft.blocks.head import head_modules
+from mona_peft.blocks.head import find_head
 from mona_peft.blocks.known import find_blocks, known_block_classes
+from mona_peft.blocks.modules import has_submodule
 from mona_peft.blocks.spec import BlockSpec
 from mona_peft.compat import AuxiliaryTrainingWrapper, ExcludedModule, check_target_module_exists
 
@@ -83,14 +85,17 @@ def _choose_layers(blocks: dict[str, BlockSpec], config: Any) -> dict[str, Block
     return {name: spec for name, spec in blocks.items() if name in chosen}
 
 
+def _is_saved(model: nn.Module, path: str, saved: Sequence[str]) -> bool:
+    """Whether PEFT finds the module by the end of its path, or the end of the path of a module around it."""
+    around = [path[:end] for end in range(len(path) + 1) if path[end : end + 1] in (".", "")]
+    named = any(name == module or module.endswith(f".{name}") for module in around for name in saved)
+    return named or (has_submodule(model, path) and isinstance(model.get_submodule(path), AuxiliaryTrainingWrapper))
+
+
 def warn_of_frozen_head(model: nn.Module, config: Any) -> None:
     """Warn when a head will be neither trained nor saved: the commonest mistake with PEFT."""
     saved = config.modules_to_save or []
-    frozen = [
-        name
-        for name in head_modules(model)
-        if name not in saved and not isinstance(model.get_submodule(name), AuxiliaryTrainingWrapper)
-    ]
+    frozen = [name for name in find_head(model) or () if not _is_saved(model, name, saved)]
     if frozen and not config.inference_mode:
         warnings.warn(
             f"The head of {type(model).__name__} ({', '.join(frozen)}) will be frozen and will not be saved with the "
