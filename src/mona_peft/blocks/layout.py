@@ -38,15 +38,28 @@ class ShuffledLayout(NamedTuple):
     places: Tensor
 
 
+class RowGroup(NamedTuple):
+    """Rows of a batch that have one grid, and the same adapters, in common.
+
+    Args:
+        rows (`list[int]`): Their numbers.
+        layout (`TokenLayout` or `ShuffledLayout`): How their tokens are laid out.
+        adapters (`list[str]`, *optional*): Names of the adapters to use, `[]` for none; by default the active ones.
+    """
+
+    rows: list[int]
+    layout: TokenLayout | ShuffledLayout
+    adapters: list[str] | None = None
+
+
 class RowLayout(NamedTuple):
     """Rows of a batch that have grids, or adapters, of their own.
 
     Args:
-        groups (`tuple`): For each group its rows, the name of the only adapter to use (None for the active ones, empty
-            for none) and its layout.
+        groups (`tuple[RowGroup, ...]`): Every row is in one of them.
     """
 
-    groups: tuple[tuple[list[int], str | None, TokenLayout | ShuffledLayout], ...]
+    groups: tuple[RowGroup, ...]
 
 
 Layout = TokenLayout | ShuffledLayout | RowLayout

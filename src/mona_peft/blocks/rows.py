@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .layout import Delta, Layout, RowLayout, ShuffledLayout, TokenLayout
+from .layout import Delta, Layout, RowGroup, RowLayout, ShuffledLayout, TokenLayout
 
 # The adapters that the rows of the current thread's batch name, and the one whose turn it is.
 _chosen = threading.local()
@@ -41,24 +41,22 @@ def apply_layout(delta: Delta, hidden_states: Tensor, layout: Layout) -> Tensor 
         return delta(hidden_states, layout)
     if isinstance(layout, ShuffledLayout):
         return _apply_shuffled(delta, hidden_states, layout)
-    parts = [_apply_to_rows(delta, hidden_states, *group) for group in layout.groups]
+    parts = [_apply_to_rows(delta, hidden_states, group) for group in layout.groups]
     if all(part is None for part in parts):
         return None
-    order = torch.tensor([row for rows, _, _ in layout.groups for row in rows], device=hidden_states.device)
+    order = torch.tensor([row for group in layout.groups for row in group.rows], device=hidden_states.device)
     filled = [
-        torch.zeros_like(hidden_states[rows]) if part is None else part
-        for part, (rows, _, _) in zip(parts, layout.groups, strict=True)
+        torch.zeros_like(hidden_states[group.rows]) if part is None else part
+        for part, group in zip(parts, layout.groups, strict=True)
     ]
     return torch.cat(filled)[torch.argsort(order)]
 
 
-def _apply_to_rows(
-    delta: Delta, hidden_states: Tensor, rows: list[int], adapter: str | None, layout: TokenLayout | ShuffledLayout
-) -> Tensor | None:
-    if adapter == "":
+def _apply_to_rows(delta: Delta, hidden_states: Tensor, group: RowGroup) -> Tensor | None:
+    if group.adapters == []:
         return None
-    with choose_adapters(None if adapter is None else [adapter]):
-        return apply_layout(delta, hidden_states[rows], layout)
+    with choose_adapters(group.adapters):
+        return apply_layout(delta, hidden_states[group.rows], group.layout)
 
 
 def _apply_shuffled(delta: Delta, hidden_states: Tensor, shuffled: ShuffledLayout) -> Tensor | None:
@@ -137,12 +135,13 @@ def group_rows(layouts: Layout, batch: int) -> Layout:
         return layouts
     if len(names) != batch:
         raise ValueError(f"adapter_names has {len(names)} names for a batch of {batch} rows; pass one for each row.")
-    whole = layouts.groups if isinstance(layouts, RowLayout) else ((list(range(batch)), None, layouts),)
+    whole = layouts.groups if isinstance(layouts, RowLayout) else (RowGroup(list(range(batch)), layouts),)
     groups = []
-    for rows, _, layout in whole:
-        for name in dict.fromkeys(names[row] for row in rows):
-            mine = [row for row in rows if names[row] == name]
-            groups.append((mine, "" if name == "__base__" else name, select_rows(layout, mine)))
+    for group in whole:
+        for name in dict.fromkeys(names[row] for row in group.rows):
+            rows = [row for row in group.rows if names[row] == name]
+            adapters = [] if name == "__base__" else [name]
+            groups.append(RowGroup(rows, select_rows(group.layout, [group.rows.index(row) for row in rows]), adapters))
     return RowLayout(tuple(groups))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .layout import Grid, Layout, RowLayout, ShuffledLayout, TokenLayout
+from .layout import Grid, Layout, RowGroup, RowLayout, ShuffledLayout, TokenLayout
 from .modules import copies_at, count_tokens, find_beside, find_patch_embedding
 from .recorders import ArgumentRecorder, GridRecorder, OrderRecorder, Recorder, argument_places, recorders_of
 from .spec import PADDING, BlockSpec
@@ -180,4 +180,4 @@ class LayoutSource:
             rows.setdefault(self._check(grid, tokens), []).append(row)
         if len(rows) == 1:
             return next(iter(rows))
-        return RowLayout(tuple((members, None, layout) for layout, members in rows.items()))
+        return RowLayout(tuple(RowGroup(members, layout) for layout, members in rows.items()))

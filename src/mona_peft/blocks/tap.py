@@ -32,7 +32,7 @@ from .checkpointing import (
     register_before_checkpoint,
     require_input_grad,
 )
-from .layout import Layout, TokenLayout
+from .layout import Delta, Layout, TokenLayout
 from .modules import copies_at, has_submodule, remove_hooks, stream_width
 from .recorders import remove_recorders
 from .rows import apply_layout, group_rows
@@ -43,32 +43,32 @@ from .spec import BlockSpec
 class ResidualAdapter(Protocol):
     """What a tuner layer offers the block it is a child of. Every method may return None for "nothing to add"."""
 
-    #: Whether the layer has `attention_delta` and `mlp_delta`; the outputs of the norms are seen only if one has.
+    #: Whether the layer has `beside_attention` and `beside_mlp_normed`: the norms' outputs are seen only if one has.
     reads_norms: bool
 
     def is_idle(self) -> bool:
         """Whether the layer adds nothing at all, so that the block may run as its base class does."""
 
-    def entry_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+    def after_attention(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """What to add to the stream after attention, of which the MLP branch sees the sum."""
 
-    def parallel_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+    def beside_mlp(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """What to add to the block's result beside the MLP branch, computed from the same input as that branch."""
 
-    def exit_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+    def after_mlp(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """What to add to the block's result, computed from it."""
 
-    def attention_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
+    def beside_attention(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
         """What to add to the stream after attention, computed from the norm's output that attention reads."""
 
-    def mlp_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
+    def beside_mlp_normed(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
         """What to add to the block's result beside the MLP branch, from the norm's output that the MLP reads."""
 
-    def entry_stream(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
-        """The stream with `entry_delta` added and that delta, if both can be had at once for less."""
+    def stream_after_attention(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
+        """The stream with `after_attention` added and that delta, if both can be had at once for less."""
 
-    def exit_stream(self, hidden_states: Tensor, extra: Tensor | None, layout: TokenLayout) -> Tensor | None:
-        """`hidden_states + extra` with the `exit_delta` of that sum added, if it can be had at once for less."""
+    def stream_after_mlp(self, hidden_states: Tensor, extra: Tensor | None, layout: TokenLayout) -> Tensor | None:
+        """`hidden_states + extra` with the `after_mlp` of that sum added, if it can be had at once for less."""
 
 
 # The stack of blocks the current thread is running. torch.compile cannot trace a threading.local; while it traces, a
@@ -111,22 +111,22 @@ class _Call:
         self.adapters = adapters
         self.layout = layout
         self.reached: list[str] = []
-        self.attention_delta: Tensor | None = None
+        self.beside_attention: Tensor | None = None
         self.delta: Tensor | None = None
 
-    def total(self, method: str, hidden_states: Tensor) -> Tensor | None:
-        """The sum of what the method of that name gives for every adapter."""
-        return _total([apply_layout(getattr(a, method), hidden_states, self.layout) for a in self.adapters])
+    def total(self, deltas: list[Delta], hidden_states: Tensor) -> Tensor | None:
+        """The sum of what these methods, one of each adapter, give for the tokens."""
+        return _total([apply_layout(delta, hidden_states, self.layout) for delta in deltas])
 
     def enter(self, hidden_states: Tensor) -> tuple[Tensor, Tensor | None]:
         """Add what the adapters have for the stream after attention: the new stream, and what was added to it."""
         if len(self.adapters) == 1 and isinstance(self.layout, TokenLayout):
-            fused = self.adapters[0].entry_stream(hidden_states, self.layout)
+            fused = self.adapters[0].stream_after_attention(hidden_states, self.layout)
             if fused is not None:
                 return fused
         # The norm before attention may see an image where the MLP branch sees a sequence.
-        beside = None if self.attention_delta is None else self.attention_delta.reshape(hidden_states.shape)
-        delta = _total([beside, self.total("entry_delta", hidden_states)])
+        beside = None if self.beside_attention is None else self.beside_attention.reshape(hidden_states.shape)
+        delta = _total([beside, self.total([a.after_attention for a in self.adapters], hidden_states)])
         return (hidden_states if delta is None else hidden_states + delta), delta
 
     def leave(self, hidden_states: Tensor) -> Tensor:
@@ -134,12 +134,12 @@ class _Call:
         # The MLP branch may see the image as a sequence.
         extra = None if self.delta is None else self.delta.reshape(hidden_states.shape)
         if len(self.adapters) == 1 and isinstance(self.layout, TokenLayout):
-            fused = self.adapters[0].exit_stream(hidden_states, extra, self.layout)
+            fused = self.adapters[0].stream_after_mlp(hidden_states, extra, self.layout)
             if fused is not None:
                 return fused
         if extra is not None:
             hidden_states = hidden_states + extra
-        delta = self.total("exit_delta", hidden_states)
+        delta = self.total([a.after_mlp for a in self.adapters], hidden_states)
         return hidden_states if delta is None else hidden_states + delta
 
 
@@ -255,7 +255,7 @@ class TappedBlock:
         if call is None:
             return None
         hidden_states, delta = call.enter(args[0])
-        parallel = call.total("parallel_delta", hidden_states)
+        parallel = call.total([a.beside_mlp for a in call.adapters], hidden_states)
         call.delta = _total([delta, parallel])
         return (hidden_states, *args[1:])
 
@@ -263,13 +263,13 @@ class TappedBlock:
         """Hook of the norm before attention: compute what the adapters have beside attention."""
         call = self._tap_reach(self._tap.spec.attention_norm)
         if call is not None:
-            call.attention_delta = call.total("attention_delta", normed)
+            call.beside_attention = call.total([a.beside_attention for a in call.adapters], normed)
 
     def _tap_mlp_norm(self, module: nn.Module, args: tuple, normed: Tensor) -> None:
         """Hook of the entry module, a norm: compute what the adapters have beside the MLP."""
         call = self._tap_running(self._tap.spec.entry)
         if call is not None:
-            call.delta = _total([call.delta, call.total("mlp_delta", normed)])
+            call.delta = _total([call.delta, call.total([a.beside_mlp_normed for a in call.adapters], normed)])
 
     def _tap_running(self, path: str) -> _Call | None:
         """The forward of this block that calls the module at `path`; None without active adapters."""

@@ -76,31 +76,31 @@ class TappedLayer(BlockTunerLayer):
         """Whether no adapter of this layer is active."""
         return self._disable_adapters or not any(True for _ in self._active_modules())
 
-    def entry_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+    def after_attention(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """See `ResidualAdapter`."""
         return None
 
-    def parallel_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+    def beside_mlp(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """See `ResidualAdapter`."""
         return None
 
-    def exit_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+    def after_mlp(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """See `ResidualAdapter`."""
         return None
 
-    def attention_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
+    def beside_attention(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
         """See `ResidualAdapter`."""
         return None
 
-    def mlp_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
+    def beside_mlp_normed(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
         """See `ResidualAdapter`."""
         return None
 
-    def entry_stream(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
+    def stream_after_attention(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
         """See `ResidualAdapter`."""
         return None
 
-    def exit_stream(self, hidden_states: Tensor, extra: Tensor | None, layout: TokenLayout) -> Tensor | None:
+    def stream_after_mlp(self, hidden_states: Tensor, extra: Tensor | None, layout: TokenLayout) -> Tensor | None:
         """See `ResidualAdapter`."""
         return None
 
