@@ -14,6 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from mona_peft import AdaptFormerConfig, ConvpassConfig, MonaConfig
 from mona_peft.blocks.recorders import recorders_of
+from mona_peft.blocks.source import LayoutSource
 from mona_peft.blocks.tap import TappedBlock
 from tests.families.family import tapped_blocks
 from tests.families.transformers_models import PLAIN
@@ -232,3 +233,13 @@ def test_compiled_models_do_not_take_names_for_rows(name):
         predict(compiled, x, adapter_names=names)
     assert torch.equal(predict(compiled, x), before)
     assert torch.equal(predict(model, x, adapter_names=names), mixed)
+
+
+def test_each_block_is_looked_at_once(monkeypatch):
+    found = []
+    find_modules = LayoutSource._find_modules
+    monkeypatch.setattr(
+        LayoutSource, "_find_modules", lambda self, *args: (found.append(self.name), find_modules(self, *args))
+    )
+    model = adapted(vit())
+    assert len(found) == len(set(found)) == len(tapped_blocks(model))

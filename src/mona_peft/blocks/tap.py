@@ -318,7 +318,7 @@ def _tapped_class(base: Any) -> type[nn.Module]:
     return type(base.__name__, (TappedBlock, base), {"__module__": base.__module__, "__doc__": base.__doc__})
 
 
-def tap(model: nn.Module, name: str, spec: BlockSpec, adapter: str) -> None:
+def tap(model: nn.Module, name: str, spec: BlockSpec, adapter: str, source: LayoutSource | None = None) -> None:
     """Let the child `adapter` of block `name` act on the block's residual stream.
 
     Args:
@@ -326,10 +326,11 @@ def tap(model: nn.Module, name: str, spec: BlockSpec, adapter: str) -> None:
         name (`str`): The block's name in it.
         spec (`BlockSpec`): The block's row of the table.
         adapter (`str`): Name of the block's child, a `ResidualAdapter`.
+        source (`LayoutSource`, *optional*): What `check_tappable` found; found again if left out.
     """
     block: Any = model.get_submodule(name)
     if not isinstance(block, TappedBlock):
-        _install(model, name, block, spec)
+        _install(model, name, block, source or LayoutSource(model, name, spec, stream_width(block, spec)))
     if adapter not in block._tap.adapters:
         block._tap.adapters.append(adapter)
     if getattr(block, adapter).reads_norms and not block._tap.watches_norms:
@@ -372,7 +373,7 @@ def _remove_hooks(block: nn.Module, *methods: str) -> None:
         remove_hooks(module, lambda hook: isinstance(hook, _Hook) and hook.block is block and hook.method in methods)
 
 
-def check_tappable(model: nn.Module, name: str, spec: BlockSpec, reads_norms: bool = False) -> None:
+def check_tappable(model: nn.Module, name: str, spec: BlockSpec, reads_norms: bool = False) -> LayoutSource | None:
     """Raise what `tap` would raise for block `name`, without changing anything.
 
     Args:
@@ -380,6 +381,9 @@ def check_tappable(model: nn.Module, name: str, spec: BlockSpec, reads_norms: bo
         name (`str`): The block's name in it.
         spec (`BlockSpec`): The block's row of the table.
         reads_norms (`bool`): Whether the adapter reads what the branches read, the outputs of the block's norms.
+
+    Returns:
+        `LayoutSource`: Finds the block's token layouts, for `tap`; None if the block is adapted and has one.
 
     Raises:
         ValueError: If the block has no such entry, or its grid has no source, or it has no norms before its branches
@@ -404,13 +408,13 @@ def check_tappable(model: nn.Module, name: str, spec: BlockSpec, reads_norms: bo
             "to stand before its attention. Choose another method; or, if the block has such norms under other names, "
             "give them in a `BlockSpec` as `norm` and `entry`."
         )
-    if not isinstance(block, TappedBlock):
-        LayoutSource(model, name, spec, stream_width(block, spec))
+    return None if isinstance(block, TappedBlock) else LayoutSource(model, name, spec, stream_width(block, spec))
 
 
-def _install(model: nn.Module, name: str, block: Any, spec: BlockSpec) -> None:
-    tap = Tap(name, spec, LayoutSource(model, name, spec, stream_width(block, spec)))
-    tap.source.start()
+def _install(model: nn.Module, name: str, block: Any, source: LayoutSource) -> None:
+    spec = source.spec
+    tap = Tap(name, spec, source)
+    source.start()
     base: Any = type(block)
     block.__class__ = _tapped_class(base)
     block._tap = tap

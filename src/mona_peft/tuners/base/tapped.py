@@ -21,6 +21,7 @@ from mona_peft.blocks.known import find_spec
 from mona_peft.blocks.layout import TokenLayout
 from mona_peft.blocks.modules import stream_type, stream_width
 from mona_peft.blocks.rows import chosen_adapters, rows_choose_adapters
+from mona_peft.blocks.source import LayoutSource
 from mona_peft.blocks.spec import BlockSpec
 from mona_peft.blocks.tap import TappedBlock, check_tappable, tap, untap
 
@@ -151,12 +152,13 @@ class TappedTuner(BlockTuner):
 
     child_name: str
     _targets: dict[str, BlockSpec]
+    _sources: dict[str, LayoutSource | None]
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         # Everything that can be refused is refused here, before the model is touched.
         self._targets, self._excluded = match_blocks(model, peft_config)
-        for name, spec in self._targets.items():
-            check_tappable(model, name, spec, self.tuner_layer_cls.reads_norms)  # type: ignore[attr-defined]
+        reads_norms = self.tuner_layer_cls.reads_norms  # type: ignore[attr-defined]
+        self._sources = {name: check_tappable(model, name, spec, reads_norms) for name, spec in self._targets.items()}
         warn_of_frozen_head(model, peft_config)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -197,7 +199,7 @@ class TappedTuner(BlockTuner):
             target.add_module(self.child_name, layer)
         layer.update_layer(adapter_name, peft_config)
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
-        tap(self.model, current_key, spec, self.child_name)
+        tap(self.model, current_key, spec, self.child_name, self._sources.pop(current_key, None))
 
     def _unload_and_optionally_merge(
         self,
