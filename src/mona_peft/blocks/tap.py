@@ -7,12 +7,13 @@ branch, whose input is x1,
     (x1 + d) + MLP(entry(x1 + d)) = [x1 + MLP(entry(x1 + d))] + d
 
 so a pre-hook on `entry` adds d to what `entry` sees and the block adds d once more to its own result. An adapter may
-compute d from x1, or from what the norm before attention gave; what it adds beside the MLP branch, from x1 + d, or
-from what `entry` gave, if that is a norm.
+compute d from x1 (`after_attention`) or from what the norm before attention gave (`beside_attention`). What it adds to
+the block's result alone it computes from x1 + d (`beside_mlp`), from what `entry` gave, if that is a norm
+(`beside_mlp_normed`), or from the result itself (`after_mlp`).
 
 A block is extended in place, by giving the instance a subclass of its class, as `torch.nn.utils.parametrize` does:
 it stays an instance of its class (hidden-state recording and FSDP find it), keeps its parameter names, and gradient
-checkpointing, which wraps the outermost `forward`, covers the adapters.
+checkpointing, which wraps the outermost `forward`, covers the adapters. For torch.fx an adapted block is a leaf.
 """
 
 from __future__ import annotations
@@ -181,7 +182,13 @@ def _total(deltas: list[Tensor | None]) -> Tensor | None:
 
 
 class TappedBlock:
-    """Mixin that `tap` puts before the class of a block; see the head of this file."""
+    """Mixin that `tap` puts before the class of a block; see the head of this file.
+
+    `__call__` finds the layout of the call's tokens and hands it to `forward`, which runs the block's own forward with
+    the hooks of `tap` acting and adds what is due to the first item of its result. Without active adapters, or with
+    proxies of torch.fx for arguments, the block's own forward or a single node of the graph is all there is. A block
+    that does not call each hooked module exactly once raises `RuntimeError`.
+    """
 
     _tap: Tap
     _tap_call: _Call | None
