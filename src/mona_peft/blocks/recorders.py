@@ -245,7 +245,7 @@ def recorders_of(module: nn.Module) -> Iterator[Recorder]:
     """The recorders to which `module` tells."""
     for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
         if _recorder_behind(hook) is not None and hook.__name__ == "record":
-            yield hook.__self__
+            yield hook.__self__  # type: ignore[attr-defined]
 
 
 def remove_recorders(model: nn.Module, used: Sequence[Recorder]) -> None:
