@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mona_peft.blocks.known import ancestors
+from mona_peft.blocks.modules import ancestors
 from mona_peft.tuners.mona import Mona, MonaLayer
 
 # name inside `Mona` -> official name inside an adapter

@@ -9,9 +9,13 @@ from peft import PeftMixedModel, PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
-from mona_peft.blocks.known import find_blocks, head_modules
+from mona_peft.blocks.head import find_head, is_head
+from mona_peft.blocks.known import find_blocks
 
 from .compat import AuxiliaryTrainingWrapper
+
+#: PEFT keeps what it trains a copy of under this name.
+ORIGINAL_MODULE = "original_module"
 
 
 @dataclass
@@ -37,30 +41,38 @@ class Summary:
 
     Args:
         adapters (`Count`): Parameters inside tuner layers.
-        head (`Count`): Parameters outside the backbone: the task's head, with the copies PEFT trains of it
-            (`modules_to_save`).
-        base (`Count`): The rest: the backbone.
+        head (`Count`): Parameters outside the backbone; where PEFT trains a copy (`modules_to_save`), the copy's.
+        base (`Count`): Parameters of the backbone without the adapters.
+        idle (`Count`): The originals of what PEFT trains copies of, which run only when the adapters are disabled.
         blocks (`dict[str, Count]`): The adapters' parameters by the block they belong to.
     """
 
     adapters: Count = field(default_factory=Count)
     head: Count = field(default_factory=Count)
     base: Count = field(default_factory=Count)
+    idle: Count = field(default_factory=Count)
     blocks: dict[str, Count] = field(default_factory=dict)
+
+    @property
+    def backbone(self) -> Count:
+        """Parameters of the backbone and of the adapters in it."""
+        return Count(self.adapters.trainable + self.base.trainable, self.adapters.total + self.base.total)
 
     @property
     def trainable(self) -> int:
         """All parameters that get gradients."""
-        return self.adapters.trainable + self.head.trainable + self.base.trainable
+        return self.adapters.trainable + self.head.trainable + self.base.trainable + self.idle.trainable
 
     @property
     def total(self) -> int:
         """All parameters."""
-        return self.adapters.total + self.head.total + self.base.total
+        return self.adapters.total + self.head.total + self.base.total + self.idle.total
 
     def __str__(self) -> str:
         rows = [("adapters", self.adapters), *((f"  {name}", count) for name, count in self.blocks.items())]
-        rows += [("head", self.head), ("base", self.base), ("all", Count(self.trainable, self.total))]
+        rows += [("head", self.head), ("base", self.base)]
+        rows += [("idle copies", self.idle)] if self.idle.total else []
+        rows += [("all", Count(self.trainable, self.total))]
         width = max(len(name) for name, _ in rows)
         lines = [f"{'':{width}}  {'trainable':>13}  {'parameters':>13}"]
         lines += [f"{name:{width}}  {count.trainable:13,}  {count.total:13,}" for name, count in rows]
@@ -81,15 +93,19 @@ def summary(model: nn.Module) -> Summary:
     result = Summary()
     blocks = list(find_blocks(model))
     tuner_layers = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
-    saved = [name for name, module in model.named_modules() if isinstance(module, AuxiliaryTrainingWrapper)]
     prefix, task_model = _task_model(model)
-    heads = saved + [prefix + name for name in head_modules(task_model)]
+    head = find_head(task_model)
+    if head is None:  # what trains beside the adapters is then taken for the head
+        saved = [name for name, module in model.named_modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+        head = tuple(name.removeprefix(prefix) for name in saved)
     for name, parameter in model.named_parameters():
         if any(name.startswith(f"{layer}.") and ".base_layer." not in name for layer in tuner_layers):
             result.adapters.add(parameter)
             block = next((b for b in blocks if name.startswith(f"{b}.")), "elsewhere")
             result.blocks.setdefault(block, Count()).add(parameter)
-        elif any(name.startswith(f"{head}.") for head in heads):
+        elif ORIGINAL_MODULE in name.split("."):
+            result.idle.add(parameter)
+        elif is_head(name.removeprefix(prefix), head):
             result.head.add(parameter)
         else:
             result.base.add(parameter)

@@ -8,7 +8,9 @@ import timm
 import torch
 from torch import nn
 
-from mona_peft.finetuning.methods import METHODS, apply_method, count_parameters, find_head, is_head, register_method
+from mona_peft.blocks.head import is_head
+from mona_peft.finetuning.methods import METHODS, apply_method, register_method
+from mona_peft.summary import summary
 from tests.support.models import TINY_MODELS
 
 CLASSIFIERS = ("swin-classifier", "vit-classifier")
@@ -57,11 +59,11 @@ def test_counts_add_up(method):
     before = sum(parameter.numel() for parameter in model.parameters())
     head = sum(parameter.numel() for parameter in model.classifier.parameters())
     model = apply_method(model, method)
-    counts = count_parameters(model)
-    assert counts.head == counts.head_trainable == head
-    assert counts.backbone_trainable + head == sum(p.numel() for p in model.parameters() if p.requires_grad)
-    added = counts.backbone + head - before
-    assert added == (counts.backbone_trainable if method in ("lora", "mona") else 0)
+    counts = summary(model)
+    assert counts.head.total == counts.head.trainable == head
+    assert counts.backbone.trainable + head == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    added = counts.backbone.total + head - before
+    assert added == (counts.backbone.trainable if method in ("lora", "mona") else 0)
 
 
 @pytest.mark.parametrize("method", ["full", "fixed", "lora", "mona"])
@@ -81,7 +83,6 @@ def test_a_step_changes_exactly_what_trains(method):
 
 def test_timm_models_are_understood():
     model = timm.create_model("vit_tiny_patch16_224", num_classes=3, depth=2)
-    assert find_head(model) == ("head",)
     assert trained(apply_method(model, "fixed")) == {"head.weight", "head.bias"}
     assert {name.split(".")[-4] for name in trained(apply_method(model, "lora")) if "lora" in name} == {"qkv"}
 
@@ -96,7 +97,7 @@ def test_errors():
     with pytest.raises(ValueError, match=r"Unknown method 'monna'.*fixed.*mona"):
         apply_method(model, "monna")
     with pytest.raises(ValueError, match="head of Sequential"):
-        find_head(nn.Sequential(nn.Linear(1, 1)))
+        apply_method(nn.Sequential(nn.Linear(1, 1)), "fixed")
     with pytest.raises(ValueError, match="'dropout' has no parameters"):
         apply_method(nn.ModuleDict({"dropout": nn.Dropout(), "fc": nn.Linear(1, 1)}), "fixed", head=["dropout"])
     with pytest.raises(ValueError, match="no linear layers"):

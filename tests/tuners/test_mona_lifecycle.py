@@ -214,7 +214,7 @@ def test_active_adapters_deltas_add(tiny):
     for names in (["default"], ["second"], ["default", "second"]):
         model.base_model.set_adapter(names)
         layer.eval()
-        deltas[tuple(names)] = layer.entry_delta(x, layout)
+        deltas[tuple(names)] = layer.after_attention(x, layout)
     total = deltas[("default",)] + deltas[("second",)]
     torch.testing.assert_close(deltas[("default", "second")], total, rtol=0, atol=0)
     assert not torch.allclose(deltas[("default",)], deltas[("second",)])

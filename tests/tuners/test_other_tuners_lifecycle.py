@@ -56,7 +56,7 @@ class Case:
     models: tuple[str, ...] = ("swin-classifier", "swin-backbone", "vit-classifier", "vit-model")
     starts_as_base: bool = True
     adds: bool = True
-    delta: str = "parallel_delta"
+    delta: str = "beside_mlp"
 
     @property
     def prefix(self) -> str:
@@ -100,13 +100,13 @@ CASES = {
         ConvpassConfig,
         {"bottleneck_dim": 6, "convpass_scale": 0.5},
         {"bottleneck_dim": 4, "init_weights": False, "positions": "attention"},
-        delta="attention_delta",
+        delta="beside_attention",
     ),
     "sct": Case(
         SCTConfig,
         {"num_channels": 6, "positions": ("attention", "mlp")},
         {"num_channels": 5, "init_weights": False, "sct_scale": 1.0},
-        delta="entry_delta",
+        delta="after_attention",
     ),
 }
 

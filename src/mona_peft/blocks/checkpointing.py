@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .known import ancestors
+from .modules import ancestors
 
 #: Before transformers 5 a checkpoint covers a module's hooks, of which none then runs before it.
 CHECKPOINT_WRAPS_CALL = "__call__" in vars(GradientCheckpointingLayer)

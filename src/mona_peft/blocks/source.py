@@ -7,19 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .known import count_tokens, find_beside, find_patch_embedding
-from .layout import (
-    ArgumentRecorder,
-    Grid,
-    GridRecorder,
-    Layout,
-    OrderRecorder,
-    Recorder,
-    RowLayout,
-    ShuffledLayout,
-    TokenLayout,
-    argument_places,
-)
+from .layout import Grid, Layout, RowGroup, RowLayout, ShuffledLayout, TokenLayout
+from .modules import copies_at, count_tokens, find_beside, find_patch_embedding
+from .recorders import ArgumentRecorder, GridRecorder, OrderRecorder, Recorder, argument_places, recorders_of
 from .spec import PADDING, BlockSpec
 
 
@@ -47,26 +37,39 @@ class LayoutSource:
         self.argument_places: list[tuple[str, int]] = []
         self.grid_recorder: Recorder | None = None
         self.order_recorder: Recorder | None = None
-        self._watched: dict[str, nn.Module] = {}
+        self._watched: dict[str, tuple[nn.Module, str]] = {}
         self._find_modules(model, width)
+
+    @property
+    def recorders(self) -> list[Recorder]:
+        """The recorders that tell this block's layout."""
+        return [recorder for recorder in (self.grid_recorder, self.order_recorder) if recorder is not None]
 
     def start(self) -> None:
         """Begin to watch the modules that tell the grid and the order of the patches."""
-        for use, module in self._watched.items():
-            recorder = getattr(module, "_tap_recorder", None)
-            if recorder is None:
-                recorder = module._tap_recorder = self._new_recorder(use, module)  # type: ignore[assignment]
-            recorder.users += 1
-            setattr(self, f"{use}_recorder", recorder)
+        for use, (holder, path) in self._watched.items():
+            recorder = self._new_recorder(use)
+            found = [r for module in copies_at(holder, path) for r in recorders_of(module) if r.tells_as(recorder)]
+            setattr(self, f"{use}_recorder", found[0] if found else recorder)
+            if found:
+                continue
+            for module in copies_at(holder, path):
+                recorder.watch(module)
+            embedding, _, inner = path.partition(".")
+            if use == "grid" and inner:  # what comes of the convolution leaves through the module that contains it
+                for module in copies_at(holder, embedding):
+                    module.register_forward_hook(recorder.mark)
+        self._watched.clear()
 
-    def stop(self) -> None:
-        """Undo `start`."""
-        for use, module in self._watched.items():
-            recorder = getattr(self, f"{use}_recorder")
-            recorder.users -= 1
-            if recorder.users == 0:
-                recorder.handle.remove()
-                del module._tap_recorder
+    def pass_by(self) -> None:
+        """Note that the block runs without asking for its layout."""
+        for recorder in self.recorders:
+            recorder.pass_by()
+
+    def follow(self, hidden_states: Tensor, output: Any) -> None:
+        """Note that the block made `output` of `hidden_states`, so that both are laid out as one."""
+        for recorder in self.recorders:
+            recorder.follow(hidden_states, output)
 
     def layout(self, args: tuple, kwargs: dict[str, Any]) -> Layout:
         """Find the token layout of a call of the block with these arguments.
@@ -80,27 +83,27 @@ class LayoutSource:
         if self.spec.grid == "channels_first":
             return TokenLayout(hidden_states.shape[2], hidden_states.shape[3])
         tokens = hidden_states.shape[1]
-        grid = self._grid(args, kwargs, tokens)
+        grid = self._grid(args, kwargs, hidden_states)
         if isinstance(grid, Tensor):
             return self._row_layouts(grid.tolist(), tokens)
         layout = self._check(grid, tokens)
         if self.order_recorder is None:
             return layout
-        return ShuffledLayout(layout, self.order_recorder.value())
+        return ShuffledLayout(layout, self._known(self.order_recorder.value(hidden_states), self.spec.order))
 
     def _find_modules(self, model: nn.Module, width: int) -> None:
         spec, name = self.spec, self.name
         block = model.get_submodule(name)
         if spec.grid == "patch_embed":
-            convolution = find_patch_embedding(model, name, spec, width)
-            if convolution is None:
+            found = find_patch_embedding(model, name, spec, width)
+            if found is None:
                 raise ValueError(
                     f"No convolution that cuts the image into patches was found before block '{name}' "
                     f"({type(block).__name__}, {width} channels), so the height and width of its tokens are unknown. "
                     "Adapt the model that contains the patch embedding, not a part without it; or give the block's "
                     "layout, with another source of the grid, in a `BlockSpec`."
                 )
-            self._watched["grid"] = convolution
+            self._watched["grid"] = found
         elif "." in spec.grid:
             self._watched["grid"] = self._beside(model, spec.grid.rpartition(".")[0])
         elif spec.grid not in ("channels_last", "channels_first"):
@@ -114,41 +117,44 @@ class LayoutSource:
         if spec.order:
             self._watched["order"] = self._beside(model, spec.order)
 
-    def _beside(self, model: nn.Module, path: str) -> nn.Module:
-        module = find_beside(model, self.name, path)
-        if module is None:
+    def _beside(self, model: nn.Module, path: str) -> tuple[nn.Module, str]:
+        holder = find_beside(model, self.name, path)
+        if holder is None:
             raise ValueError(
                 f"The layout of block '{self.name}' ({self.spec.block}) comes from a module '{path}' beside it, which "
                 "no module around it has. Adapt the model that contains it, not a part without it."
             )
-        return module
+        return holder, path
 
-    def _new_recorder(self, use: str, module: nn.Module) -> Recorder:
+    def _new_recorder(self, use: str) -> Recorder:
         if use == "order":
-            return OrderRecorder(module)
+            return OrderRecorder()
         if self.spec.grid == "patch_embed":
-            return GridRecorder(module)
-        return ArgumentRecorder(module, self.spec.grid.rpartition(".")[2])
+            return GridRecorder()
+        return ArgumentRecorder(self.spec.grid.rpartition(".")[2])
 
-    def _grid(self, args: tuple, kwargs: dict[str, Any], tokens: int) -> Grid | Tensor:
+    def _grid(self, args: tuple, kwargs: dict[str, Any], hidden_states: Tensor) -> Grid | Tensor:
         recorder = self.grid_recorder
         grid: Any
         if isinstance(recorder, GridRecorder):
-            extra = self.prefix + self.suffix
-            grid = recorder.grid([tokens - extra, tokens - extra - self.optional])
+            patches = hidden_states.shape[1] - self.prefix - self.suffix
+            grid = recorder.value(hidden_states, lambda g: g[0] * g[1] in (patches, patches - self.optional))
         elif recorder is not None:
-            grid = recorder.value()
+            grid = recorder.value(hidden_states)
         else:
             values = [
                 args[place] if place < len(args) else kwargs.get(argument) for argument, place in self.argument_places
             ]
             grid = values[0] if len(values) == 1 else (None if None in values else tuple(values))
-        if grid is None:
+        return self._known(grid, self.spec.grid)
+
+    def _known(self, value: Any, source: str) -> Any:
+        if value is None:
             raise ValueError(
-                f"The token grid of block '{self.name}' ({self.spec.block}) is unknown: it comes from "
-                f"'{self.spec.grid}', which gave nothing. Run the block inside its model, from the pixels."
+                f"The token grid of block '{self.name}' ({self.spec.block}) is unknown: it comes from '{source}', "
+                "which gave nothing. Run the block inside its model, from the pixels."
             )
-        return grid
+        return value
 
     def _check(self, grid: Sequence[int], tokens: int) -> TokenLayout:
         height, width = grid
@@ -174,4 +180,4 @@ class LayoutSource:
             rows.setdefault(self._check(grid, tokens), []).append(row)
         if len(rows) == 1:
             return next(iter(rows))
-        return RowLayout(tuple((members, None, layout) for layout, members in rows.items()))
+        return RowLayout(tuple(RowGroup(members, layout) for layout, members in rows.items()))

@@ -7,15 +7,16 @@ rows added with [`register_method`].
 from __future__ import annotations
 
 import inspect
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import Tensor, nn
 
-from mona_peft.blocks.known import backbone_child, find_blocks, head_modules
+from mona_peft.blocks.head import find_head, is_head
+from mona_peft.blocks.known import find_blocks
+from mona_peft.blocks.modules import has_submodule
 from mona_peft.finetuning.settings import check_names
 from mona_peft.tuners.adaptformer import AdaptFormerConfig
 from mona_peft.tuners.bottleneck import BottleneckConfig
@@ -29,8 +30,6 @@ from mona_peft.tuners.vpt import VPTConfig
 # Names of the query and value projections, by the conventions of the libraries that define the models. A fused
 # projection (timm) can only be adapted as a whole.
 QUERY_VALUE_NAMES = (("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"), ("q", "v"), ("qkv",))
-
-ORIGINAL_MODULE = "original_module"
 
 # Fits a prepared model to training data: pairs of the model's inputs (a mapping) and one label an image `(B,)`.
 Calibrate = Callable[[nn.Module, Iterable[tuple[Any, Tensor]]], None]
@@ -134,68 +133,20 @@ def apply_method(model: nn.Module, name: str, head: Iterable[str] | None = None,
         `nn.Module`: the same model with its parameters frozen as the method wants, or the `PeftModel` around it.
 
     Raises:
-        `ValueError`: If no method has that name, it has no such setting, or a path in `head` names no module with
-            parameters.
+        `ValueError`: If no method has that name, it has no such setting, a path in `head` names no module with
+            parameters, or the model's head cannot be told from its backbone.
     """
     method = check_method(name, options)
-    head = find_head(model) if head is None else tuple(head)
-    for path in head:
-        if not any(True for _ in model.get_submodule(path).parameters()):
+    found = find_head(model) if head is None else tuple(head)
+    if found is None:
+        raise ValueError(
+            f"Cannot tell the head of {type(model).__name__} from its backbone; name it: "
+            "apply_method(..., head=['...'])."
+        )
+    for path in found:
+        if not has_submodule(model, path) or not any(True for _ in model.get_submodule(path).parameters()):
             raise ValueError(f"The head {path!r} has no parameters; name the module that is to train.")
-    return method.prepare(model, head, **options)
-
-
-def find_head(model: nn.Module) -> tuple[str, ...]:
-    """Paths of the modules that are not the backbone.
-
-    In transformers these are the children beside the backbone; in timm, what `get_classifier()` gives.
-
-    Raises:
-        `ValueError`: if the model follows neither convention.
-    """
-    if backbone_child(model) is not None:
-        return tuple(head_modules(model))
-    if hasattr(model, "get_classifier"):
-        classifier = model.get_classifier()  # type: ignore[operator]
-        return tuple(path for path, module in model.named_modules() if module is classifier and path)
-    raise ValueError(
-        f"Cannot tell the head of {type(model).__name__} from its backbone; name it: apply_method(..., head=['...'])."
-    )
-
-
-def is_head(parameter_name: str, head: Iterable[str]) -> bool:
-    """Whether a parameter, named as in the model or the `PeftModel` around it, belongs to one of the `head` paths."""
-    bare = parameter_name.removeprefix("base_model.model.")
-    return any(bare == path or bare.startswith(f"{path}.") for path in head)
-
-
-@dataclass(frozen=True)
-class ParameterCounts:
-    """Numbers of parameters, apart for backbone (what the method adds to it included) and head."""
-
-    backbone: int
-    backbone_trainable: int
-    head: int
-    head_trainable: int
-
-
-def count_parameters(model: nn.Module, head: Iterable[str] | None = None) -> ParameterCounts:
-    """Count the parameters of a model prepared by [`apply_method`].
-
-    Args:
-        model (`nn.Module`): the model, or the `PeftModel` around it.
-        head (`Iterable[str]`, *optional*): as for [`apply_method`], paths inside the bare model.
-    """
-    bare: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
-    head = find_head(bare) if head is None else tuple(head)
-    total, trainable = Counter[str](), Counter[str]()
-    for name, parameter in model.named_parameters():
-        # PEFT keeps the untouched head beside the copy that trains; it is no part of what runs.
-        if ORIGINAL_MODULE not in name.split("."):
-            part = "head" if is_head(name, head) else "backbone"
-            total[part] += parameter.numel()
-            trainable[part] += parameter.numel() if parameter.requires_grad else 0
-    return ParameterCounts(total["backbone"], trainable["backbone"], total["head"], trainable["head"])
+    return method.prepare(model, found, **options)
 
 
 def freeze_all_but(model: nn.Module, trains: Callable[[str], bool]) -> nn.Module:

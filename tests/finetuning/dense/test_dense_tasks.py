@@ -15,6 +15,7 @@ from mona_peft.finetuning.models.cascade_mask_rcnn import CascadeMaskRCNNConfig
 from mona_peft.finetuning.tasks.detection import DetectionConfig, DetectionTask
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.run_folder import read_log
+from mona_peft.summary import summary
 from tests.finetuning.dense.tiny import (
     ARCHITECTURE_OPTIONS,
     ARCHITECTURES,
@@ -304,3 +305,12 @@ def test_the_voc_protocol_on_scenes(swin, tmp_path):
     validation = [record for record in read_log(tmp_path / "run" / "metrics.jsonl") if record["kind"] == "validation"]
     assert {"ap50", "ap50_11point", "ap50_by_class", "num_samples"} <= validation[-1].keys()
     assert validation[-1]["num_samples"] == 5
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_what_mona_adds_is_what_is_counted_in_the_backbone(architecture, swin):
+    frozen = summary(tiny_task(architecture, swin, "fixed").build_model())
+    counts = summary(tiny_task(architecture, swin, "mona").build_model())
+    assert frozen.backbone.trainable == 0
+    assert counts.backbone.trainable == counts.backbone.total - frozen.backbone.total == counts.adapters.total > 0
+    assert counts.head.trainable == counts.head.total == frozen.head.trainable == frozen.head.total > 0

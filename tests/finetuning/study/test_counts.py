@@ -7,7 +7,8 @@ import torch
 from transformers import SwinBackbone, SwinConfig
 
 from mona_peft.finetuning.costs.counts import BACKBONES, count_method, format_counts
-from mona_peft.finetuning.methods import METHODS, apply_method, count_parameters
+from mona_peft.finetuning.methods import METHODS, apply_method
+from mona_peft.summary import summary
 
 SWINS = {
     "swin-tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
@@ -79,11 +80,11 @@ def expected(backbone, method):
 @pytest.mark.parametrize("method", list(METHODS))
 def test_counts_equal_the_formulas(backbone, method):
     counts = count_method(backbone, method).counts
-    assert counts.backbone_trainable == expected(backbone, method)
+    assert counts.backbone.trainable == expected(backbone, method)
     added = 0 if method in ("full", "fixed", "bitfit", "norm", "partial-1") else expected(backbone, method)
-    assert counts.backbone == expected(backbone, "full") + added
+    assert counts.backbone.total == expected(backbone, "full") + added
     width = parts_of(backbone)[0][-1][0]
-    assert counts.head == counts.head_trainable == 102 * width + 102
+    assert counts.head.total == counts.head.trainable == 102 * width + 102
 
 
 def test_swin_large_as_the_papers_dense_tasks_have_it():
@@ -100,7 +101,7 @@ def test_swin_large_as_the_papers_dense_tasks_have_it():
         # The official code has four output norms and no norm after the last stage beside them.
         assert sum(p.numel() for n, p in backbone.named_parameters() if "swin.layernorm" not in n) == 194_998_164
         model = apply_method(backbone, "mona", head=())
-    assert count_parameters(model, head=()).backbone_trainable == 5_267_712
+    assert summary(model).backbone.trainable == 5_267_712
 
 
 def test_the_table_has_every_method_and_the_head_apart():

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from transformers import SwinConfig, SwinForImageClassification, ViTConfig, ViTForImageClassification
 
-from mona_peft.finetuning.methods import METHODS, ParameterCounts, apply_method, count_parameters
+from mona_peft.finetuning.methods import METHODS, apply_method
+from mona_peft.summary import Summary, summary
 
 
 def swin(embed_dim: int, depths: tuple[int, ...], num_heads: tuple[int, ...]) -> Callable[[int], nn.Module]:
@@ -46,12 +47,12 @@ class CountRow:
     Args:
         backbone (`str`): A key of `BACKBONES`.
         method (`str`): A key of `METHODS`.
-        counts (`ParameterCounts`): Backbone and head apart.
+        counts (`Summary`): Backbone and head apart.
     """
 
     backbone: str
     method: str
-    counts: ParameterCounts
+    counts: Summary
 
 
 def count_method(backbone: str, method: str, num_labels: int = 102) -> CountRow:
@@ -65,7 +66,7 @@ def count_method(backbone: str, method: str, num_labels: int = 102) -> CountRow:
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT warns of adapters on the meta device, which is what is wanted here
         model = apply_method(BACKBONES[backbone](num_labels), method)
-    return CountRow(backbone, method, count_parameters(model))
+    return CountRow(backbone, method, summary(model))
 
 
 def count_all(backbones: Iterable[str] = tuple(BACKBONES), methods: Iterable[str] | None = None) -> list[CountRow]:
@@ -82,11 +83,11 @@ def format_counts(rows: list[CountRow]) -> str:
     for method in dict.fromkeys(row.method for row in rows):
         cells = [_cell(by_key[backbone, method]) for backbone in backbones]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    heads = [f"{by_key[backbone, rows[0].method].head:,}" for backbone in backbones]
+    heads = [f"{by_key[backbone, rows[0].method].head.total:,}" for backbone in backbones]
     lines.append("| (head, 102 classes) | " + " | ".join(heads) + " |")
     return "\n".join(lines)
 
 
-def _cell(counts: ParameterCounts) -> str:
+def _cell(counts: Summary) -> str:
     """Trained parameters, and their share of all of the backbone with what the method added."""
-    return f"{counts.backbone_trainable:,} ({counts.backbone_trainable / counts.backbone:.2%})"
+    return f"{counts.backbone.trainable:,} ({counts.backbone.trainable / counts.backbone.total:.2%})"

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from peft import PeftModel
 from torch import nn
 
-from mona_peft.finetuning.methods import apply_method, freeze_all_but, is_head
+from mona_peft.blocks.head import is_head
+from mona_peft.finetuning.methods import apply_method, freeze_all_but
 from mona_peft.finetuning.models.architectures import architecture_of
 from mona_peft.finetuning.models.backbones import find_backbone_module
 from mona_peft.finetuning.models.building import head_paths

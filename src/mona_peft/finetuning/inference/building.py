@@ -62,7 +62,7 @@ def find_model_class(repository: Repository, config: PretrainedConfig, code: boo
     """
     architecture = architecture_of(config)
     if architecture is not None:
-        return ARCHITECTURES[architecture][1]
+        return ARCHITECTURES[architecture].model_class
     content, name = repository.config or {}, _class_name(repository, config)
     if code and "AutoModelForImageClassification" in (content.get("auto_map") or {}):
         reference = content["auto_map"]["AutoModelForImageClassification"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
+from mona_peft.blocks.head import find_head
+
 from .architectures import ARCHITECTURES, architecture_of, check_architecture
-from .backbones import absolute_if_folder, backbone_config, build_around_backbone, find_backbone_module, label_maps
+from .backbones import absolute_if_folder, backbone_config, build_around_backbone, label_maps
 from .pretrained import load_fitting
 
 
@@ -68,16 +70,19 @@ def rebuild_model(config: PretrainedConfig, base: str) -> PreTrainedModel:
 
 
 def head_paths(model: nn.Module) -> tuple[str, ...]:
-    """Paths of the modules that are not the backbone: neck and heads.
+    """Paths of the modules that are not the backbone, neck and heads, as PEFT can train and save them.
 
-    PEFT trains and saves whole modules and finds them by the ends of their names, so each path must end no other
-    module's name, and no parameter may lie outside a module.
+    PEFT finds whole modules by the ends of their names, so each path must end no other module's name, and no parameter
+    may lie outside a module.
 
     Raises:
         `ValueError`: if that does not hold for this model.
     """
-    backbone = find_backbone_module(model)[0]
-    paths = tuple(_beside(model, backbone))
+    paths = find_head(model) or ()
+    parameters = {name for name, _ in model.named_parameters()}
+    for path in paths:
+        if path in parameters:
+            raise ValueError(f"{type(model).__name__} keeps a parameter of its own, {path!r}, which PEFT cannot save.")
     for name, _ in model.named_modules():
         clash = next((path for path in paths if name != path and name.endswith(path)), None)
         if clash is not None:
@@ -86,28 +91,3 @@ def head_paths(model: nn.Module) -> tuple[str, ...]:
                 f"'{clash}', by the end of its name. Choose another architecture or backbone."
             )
     return paths
-
-
-def _beside(model: nn.Module, backbone: str) -> Iterator[str]:
-    """Paths of the largest modules that do not hold the backbone, list by list and item by item."""
-    parts = backbone.split(".")
-    way = ["", *(".".join(parts[:length]) for length in range(1, len(parts) + 1))]  # from the model to the backbone
-    for path in way[:-1]:
-        holder = model.get_submodule(path)
-        if list(holder.parameters(recurse=False)):
-            raise ValueError(
-                f"{type(model).__name__} keeps parameters of its own at '{path}', which PEFT cannot save."
-            )
-        for name, child in holder.named_children():
-            full = f"{path}.{name}".lstrip(".")
-            if full not in way:
-                yield from _whole(full, child)
-
-
-def _whole(path: str, module: nn.Module) -> Iterator[str]:
-    """Paths of the modules with parameters that PEFT can replace: a list cannot be, its items can."""
-    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
-        for name, child in module.named_children():
-            yield from _whole(f"{path}.{name}", child)
-    elif any(True for _ in module.parameters()):
-        yield path

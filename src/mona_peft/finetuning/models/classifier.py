@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
-from mona_peft.finetuning.methods import find_head
+from mona_peft.blocks.head import find_head
 
 
 def load_classifier(
@@ -56,7 +56,7 @@ def set_drop_path(config: Any, drop_path: float | None) -> None:
 
 def reset_head(model: nn.Module) -> None:
     """Draw the linear layers of the head anew from torch's global generator: normal of 0.02, zero biases."""
-    for path in find_head(model):
+    for path in find_head(model) or ():
         for module in model.get_submodule(path).modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)

@@ -22,14 +22,13 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from mona_peft.finetuning.costs.memory import training_memory
-from mona_peft.finetuning.costs.subjects import task_head
 from mona_peft.finetuning.environment import package_versions
 from mona_peft.finetuning.files import write_json
-from mona_peft.finetuning.methods import count_parameters
 from mona_peft.finetuning.repository import weights_size
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.loop import REPOSITORY
 from mona_peft.finetuning.training.run_folder import LOG_FILE, read_log
+from mona_peft.summary import summary
 
 from .plan import Plan
 from .records import Record, RunKey, load_records
@@ -177,7 +176,7 @@ class Study:
         if tested is None:
             raise ValueError(f"The testbed {self.testbed.title!r} has no test split to report.")
         trainer.save(figures)
-        counts = count_parameters(trainer.bare_model, task_head(unwrap_adapter(trainer.bare_model)))
+        counts = summary(trainer.bare_model)
         losses = [[r["step"], r["loss"]] for r in read_log(folder / LOG_FILE) if r["kind"] == "train"]
         return Record(
             **asdict(variant),
@@ -185,9 +184,9 @@ class Study:
             seed=key.seed,
             validation=figures[f"best_{trainer.metric}"],
             test={name: value for name, value in tested[0].items() if isinstance(value, int | float)},
-            backbone_trainable=counts.backbone_trainable,
-            backbone_total=counts.backbone,
-            head_trainable=counts.head_trainable,
+            backbone_trainable=counts.backbone.trainable,
+            backbone_total=counts.backbone.total,
+            head_trainable=counts.head.trainable,
             seconds=seconds,
             memory_bytes=memory,
             bytes_on_disk=weights_size(folder / REPOSITORY),

@@ -87,10 +87,6 @@ class Task(ABC):
         """Give the meter's figures that can select the best weights, each with whether greater is better."""
         return {self.best_metric: self.greater_is_better}
 
-    def head(self) -> tuple[str, ...] | None:
-        """Paths of the modules of the bare model that always train; `None` leaves it to [`find_head`]."""
-        return None
-
     def describe(self) -> dict[str, Any]:
         """Settings that make this task what it is: a run only resumes with the same ones. JSON values."""
         return {}

@@ -30,6 +30,6 @@ class AdaptFormerLayer(TappedLayer):
         adapter.train(self.training)
         self.adaptformer_mlp[adapter_name] = self.place(adapter)
 
-    def parallel_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+    def beside_mlp(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """The sum of what the active adapters add beside the MLP, from the stream after attention."""
         return self.sum_deltas(self.adaptformer_mlp, hidden_states)

@@ -9,7 +9,10 @@ from typing import Any
 from peft import NoMatchingPeftModuleError
 from torch import nn
 
-from mona_peft.blocks.known import BlockSpec, find_blocks, head_modules, known_block_classes, stream_width
+from mona_peft.blocks.head import find_head
+from mona_peft.blocks.known import find_blocks, known_block_classes
+from mona_peft.blocks.modules import has_submodule, stream_width
+from mona_peft.blocks.spec import BlockSpec
 from mona_peft.compat import AuxiliaryTrainingWrapper, ExcludedModule, check_target_module_exists
 
 from .saved import find_saved
@@ -93,10 +96,10 @@ def warn_of_frozen_head(model: nn.Module, config: Any) -> None:
     """Warn when a head will be neither trained nor saved: the commonest mistake with PEFT."""
     saved = find_saved(model, config.modules_to_save)
     frozen = [
-        name
-        for name in head_modules(model)
-        if not any(f"{name}.".startswith(f"{outer}.") for outer in saved)
-        and not isinstance(model.get_submodule(name), AuxiliaryTrainingWrapper)
+        path
+        for path in find_head(model) or ()
+        if not any(f"{path}.".startswith(f"{outer}.") for outer in saved)
+        and not (has_submodule(model, path) and isinstance(model.get_submodule(path), AuxiliaryTrainingWrapper))
     ]
     if frozen and not config.inference_mode:
         warnings.warn(

@@ -17,7 +17,7 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
-from mona_peft.blocks.layout import rows_choose_adapters
+from mona_peft.blocks.rows import rows_choose_adapters
 from mona_peft.compat import AuxiliaryTrainingWrapper
 
 #: PEFT's name for a row that uses no adapter.

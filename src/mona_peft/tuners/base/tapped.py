@@ -17,9 +17,13 @@ from peft import PeftConfig
 from torch import Tensor, nn
 
 from mona_peft.blocks.checkpointing import tolerate_tuple_embeddings
-from mona_peft.blocks.known import BlockSpec, find_spec, stream_type, stream_width
-from mona_peft.blocks.layout import chosen_adapters
-from mona_peft.blocks.tap import TappedBlock, TokenLayout, check_tappable, tap, untap
+from mona_peft.blocks.known import find_spec
+from mona_peft.blocks.layout import TokenLayout
+from mona_peft.blocks.modules import stream_type, stream_width
+from mona_peft.blocks.rows import chosen_adapters
+from mona_peft.blocks.source import LayoutSource
+from mona_peft.blocks.spec import BlockSpec
+from mona_peft.blocks.tap import check_tappable, tap, untap
 
 from .matching import match_blocks, warn_of_frozen_head
 from .mixed_batch import rows_name_adapters
@@ -74,31 +78,31 @@ class TappedLayer(BlockTunerLayer):
         """Whether no adapter of this layer is active."""
         return self._disable_adapters or not any(True for _ in self._active_modules())
 
-    def entry_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+    def after_attention(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """See `ResidualAdapter`."""
         return None
 
-    def parallel_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+    def beside_mlp(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """See `ResidualAdapter`."""
         return None
 
-    def exit_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+    def after_mlp(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """See `ResidualAdapter`."""
         return None
 
-    def attention_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
+    def beside_attention(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
         """See `ResidualAdapter`."""
         return None
 
-    def mlp_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
+    def beside_mlp_normed(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
         """See `ResidualAdapter`."""
         return None
 
-    def entry_stream(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
+    def stream_after_attention(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
         """See `ResidualAdapter`."""
         return None
 
-    def exit_stream(self, hidden_states: Tensor, extra: Tensor | None, layout: TokenLayout) -> Tensor | None:
+    def stream_after_mlp(self, hidden_states: Tensor, extra: Tensor | None, layout: TokenLayout) -> Tensor | None:
         """See `ResidualAdapter`."""
         return None
 
@@ -149,12 +153,13 @@ class TappedTuner(BlockTuner):
 
     child_name: str
     _targets: dict[str, BlockSpec]
+    _sources: dict[str, LayoutSource | None]
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         # Everything that can be refused is refused here, before the model is touched.
         self._targets, self._excluded = match_blocks(model, peft_config)
-        for name, spec in self._targets.items():
-            check_tappable(model, name, spec, self.tuner_layer_cls.reads_norms)  # type: ignore[attr-defined]
+        reads_norms = self.tuner_layer_cls.reads_norms  # type: ignore[attr-defined]
+        self._sources = {name: check_tappable(model, name, spec, reads_norms) for name, spec in self._targets.items()}
         warn_of_frozen_head(model, peft_config)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -198,9 +203,7 @@ class TappedTuner(BlockTuner):
         layer._device_and_dtype = device, dtype  # the block's weights may have been replaced since the layer was made
         layer.update_layer(adapter_name, peft_config)
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
-        tap(self.model, current_key, spec, self.child_name)
+        tap(self.model, current_key, spec, self.child_name, self._sources.pop(current_key, None))
 
     def _remove_layers(self) -> None:
-        blocks = [m for m in self.model.modules() if isinstance(m, TappedBlock) and self.child_name in m._tap.adapters]
-        for block in blocks:
-            untap(block, self.child_name)
+        untap(self.model, self.child_name)

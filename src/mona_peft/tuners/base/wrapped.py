@@ -20,7 +20,7 @@ from mona_peft.blocks.checkpointing import (
     register_before_checkpoint,
     tolerate_tuple_embeddings,
 )
-from mona_peft.blocks.layout import choose_adapters, chosen_adapters
+from mona_peft.blocks.rows import choose_adapters, chosen_adapters
 
 from .branches import output_modules, refuse_uncalled
 from .matching import match_blocks, warn_of_frozen_head

@@ -32,10 +32,10 @@ class ConvpassLayer(TappedLayer):
             bypass.train(self.training)
             getattr(self, f"convpass_{position}")[adapter_name] = self.place(bypass)
 
-    def attention_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
+    def beside_attention(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
         """The sum of what the active adapters add beside attention."""
         return self.sum_deltas(self.convpass_attention, normed, layout)
 
-    def mlp_delta(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
+    def beside_mlp_normed(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
         """The sum of what the active adapters add beside the MLP."""
         return self.sum_deltas(self.convpass_mlp, normed, layout)

@@ -37,20 +37,20 @@ class MonaLayer(TappedLayer):
             mona.train(self.training)
             getattr(self, f"mona_{position}")[adapter_name] = self.place(mona)
 
-    def entry_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+    def after_attention(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """The sum of what the active adapters add after attention."""
         return self.sum_deltas(self.mona_attention, hidden_states, layout)
 
-    def exit_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+    def after_mlp(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """The sum of what the active adapters add after the MLP."""
         return self.sum_deltas(self.mona_mlp, hidden_states, layout)
 
-    def entry_stream(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
+    def stream_after_attention(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
         """The stream after attention with a sole adapter applied, and what it added."""
         mona = self._sole_fast(self.mona_attention, hidden_states)
         return None if mona is None else mona.stream(hidden_states, layout, split=True)
 
-    def exit_stream(self, hidden_states: Tensor, extra: Tensor | None, layout: TokenLayout) -> Tensor | None:
+    def stream_after_mlp(self, hidden_states: Tensor, extra: Tensor | None, layout: TokenLayout) -> Tensor | None:
         """The stream after the MLP, to which `extra` is due, with a sole adapter applied."""
         mona = self._sole_fast(self.mona_mlp, hidden_states)
         return None if mona is None else mona.stream(hidden_states, layout, extra)[0]

@@ -30,10 +30,10 @@ class SCTLayer(TappedLayer):
         found = {"attention": self.sct_attention, "mlp": self.sct_mlp}
         return {place: maps[adapter_name] for place, maps in found.items() if adapter_name in maps}  # type: ignore[misc]
 
-    def entry_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+    def after_attention(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """The sum of what the active adapters add after attention."""
         return self.sum_deltas(self.sct_attention, hidden_states)
 
-    def exit_delta(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
+    def after_mlp(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """The sum of what the active adapters add after the MLP."""
         return self.sum_deltas(self.sct_mlp, hidden_states)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mona_peft.blocks.layout import Layout, apply_layout, choose_adapters
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import Layout, TokenLayout
+from mona_peft.blocks.rows import apply_layout, choose_adapters
 
 from .layer import SCTLayer
 

@@ -8,7 +8,7 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from mona_peft.blocks.known import head_modules
+from mona_peft.blocks.head import find_head, is_head
 from mona_peft.tuners.base.wrapped import WrappedTuner
 
 from .layer import SSFLayer
@@ -54,12 +54,12 @@ class SSFModel(WrappedTuner):
 
     def target_names(self, model: nn.Module, peft_config: Any, blocks: list[str]) -> list[str]:
         """Names of the layers to adapt: those of the blocks, or of all that is no head."""
-        heads = [*head_modules(model), *(peft_config.modules_to_save or []), *unused_parts(model)]
+        heads = [*(find_head(model) or ()), *(peft_config.modules_to_save or []), *unused_parts(model)]
         inside = [f"{name}." for name in blocks]
         chosen = []
         for name, module in layers(model):
             if peft_config.whole_backbone:
-                wanted = not any(name == head or name.startswith(f"{head}.") for head in heads)
+                wanted = not is_head(name, heads)
             else:
                 wanted = name.startswith(tuple(inside))
             if wanted and isinstance(module, ADAPTED):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mona_peft.blocks.layout import choose_adapters
+from mona_peft.blocks.rows import choose_adapters
 from mona_peft.tuners.base.mixed_batch import row_groups
 from mona_peft.tuners.base.wrapped import WrappedLayer
 

@@ -9,7 +9,8 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from mona_peft.blocks.known import find_blocks, find_patch_embedding, find_spec, has_submodule, stream_width
+from mona_peft.blocks.known import find_blocks, find_spec
+from mona_peft.blocks.modules import find_patch_embedding, has_submodule, stream_width
 from mona_peft.tuners.base.wrapped import WrappedTuner
 
 from .layer import VPTLayer
@@ -106,7 +107,9 @@ def prompt_bound(model: nn.Module, name: str) -> float | None:
     assert spec is not None
     first = next(iter(find_blocks(model)))
     width = stream_width(model.get_submodule(first), spec)
-    convolution = find_patch_embedding(model, first, spec, width)
-    if convolution is None:
+    found = find_patch_embedding(model, first, spec, width)
+    if found is None:
         return None
+    around, path = found
+    convolution: Any = around.get_submodule(path)
     return uniform_bound(convolution.in_channels * math.prod(convolution.kernel_size), width)

@@ -1,0 +1,164 @@
+"""Finding one's way around a block: what contains it, what stands before it, how wide its residual stream is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mona_peft.compat import ModulesToSaveWrapper
+
+from .spec import PADDING, BlockSpec
+
+
+def ancestors(model: nn.Module, name: str) -> Iterator[nn.Module]:
+    """Yield the modules that contain the module `name` of `model`, the nearest first, `model` last."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield model.get_submodule(name)
+
+
+def has_submodule(module: nn.Module, path: str) -> bool:
+    """Whether `module` has a module at `path`."""
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def count_tokens(model: nn.Module, name: str, terms: Sequence[int | str]) -> int:
+    """Add up `terms`: numbers, and attributes of the nearest module around block `name`, or its config, that has one.
+
+    Raises:
+        ValueError: If an attribute is found nowhere.
+    """
+    known = [term for term in terms if term != PADDING]
+    return sum(_lookup(model, name, term) if isinstance(term, str) else term for term in known)
+
+
+def find_patch_embedding(model: nn.Module, name: str, spec: BlockSpec, width: int) -> tuple[nn.Module, str] | None:
+    """Find the convolution whose output becomes the tokens of block `name`: a module around it and its path in that.
+
+    It is the last one before the first block that gives as many channels as the residual stream has, in the nearest
+    module around the block that has one.
+
+    Args:
+        model (`nn.Module`): The model that contains the block.
+        name (`str`): The block's name in it.
+        spec (`BlockSpec`): The block's row of the table.
+        width (`int`): Channels of the residual stream.
+    """
+    for ancestor in ancestors(model, name):
+        found = None
+        for path, module in ancestor.named_modules():
+            if spec.matches(module):
+                break
+            if isinstance(module, nn.Conv2d) and module.out_channels == width:
+                found = path
+        if found is not None:
+            return ancestor, found
+    return None
+
+
+def find_beside(model: nn.Module, name: str, path: str) -> nn.Module | None:
+    """Return the nearest module around block `name` that has a module at `path`, or None."""
+    return next((ancestor for ancestor in ancestors(model, name) if has_submodule(ancestor, path)), None)
+
+
+def copies_at(root: nn.Module, path: str) -> list[nn.Module]:
+    """The modules that may run at `path`: one, or where PEFT keeps copies (`modules_to_save`), the original and those.
+
+    Args:
+        root (`nn.Module`): A module.
+        path (`str`): Path in it, of any of the copies.
+    """
+    modules, parts = [root], path.split(".")
+    while parts:
+        part = parts.pop(0)
+        if all(isinstance(module, ModulesToSaveWrapper) for module in modules):
+            modules = [kept for module in modules for kept in _kept(module)]
+            if part == "modules_to_save":
+                parts.pop(0)
+            if part in ("modules_to_save", "original_module"):
+                continue
+        modules = [getattr(module, part) for module in modules]
+    return [copy for module in modules for copy in _copies(module)]
+
+
+def _kept(wrapper: Any) -> list[nn.Module]:
+    return [wrapper.original_module, *wrapper.modules_to_save.values()]
+
+
+def _copies(module: nn.Module) -> list[nn.Module]:
+    if not isinstance(module, ModulesToSaveWrapper):
+        return [module]
+    return [copy for kept in _kept(module) for copy in _copies(kept)]
+
+
+def remove_hooks(module: nn.Module, ours: Callable[[Any], bool]) -> None:
+    """Remove the forward hooks and pre-hooks for which `ours` is true.
+
+    A copied module has copies of the hooks, of which nobody has handles.
+    """
+    for kind in ("_forward_hooks", "_forward_pre_hooks"):
+        hooks = getattr(module, kind)
+        for number in [number for number, hook in hooks.items() if ours(hook)]:
+            del hooks[number]
+            for more in ("_with_kwargs", "_always_called"):
+                getattr(module, f"{kind}{more}", {}).pop(number, None)
+
+
+def stream_width(block: nn.Module, spec: BlockSpec) -> int:
+    """Channels of the residual stream: the inputs of the entry's first linear layer, or the size of its norm's weight.
+
+    Raises:
+        ValueError: If the entry has no parameters.
+    """
+    module = _first_with_parameters(block, spec)
+    features = getattr(module, "in_features", None)  # a quantised weight has another shape
+    return features if isinstance(features, int) else next(module.parameters(recurse=False)).shape[-1]
+
+
+def stream_type(block: nn.Module, spec: BlockSpec) -> tuple[torch.device, torch.dtype]:
+    """Device and type of the residual stream: those of the entry's, or the block's, first parameter of floats.
+
+    Where accelerate keeps the parameters elsewhere between the calls, the device is the one it brings them to.
+
+    Raises:
+        ValueError: If the entry has no parameters.
+    """
+    holder = _first_with_parameters(block, spec)
+    first = next(holder.parameters(recurse=False))
+    parameters = [first, *block.parameters()]
+    dtypes = [p.dtype for p in parameters if p.is_floating_point() and p.dtype.itemsize > 1]
+    return _execution_device(holder) or first.device, dtypes[0] if dtypes else torch.get_default_dtype()
+
+
+def _execution_device(module: nn.Module) -> torch.device | None:
+    hook: Any = getattr(module, "_hf_hook", None)
+    devices = [getattr(h, "execution_device", None) for h in getattr(hook, "hooks", [hook])]
+    return next((torch.device(device) for device in devices if device is not None), None)
+
+
+def _first_with_parameters(block: nn.Module, spec: BlockSpec) -> nn.Module:
+    for module in block.get_submodule(spec.entry).modules():
+        if any(True for _ in module.parameters(recurse=False)):
+            return module
+    raise ValueError(
+        f"'{spec.entry}' of {type(block).__name__} has no parameters, so the width of the residual stream is unknown."
+    )
+
+
+def _lookup(model: nn.Module, name: str, attribute: str) -> int:
+    for module in ancestors(model, name):
+        for holder in (module, getattr(module, "config", None)):
+            value = getattr(holder, attribute, None)
+            if isinstance(value, int):
+                return value
+    raise ValueError(
+        f"The number of extra tokens of block '{name}' is the attribute '{attribute}', which no module around the "
+        "block has. Pass the block's layout in a `BlockSpec` with a number instead."
+    )
