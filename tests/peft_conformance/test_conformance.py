@@ -35,14 +35,9 @@ CONTROL_LACKS = {
 }
 
 #: What waits for a change elsewhere, by guarantee, method and subject (empty for all of them).
-WRAPPED = ("bottleneck", "lorand", "ssf", "vpt")
 AWAITED: dict[tuple[str, str, str], str] = {
     ("a_copy_is_independent", "mona", ""): "weights fused for inference are kept as views",
-    **{(name, method, ""): "adapter_names is ignored" for method in WRAPPED
-       for name in ("rows_of_a_batch_use_their_own_adapters", "unknown_adapters_of_rows_are_refused")},
-    **{("checkpointed_gradients_are_the_same", method, subject): "checkpointing before PEFT fails on Swin"
-       for method in WRAPPED for subject in ("swin", "backbone")},
-}  # fmt: skip
+}
 
 
 def cases():
