@@ -83,8 +83,8 @@ def test_damaged_best_weights_are_found_again_or_named(tmp_path, damage):
         def describe(self):
             return {}
 
-        def meter(self):
-            meter = super().meter()
+        def meter(self, split):
+            meter = super().meter(split)
             meter.compute = lambda: {"error": abs(self.evaluations() - self.best)}
             return meter
 

@@ -50,7 +50,7 @@ def test_one_broken_step_is_never_saved_and_the_run_recovers(tmp_path, validatio
 
 def test_a_metric_that_is_no_number_is_never_the_best(tmp_path):
     class Undefined(LineTask):
-        def meter(self):
+        def meter(self, split):
             meter = LineMeter()
             plain, number = meter.compute, len(self.seen) // 6
             meter.compute = lambda: {"error": plain()["error"] if number == 2 else float("nan")}
