@@ -50,7 +50,6 @@ def run(rank, folder):
     results = {}
     try:
         for method in METHODS:
-            print("start", method, flush=True)
             mine = images(4)[2 * rank : 2 * rank + 2]
             model = shard_leaves(build(method))
             loss = backward(model, mine)
@@ -88,6 +87,7 @@ def test_two_shards_have_the_gradients_of_one_process(tmp_path):
         for version in (1, 2):
             found, gradients = results[method, version]
             torch.testing.assert_close(found, loss, rtol=1e-5, atol=1e-6)
-            assert gradients.keys() == expected.keys(), (method, version)
+            # FSDP1 keeps trained and frozen parameters of a unit in one tensor, and has zeros for the frozen
+            assert gradients.keys() == expected.keys() or (version == 1 and gradients.keys() > expected.keys())
             for key, gradient in expected.items():
                 torch.testing.assert_close(gradients[key], gradient, rtol=1e-3, atol=1e-5)

@@ -93,7 +93,7 @@ def test_usage_cannot_leave_its_block(folder):
 
 
 def test_commands(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/opt/work/train.py", "--a", "1", "--max_runs", "3", "--b", "--readme=x", "-c"])
+    monkeypatch.setattr(sys, "argv", ["/opt/job/train.py", "--a", "1", "--max_runs", "3", "--b", "--readme=x", "-c"])
     assert command_line() == "python scripts/train.py --a 1 --max_runs 3 --b --readme=x -c"
     assert command_line(without=("--max_runs", "--readme")) == "python scripts/train.py --a 1 --b"
     assert without_paths("C:\\Users\\me\\run") == "run" and without_paths("--x=user/name") == "--x=user/name"

@@ -34,11 +34,6 @@ CONTROL_LACKS = {
     ("blocks_are_chosen_by_index", "loha", "timm-vit"),
 }
 
-#: What waits for a change elsewhere, by guarantee, method and subject (empty for all of them).
-AWAITED: dict[tuple[str, str, str], str] = {
-    ("a_copy_is_independent", "mona", ""): "weights fused for inference are kept as views",
-}
-
 
 def cases():
     """Each guarantee for each method on one subject, turn by turn; on the others too in the slow tests."""
@@ -48,9 +43,6 @@ def cases():
                 if {(guarantee, method, ""), (guarantee, method, subject)} & CONTROL_LACKS:
                     continue
                 marks = [] if (i + j) % len(SUBJECTS) == k else [pytest.mark.slow]
-                reason = AWAITED.get((guarantee, method, subject)) or AWAITED.get((guarantee, method, ""))
-                if reason:
-                    marks.append(pytest.mark.xfail(strict=True, reason=reason))
                 yield pytest.param(guarantee, method, subject, marks=marks, id=f"{guarantee}-{method}-{subject}")
 
 

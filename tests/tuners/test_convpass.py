@@ -8,7 +8,7 @@ import transformers
 from peft import get_peft_model, inject_adapter_in_model
 from torch.nn import functional as F
 
-from mona_peft import AdaptFormerConfig, BlockSpec, ConvpassConfig, MonaConfig, VPTConfig
+from mona_peft import AdaptFormerConfig, BlockSpec, ConvpassConfig, MonaConfig
 from mona_peft.blocks.tap import TokenLayout
 from mona_peft.tuners.convpass import Convpass
 from tests.support.models import TINY_MODELS, features, images, predict, randomise
@@ -185,7 +185,8 @@ def test_norms_are_watched_only_as_long_as_they_are_read():
 
 def test_a_norm_that_is_called_twice_or_never_is_an_error():
     model = adapt("vit-model", bottleneck_dim=2)
-    inject_adapter_in_model(VPTConfig(vpt_tokens=2), model.base_model.model)  # normalises its prompts with it
+    block = next(module for module in model.modules() if hasattr(module, "layernorm_before"))
+    block.attention.register_forward_pre_hook(lambda _, args: block.layernorm_before(*args[:1]) and None)
     with pytest.raises(RuntimeError, match="called its 'layernorm_before' more than once"):
         predict(model, images())
     model = TINY_MODELS["vit-model"].build()

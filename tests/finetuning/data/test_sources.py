@@ -185,8 +185,8 @@ def test_exif_rotation_is_applied(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"voc_labels": "both"}, "multi or single"),
-        ({"validation_fraction": 1.5}, "must be in"),
+        ({"voc_labels": "both"}, "voc_labels is 'both'; it must be one of multi, single"),
+        ({"validation_fraction": 1.5}, "validation_fraction is 1.5; it must be .* at least 0 and below 1"),
         ({"download": True}, "needs --data_dir"),
     ],
 )

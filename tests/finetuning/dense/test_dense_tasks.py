@@ -287,7 +287,7 @@ def test_predictions_carry_no_annotations(swin):
         with torch.no_grad():
             found = task.predict(model, batch)
         assert {type(value) for one in found for value in one.values()} <= {list, int}
-        assert all(one.keys() == {"boxes", "scores", "labels", "index"} for one in found)
+        assert all(one.keys() == {"boxes", "scores", "labels", "index", "turn"} for one in found)
         images = task.data.splits["validation"]
         results = []
         for order in (range(len(found)), reversed(range(len(found)))):

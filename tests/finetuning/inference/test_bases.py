@@ -115,7 +115,7 @@ def test_dense_models_refuse_other_bases_and_missing_heads(tmp_path, method):
 
 def test_loading_changes_no_global_state(root):
     logger = logging.getLogger(LOADING_LOGGER)
-    before = transformers.logging.get_verbosity(), list(logger.filters)
+    before = transformers.logging.get_verbosity(), list(logger.filters), vars(torch.nn.init).copy()
     errors = []
 
     def work():
@@ -129,7 +129,8 @@ def test_loading_changes_no_global_state(root):
         thread.start()
     for thread in threads:
         thread.join()
-    assert not errors and (transformers.logging.get_verbosity(), list(logger.filters)) == before
+    assert not errors
+    assert (transformers.logging.get_verbosity(), list(logger.filters), vars(torch.nn.init)) == before
 
 
 def test_only_this_thread_is_quiet():

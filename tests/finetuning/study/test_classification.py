@@ -2,10 +2,10 @@
 
 import datasets
 import pytest
-from mona_peft.finetuning.study.classification import ClassificationBenchmark
 from PIL import Image
 
 from mona_peft.finetuning.data.sources.classification import DataConfig
+from mona_peft.finetuning.study.testbeds.recipes import ClassificationTestbed
 from mona_peft.finetuning.tasks.classification import ClassificationConfig
 from mona_peft.finetuning.training import TrainingConfig
 
@@ -20,8 +20,8 @@ def test_a_study_reads_the_metric_that_its_runs_measure(tmp_path, labels, metric
     rows = {"image": [Image.new("RGB", (8, 8))] * 2, "labels": labels}
     for split in ("train", "validation", "test"):
         datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / f"{split}.parquet"))
-    benchmark = ClassificationBenchmark(
+    testbed = ClassificationTestbed(
         DataConfig(dataset=str(tmp_path)), ClassificationConfig(), TrainingConfig(report_to=["none"])
     )
-    assert benchmark.metric == metric
-    assert benchmark.load(0).multilabel is several
+    assert testbed.metric == metric
+    assert testbed.load(0).multilabel is several

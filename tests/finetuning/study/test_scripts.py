@@ -13,6 +13,7 @@ from mona_peft.finetuning.data.sources.classification import DataConfig
 from mona_peft.finetuning.data.sources.dense import ObjectDataConfig
 from mona_peft.finetuning.study.ablations import ablation_variants
 from mona_peft.finetuning.study.command import (
+    FREE_FLAGS,
     AblateConfig,
     CompareConfig,
     command_line,
@@ -174,7 +175,7 @@ def test_the_task_decides_the_settings():
 )
 def test_the_command_of_results_says_what_makes_them(monkeypatch, words, kept):
     monkeypatch.setattr("sys.argv", ["/anywhere/scripts/compare.py", *words])
-    assert command_line() == " ".join(["python scripts/compare.py", *kept])
+    assert command_line(FREE_FLAGS) == " ".join(["python scripts/compare.py", *kept])
 
 
 def test_a_real_data_set_without_its_splits_is_refused(tmp_path):

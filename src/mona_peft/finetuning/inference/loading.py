@@ -8,6 +8,7 @@ without memory (on the meta device), and the base model's weights by what transf
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from mona_peft.finetuning.methods import find_head
+from mona_peft.blocks.head import find_head
 from mona_peft.finetuning.models.architectures import architecture_of
 from mona_peft.finetuning.models.building import rebuild_model
 from mona_peft.finetuning.models.pretrained import load_fitting
@@ -30,6 +31,10 @@ from .foreign import load_foreign, timm_base
 from .predictor import Loaded
 
 __all__ = ["Loaded", "load"]
+
+# One model is built at a time. While transformers builds one it has its own functions in the place of torch.nn.init's;
+# two threads at once could leave them there, where they give no weights to layers that were loaded before.
+_building = threading.Lock()
 
 
 def load(
@@ -59,12 +64,13 @@ def load(
             fit the base model. It is a `ValueError` that says which, and what to do.
     """
     repository = open_repository(repo_or_path, revision, token, trust_remote_code)
-    if isinstance(base_model, nn.Module):
-        loaded = load_foreign(repository, base_model)
-    elif (name := timm_base(repository, base_model)) is not None:
-        loaded = load_foreign(repository, name)
-    else:
-        loaded = _load_on_base(repository, base_model, token, trust_remote_code)
+    with _building:
+        if isinstance(base_model, nn.Module):
+            loaded = load_foreign(repository, base_model)
+        elif (name := timm_base(repository, base_model)) is not None:
+            loaded = load_foreign(repository, name)
+        else:
+            loaded = _load_on_base(repository, base_model, token, trust_remote_code)
     return loaded._replace(model=loaded.model.to(device=device, dtype=dtype).eval())
 
 

@@ -197,7 +197,7 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
         rows = sort_rows(rows, testbed.greater_is_better)
     results = Results(
         title=testbed.title,
-        command=command_line([flag for name in FREE_SETTINGS for flag in flags_of(name)]),
+        command=command_line(FREE_FLAGS),
         metric_name=testbed.metric_name,
         reference=reference,
         settings=settings_of(study.folder),
@@ -209,6 +209,7 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
 
 #: Settings that say how much of a study to do now, and where: they are no part of what makes its results.
 FREE_SETTINGS = ("study_dir", "results_dir", "max_runs", "report_only", "readme")
+FREE_FLAGS = tuple(flag for name in FREE_SETTINGS for flag in flags_of(name))
 
 
 def parse_study(kind: type, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:

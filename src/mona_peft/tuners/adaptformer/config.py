@@ -35,7 +35,7 @@ class AdaptFormerConfig(BlockTunerConfig):
         default=64, metadata={"help": "Bottleneck channels; 64 in the paper, 16 to 32 for few-shot data."}
     )
     adaptformer_dropout: float = field(
-        default=0.1, metadata={"help": "Dropout before the up projection; 0.1 in the authors' code."}
+        default=0.1, metadata={"help": "Dropout before the up projection; 0.1 in the authors' settings."}
     )
     adaptformer_scale: float = field(
         default=0.1, metadata={"help": "Factor of what the adapter adds; 0.1 in the paper."}

@@ -27,11 +27,15 @@ class BottleneckConfig(BlockTunerConfig):
     method: ClassVar[str] = "bottleneck"
     sizes: ClassVar[tuple[str, ...]] = ("bottleneck_dim",)
 
-    bottleneck_dim: int = field(default=64, metadata={"help": "Channels of the bottleneck."})
-    bottleneck_dropout: float = field(default=0.1, metadata={"help": "Dropout probability before the up projection."})
+    bottleneck_dim: int = field(
+        default=64, metadata={"help": "Bottleneck channels; 64 in the comparison, 16 to 32 for few-shot data."}
+    )
+    bottleneck_dropout: float = field(
+        default=0.1, metadata={"help": "Dropout before the up projection; 0.1, or 0 with strong augmentation."}
+    )
     positions: tuple[str, ...] | str = field(
         default=POSITIONS,
-        metadata={"help": "Which outputs of a block to adapt: of the 'attention', of the 'mlp', or both."},
+        metadata={"help": "Outputs of a block to adapt: 'attention', 'mlp', or both as in the paper (best)."},
     )
 
     def __post_init__(self) -> None:

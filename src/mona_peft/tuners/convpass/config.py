@@ -36,12 +36,17 @@ class ConvpassConfig(BlockTunerConfig):
     method: ClassVar[str] = "convpass"
     sizes: ClassVar[tuple[str, ...]] = ("bottleneck_dim",)
 
-    bottleneck_dim: int = field(default=8, metadata={"help": "Channels of the bottleneck."})
-    convpass_dropout: float = field(default=0.1, metadata={"help": "Dropout probability before the up projection."})
-    convpass_scale: float = field(default=1.0, metadata={"help": "Factor of what the adapter adds."})
+    bottleneck_dim: int = field(default=8, metadata={"help": "Bottleneck channels; 8 in the paper."})
+    convpass_dropout: float = field(
+        default=0.1, metadata={"help": "Dropout before the up projection; 0.1 in the authors' code."}
+    )
+    convpass_scale: float = field(
+        default=1.0,
+        metadata={"help": "Factor of what the adapter adds; 1, or one of 0.01 to 10 chosen for the data set."},
+    )
     positions: tuple[str, ...] | str = field(
         default=POSITIONS,
-        metadata={"help": "Which branches of a block get a bypass: 'attention', 'mlp', or both."},
+        metadata={"help": "Branches that get a bypass: 'attention', 'mlp', or both as in the paper (best)."},
     )
 
     def __post_init__(self) -> None:

@@ -37,15 +37,18 @@ class LoRandConfig(BlockTunerConfig):
     method: ClassVar[str] = "lorand"
     sizes: ClassVar[tuple[str, ...]] = ("bottleneck_dim", "lorand_alpha", "lorand_beta")
 
-    lorand_alpha: int = field(default=2, metadata={"help": "Low-rank products in each projection."})
-    lorand_beta: int = field(default=8, metadata={"help": "Rank of each product."})
-    bottleneck_dim: int | None = field(
-        default=None, metadata={"help": "Channels of the bottleneck; None for half of the output's."}
+    lorand_alpha: int = field(
+        default=2, metadata={"help": "Low-rank products in each projection; 2 in the paper, 4 for more capacity."}
     )
-    lorand_dropout: float = field(default=0.1, metadata={"help": "Dropout probability before the up projection."})
+    lorand_beta: int = field(default=8, metadata={"help": "Rank of each product; 8 in the paper."})
+    bottleneck_dim: int | None = field(
+        default=None,
+        metadata={"help": "Bottleneck channels; None (recommended) for half of the output's, as in the paper."},
+    )
+    lorand_dropout: float = field(default=0.1, metadata={"help": "Dropout before the up projection; 0.1."})
     positions: tuple[str, ...] | str = field(
         default=POSITIONS,
-        metadata={"help": "Which outputs of a block to adapt: of the 'attention', of the 'mlp', or both."},
+        metadata={"help": "Outputs of a block to adapt: 'attention', 'mlp', or both as in the paper (best)."},
     )
 
     def __post_init__(self) -> None:

@@ -29,11 +29,16 @@ class SCTConfig(BlockTunerConfig):
 
     method: ClassVar[str] = "sct"
 
-    num_channels: int = field(default=96, metadata={"help": "Channels of a block that are mapped."})
-    sct_scale: float = field(default=0.15, metadata={"help": "Factor of what the adapter adds."})
+    num_channels: int = field(
+        default=96, metadata={"help": "Channels of a block that are mapped; 96 in the paper, an eighth of ViT-B's."}
+    )
+    sct_scale: float = field(
+        default=0.15,
+        metadata={"help": "Factor of what the adapter adds; 0.15 in many of the authors' settings, up to 0.4."},
+    )
     positions: tuple[str, ...] | str = field(
         default=("attention",),
-        metadata={"help": "Which residual streams of a block to adapt: after 'attention', after the 'mlp', or both."},
+        metadata={"help": "Streams to adapt: after 'attention' (recommended, the authors'), after 'mlp', or both."},
     )
 
     def __post_init__(self) -> None:

@@ -2,10 +2,12 @@
 
 Paper: "SCT: A Simple Baseline for Parameter-Efficient Fine-Tuning via Salient Channels" (IJCV 2023,
 https://arxiv.org/abs/2309.08513). Reference: the authors' code (https://github.com/zhaohengyuan1/SCT), of which the
-selection of channels, the training script and the Swin model were read; the ViT model was not to be had. As there, the
-map acts on the residual stream after a branch, in one place of each block, with a bias. Left out: the variant on the
-query and value projections, and the one that scales the channels themselves. Deviation: the map starts at zero unless
-`init_weights=False`, so that the adapted model starts as the base model.
+selection of channels, the training script and both models were read. As there, the map acts on the residual stream
+after attention, in one place of each block, with a bias. The published ViT has no factor in its map, for weights that
+have it in them; the factor is that of its Swin and of its settings. Left out: the variant on the query and value
+projections, and the one that scales the channels themselves. Deviations: the map starts at zero unless
+`init_weights=False`, so that the adapted model starts as the base model; after the MLP it acts on the residual stream,
+on which its channels are chosen, and not on what the MLP adds to it.
 """
 
 from __future__ import annotations

@@ -16,11 +16,12 @@ class VPTConfig(BlockTunerConfig):
     attend to; what becomes of them is dropped after the block ("Visual Prompt Tuning", ECCV 2022,
     https://arxiv.org/abs/2203.12119). In Swin they join the tokens of every window, without a relative position, as
     in the authors' code. Prompts change attention whatever their values, so the adapted model does not start as the
-    base model, and `init_weights` has no effect.
+    base model, and `init_weights` has no effect: prompts start within the authors' bound for the model's patches and
+    the width of its first block.
 
     Args:
         vpt_tokens (`int`): Prompts a block.
-        vpt_dropout (`float`): Dropout on the prompts, in [0, 1).
+        vpt_dropout (`float`): Dropout on the prompts, in [0, 1), with other values for each image.
 
     Raises:
         ValueError: If a value is not one of those above.
@@ -29,8 +30,12 @@ class VPTConfig(BlockTunerConfig):
     method: ClassVar[str] = "vpt"
     sizes: ClassVar[tuple[str, ...]] = ("vpt_tokens",)
 
-    vpt_tokens: int = field(default=10, metadata={"help": "Prompts a block."})
-    vpt_dropout: float = field(default=0.0, metadata={"help": "Dropout probability on the prompts."})
+    vpt_tokens: int = field(
+        default=10, metadata={"help": "Prompts a block; 10, or 50 for data far from the pretraining."}
+    )
+    vpt_dropout: float = field(
+        default=0.0, metadata={"help": "Dropout on the prompts, other for each image; 0 in the authors' settings."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
