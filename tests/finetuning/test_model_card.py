@@ -97,7 +97,7 @@ def test_commands(monkeypatch):
     assert command_line() == "python scripts/train.py --a 1 --max_runs 3 --b --readme=x -c"
     assert command_line(without=("--max_runs", "--readme")) == "python scripts/train.py --a 1 --b"
     assert without_paths("C:\\Users\\me\\run") == "run" and without_paths("--x=user/name") == "--x=user/name"
-    assert without_paths("sgd:/home/me/a.txt") == "sgd:a.txt" and without_paths("https://a.example/b") != "b"
+    assert without_paths("sgd:/anyone/me/a.txt") == "sgd:a.txt" and without_paths("https://a.example/b") != "b"
 
 
 def test_names(tmp_path, monkeypatch):

@@ -65,7 +65,9 @@ class ResidualAdapter(Protocol):
     def beside_mlp_normed(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
         """What to add to the block's result beside the MLP branch, from the norm's output that the MLP reads."""
 
-    def stream_after_attention(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
+    def stream_after_attention(
+        self, hidden_states: Tensor, layout: TokenLayout
+    ) -> tuple[Tensor, Tensor | None] | None:
         """The stream with `after_attention` added and that delta, if both can be had at once for less."""
 
     def stream_after_mlp(self, hidden_states: Tensor, extra: Tensor | None, layout: TokenLayout) -> Tensor | None:

@@ -58,7 +58,7 @@ def check_delta(blank: PreTrainedModel, repository: Repository) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in blank.state_dict().items()}
     recorded = repository.delta.get("tensors")
     dense = architecture_of(blank.config) is not None
-    heads = [f"{path}." for path in (head_paths(blank) if dense else find_head(blank))]
+    heads = [f"{path}." for path in (head_paths(blank) if dense else find_head(blank) or ())]
     parameters = [name for name, _ in blank.named_parameters() if name.startswith(tuple(heads))]
     if not (recorded is None or (isinstance(recorded, list) and all(isinstance(name, str) for name in recorded))):
         raise RepositoryError(f"{repository.folder / DELTA_CONFIG}: tensors={recorded!r} must be a list of names.")

@@ -63,7 +63,8 @@ def _build_timm(name: str, repository: Repository) -> nn.Module:
     with explained(f"The timm model {name!r}"):
         with torch.device("meta"):
             blank = timm.create_model(name)
-        head = repository.shapes.get(f"base_model.model.{find_head(blank)[0]}.weight")
+        path = next(iter(find_head(blank) or ()), "")
+        head = repository.shapes.get(f"base_model.model.{path}.weight")
         return timm.create_model(name, pretrained=True, num_classes=head[0] if head else None)
 
 

@@ -112,7 +112,7 @@ def _find_base(repository: Repository, base_model: str | Path | None, token: str
 
 def _adopt_classes(blank: PreTrainedModel, repository: Repository) -> None:
     """As many classes as the adapter's head has, where the adapter came without the configuration of its model."""
-    for path in find_head(blank):
+    for path in find_head(blank) or ():
         shape = repository.shapes.get(f"base_model.model.{path}.weight")
         if shape and isinstance(blank.get_submodule(path), nn.Linear) and shape[0] != blank.config.num_labels:
             blank.config.num_labels = shape[0]
@@ -130,7 +130,7 @@ def _load_weights(
     if architecture_of(config) is not None:
         model = rebuild_model(config, str(base.folder))
     else:
-        head = find_head if is_classifier(model_class) else lambda model: ()
-        model, _ = load_fitting(model_class, str(base.folder), config, head)
+        classifies = is_classifier(model_class)
+        model, _ = load_fitting(model_class, str(base.folder), config, lambda m: (classifies and find_head(m)) or ())
     model.config.name_or_path = model.name_or_path = base.name
     return model

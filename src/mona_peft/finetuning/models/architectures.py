@@ -67,7 +67,7 @@ class Architecture:
         names = set(self.config_class.attribute_map)
         # A configuration passes on to its base what it has no argument for, so those of the bases count as well.
         for base in self.config_class.__mro__[: self.config_class.__mro__.index(PretrainedConfig)]:
-            arguments = inspect.signature(base.__init__).parameters.values()
+            arguments = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
             names |= {argument.name for argument in arguments if argument.kind is not argument.VAR_KEYWORD}
         return frozenset(names - shared)
 

@@ -68,7 +68,7 @@ def check_adapter_names(tuner: BaseTuner, names: Sequence[str], args: tuple, kwa
     known = sorted(
         name
         for name, config in tuner.peft_config.items()
-        if isinstance(tuner, PEFT_TYPE_TO_TUNER_MAPPING.get(config.peft_type, ()))  # others may share the model
+        if isinstance(tuner, PEFT_TYPE_TO_TUNER_MAPPING.get(config.peft_type, ()))  # type: ignore[call-overload]  # others may share the model
     )
     unknown = sorted(set(names) - set(known) - {BASE})
     if unknown:

@@ -98,7 +98,9 @@ class TappedLayer(BlockTunerLayer):
         """See `ResidualAdapter`."""
         return None
 
-    def stream_after_attention(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
+    def stream_after_attention(
+        self, hidden_states: Tensor, layout: TokenLayout
+    ) -> tuple[Tensor, Tensor | None] | None:
         """See `ResidualAdapter`."""
         return None
 

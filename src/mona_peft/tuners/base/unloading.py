@@ -38,11 +38,11 @@ def unload(tuner: BaseTuner, remove_layers: Callable[[], None], is_ours: Callabl
     """
     model: Any = tuner.model
     remove_layers()
-    others = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    others: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     own = {
         name
         for name, config in tuner.peft_config.items()
-        if isinstance(tuner, PEFT_TYPE_TO_TUNER_MAPPING.get(config.peft_type, ()))
+        if isinstance(tuner, PEFT_TYPE_TO_TUNER_MAPPING.get(config.peft_type, ()))  # type: ignore[call-overload]
     }
     shared = {name for layer in others for name in layer._all_available_adapter_names()}
     _restore_saved(model, own - shared, everything=not others)

@@ -181,8 +181,9 @@ class WrappedTuner(BlockTuner):
 
     def _remove_layers(self) -> None:
         for parent in list(self.model.modules()):
-            for name, layer in list(parent.named_children()):
+            children: list[tuple[str, Any]] = list(parent.named_children())
+            for name, layer in children:
                 if type(layer) is self.tuner_layer_cls:
-                    layer.release()  # type: ignore[operator]
-                    hand_over_hooks(layer, layer.base_layer)  # type: ignore[arg-type]
+                    layer.release()
+                    hand_over_hooks(layer, layer.base_layer)
                     setattr(parent, name, layer.base_layer)

@@ -6,6 +6,8 @@ Paper: "Parameter-Efficient Transfer Learning for NLP" (Houlsby et al., ICML 201
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,7 +53,8 @@ class Bottleneck(nn.Module):
             x (`Tensor`): The input.
             residual (`bool`): Whether `x` itself is part of the result.
         """
-        added = self.up(self.dropout(ACTIVATIONS[self.activation](self.down(x))))
+        activate: Any = ACTIVATIONS[self.activation]
+        added = self.up(self.dropout(activate(self.down(x))))
         added = added if self.scale == 1.0 else self.scale * added
         return x + added if residual else added
 

@@ -133,7 +133,8 @@ class _Mona(torch.autograd.Function):
         # Checkpointing lets the saved tensors be asked for once only.
         stream, down, mixed, kept, *flat = ctx.saved_tensors
         needs_x, needs_extra, _, _, _, *needs_parameters = ctx.needs_input_grad
-        grad_x, grads = None, [None] * len(flat)
+        grad_x: Tensor | None = None
+        grads: Sequence[Tensor | None] = [None] * len(flat)
         if grad_out is not None or grad_delta is not None:
             parameters = Parameters.unflatten(flat)
             with torch.autocast(stream.device.type, enabled=False):

@@ -45,7 +45,9 @@ class MonaLayer(TappedLayer):
         """The sum of what the active adapters add after the MLP."""
         return self.sum_deltas(self.mona_mlp, hidden_states, layout)
 
-    def stream_after_attention(self, hidden_states: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor] | None:
+    def stream_after_attention(
+        self, hidden_states: Tensor, layout: TokenLayout
+    ) -> tuple[Tensor, Tensor | None] | None:
         """The stream after attention with a sole adapter applied, and what it added."""
         mona = self._sole_fast(self.mona_attention, hidden_states)
         return None if mona is None else mona.stream(hidden_states, layout, split=True)

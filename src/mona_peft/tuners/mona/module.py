@@ -35,14 +35,18 @@ class TokenBatchNorm(nn.BatchNorm1d):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each channel over everything but the channels."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        mean, var, weight, bias = (t.to(dtype) for t in (self.running_mean, self.running_var, self.weight, self.bias))
+        running_mean, running_var, tracked = self.running_mean, self.running_var, self.num_batches_tracked
+        assert running_mean is not None and running_var is not None and tracked is not None, "statistics are tracked"
+        mean, var, weight, bias = (t.to(dtype) for t in (running_mean, running_var, self.weight, self.bias))
         tokens = x.reshape(-1, x.shape[-1]).to(dtype)
-        normed = nn.functional.batch_norm(tokens, mean, var, weight, bias, self.training, self.momentum, self.eps)
+        normed = nn.functional.batch_norm(
+            tokens, mean, var, weight, bias, self.training, self.momentum or 0.0, self.eps
+        )
         if self.training:
-            for buffer, moved in ((self.running_mean, mean), (self.running_var, var)):
+            for buffer, moved in ((running_mean, mean), (running_var, var)):
                 if buffer is not moved:  # a copy was cast, so the step was taken by the copy
                     buffer.copy_(moved)
-            self.num_batches_tracked.add_(1)
+            tracked.add_(1)
         return normed.view(x.shape).to(x.dtype)
 
 

@@ -90,14 +90,14 @@ class Parameters(NamedTuple):
     def flat(self) -> list[Tensor | None]:
         """All of them in one list, as an `autograd.Function` takes its tensors; each filter beside its bias."""
         *single, kernels, biases = self
-        return [*single, *(t for pair in zip(kernels, biases, strict=True) for t in pair)]  # type: ignore[list-item]
+        return [*single, *(t for pair in zip(kernels, biases, strict=True) for t in pair)]
 
     @classmethod
     def unflatten(cls, flat: Sequence[Any]) -> Parameters:
         """Take back [`flat`]."""
         count = len(cls._fields) - 2
         filters = flat[count:]
-        return cls(*flat[:count], kernels=filters[::2], kernel_biases=filters[1::2])
+        return cls(*flat[:count], filters[::2], filters[1::2])
 
     def fuse(self, dtype: torch.dtype) -> Weights:
         """Multiply out; not differentiable.

@@ -114,7 +114,7 @@ def unused_parts(model: nn.Module) -> list[str]:
     for name, module in model.named_modules():
         cls = type(module).__name__
         part = UNUSED.get(cls)
-        if cls in UNUSED_UNLESS_APPLIED and not module.config.apply_layernorm:  # type: ignore[union-attr]
+        if cls in UNUSED_UNLESS_APPLIED and not module.config.apply_layernorm:
             part = UNUSED_UNLESS_APPLIED[cls]
         if part is not None and type(module).__module__.startswith("transformers."):
             names.append(f"{name}.{part}" if name else part)

