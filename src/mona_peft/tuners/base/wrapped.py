@@ -181,9 +181,9 @@ class WrappedTuner(BlockTuner):
 
     def _remove_layers(self) -> None:
         for parent in list(self.model.modules()):
-            children: list[tuple[str, Any]] = list(parent.named_children())
-            for name, layer in children:
-                if type(layer) is self.tuner_layer_cls:
+            for name, child in list(parent.named_children()):
+                if type(child) is self.tuner_layer_cls:
+                    layer: Any = child
                     layer.release()
                     hand_over_hooks(layer, layer.base_layer)
                     setattr(parent, name, layer.base_layer)

@@ -97,7 +97,7 @@ class Parameters(NamedTuple):
         """Take back [`flat`]."""
         count = len(cls._fields) - 2
         filters = flat[count:]
-        return cls(*flat[:count], filters[::2], filters[1::2])
+        return cls._make([*flat[:count], filters[::2], filters[1::2]])
 
     def fuse(self, dtype: torch.dtype) -> Weights:
         """Multiply out; not differentiable.
