@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The versions the tests ran with; TORCH="torch torchvision" takes the newest ones.
-TORCH ?= torch==2.14.1 torchvision==0.29.1
+# The versions the tests ran with; TESTED="torch torchvision transformers" takes the newest ones.
+TESTED ?= torch==2.14.1 torchvision==0.29.1 transformers==5.23.0 peft==0.21.2
 # "dev,quantization" adds the tests of quantised base models.
 EXTRAS ?= dev
 DEMO_SIZE ?= full
@@ -21,7 +21,7 @@ env: $(VENV)/.installed  ## Create the environment
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet $(TESTED)
 	$(BIN)/python -m pip install --quiet -e ".[$(EXTRAS)]"
 	touch $@
 
