@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 from pathlib import Path
@@ -16,12 +17,20 @@ from .mangle import mangle_file
 PARTIAL = "partial"
 
 
-def train(folder: Path, max_steps: int | None = None, resume: bool = False) -> dict[str, torch.Tensor]:
+class Stopped(LineTask):
+    """The line, whose training is stopped after a few steps."""
+
+    def loss(self, model, batch):
+        if len(self.seen) == 6:
+            raise KeyboardInterrupt
+        return super().loss(model, batch)
+
+
+def train(folder: Path, task: LineTask, resume: bool = False) -> dict[str, torch.Tensor]:
     """Fit the line for a few steps and give the weights."""
     config = TrainingConfig(
         output_dir=str(folder),
         num_epochs=3,
-        max_steps=max_steps,
         batch_size=8,
         checkpoint_steps=2,
         logging_steps=1,
@@ -31,7 +40,7 @@ def train(folder: Path, max_steps: int | None = None, resume: bool = False) -> d
         resume=resume,
         cpu=True,
     )
-    trainer = Trainer(LineTask(), config)
+    trainer = Trainer(task, config)
     try:
         trainer.train()
         return {name: tensor.clone() for name, tensor in trainer.bare_model.state_dict().items()}
@@ -41,32 +50,9 @@ def train(folder: Path, max_steps: int | None = None, resume: bool = False) -> d
 
 def setup(root: Path) -> None:
     """A run that was stopped on its way, and the weights that it has at its end."""
-    torch.save(train(root / "whole"), root / "whole.pt")
-    try:
-        _stop_after(root / PARTIAL, steps=6)
-    except KeyboardInterrupt:
-        pass
-
-
-def _stop_after(folder: Path, steps: int) -> None:
-    class Stopped(LineTask):
-        def loss(self, model, batch):
-            if len(self.seen) == steps:
-                raise KeyboardInterrupt
-            return super().loss(model, batch)
-
-    config = TrainingConfig(
-        output_dir=str(folder),
-        num_epochs=3,
-        batch_size=8,
-        checkpoint_steps=2,
-        logging_steps=1,
-        save_total_limit=2,
-        report_to=["none"],
-        progress_bar=False,
-        cpu=True,
-    )
-    Trainer(Stopped(), config).train()
+    torch.save(train(root / "whole", LineTask()), root / "whole.pt")
+    with contextlib.suppress(KeyboardInterrupt):
+        train(root / PARTIAL, Stopped())
 
 
 def attack(rng: random.Random, folder: Path) -> None:
@@ -75,6 +61,6 @@ def attack(rng: random.Random, folder: Path) -> None:
     shutil.copytree(folder.parent / PARTIAL, run)
     files = sorted(path for path in run.rglob("*") if path.is_file())
     done = mangle_file(rng, rng.choice(files))
-    weights = train(run, resume=True)
+    weights = train(run, LineTask(), resume=True)
     expected = torch.load(folder.parent / "whole.pt")
     assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items()), done
