@@ -11,7 +11,9 @@ DEMO_OUTPUT ?= outputs/demo
 WORKERS ?= 2
 KILLS ?= 200
 
-.PHONY: help env demo demo-dense backbones versions test test-slow faults quality style clean
+N ?= 10000
+
+.PHONY: help env demo demo-dense backbones versions test test-slow hostile faults quality style clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -45,6 +47,9 @@ test: env  ## Run the tests but the slow ones
 
 test-slow: env  ## Run the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+hostile: env  ## Run N seeded hostile cases: repositories, checkpoints, images, data, settings
+	HOSTILE_CASES=$(N) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow tests/hostile
 
 faults: env  ## Kill runs and take their disk and processes away; writes docs/reliability.md (about an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.finetuning.faults.campaign --kills $(KILLS) --report docs/reliability.md

@@ -1,18 +1,26 @@
-"""Seeded hostile cases: 50 in the default tests, 2,000 in the slow ones, `HOSTILE_CASES` of them by `make hostile`."""
+"""Seeded hostile cases: 50 in the default tests, 2,000 in the slow ones, `HOSTILE_CASES` of them by `make hostile N=10000`."""
 
 import os
 
 import pytest
 
-from . import attack_checkpoints, attack_images, attack_labels, attack_objects, attack_settings
+from . import (
+    attack_checkpoints,
+    attack_images,
+    attack_labels,
+    attack_objects,
+    attack_repositories,
+    attack_settings,
+)
 from .watch import run_cases
 
 #: Kind of attack and its share of the cases.
 ATTACKS = {
-    "settings": (attack_settings, 0.25),
-    "images": (attack_images, 0.2),
-    "labels": (attack_labels, 0.2),
-    "objects": (attack_objects, 0.2),
+    "repositories": (attack_repositories, 0.25),
+    "settings": (attack_settings, 0.15),
+    "images": (attack_images, 0.15),
+    "labels": (attack_labels, 0.15),
+    "objects": (attack_objects, 0.15),
     "checkpoints": (attack_checkpoints, 0.15),
 }
 FEW = 50
