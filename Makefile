@@ -10,10 +10,9 @@ DEMO_SIZE ?= full
 DEMO_OUTPUT ?= outputs/demo
 WORKERS ?= 2
 KILLS ?= 200
-
 N ?= 10000
 
-.PHONY: help env demo demo-dense backbones versions test test-slow hostile faults quality style clean
+.PHONY: help env demo demo-dense backbones versions test test-slow conformance hostile faults quality style clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -42,11 +41,14 @@ versions: env  ## Run the core of the tests on the oldest and the newest support
 	$(BIN)/nox
 
 test: env  ## Run the tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --ignore tests/families
-	$(BIN)/python -m pytest -m "not slow" tests/families  # in one process: the table of backbones is read from it
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not campaign" --ignore tests/families
+	$(BIN)/python -m pytest -m "not slow and not campaign" tests/families  # in one process: the table of backbones is read from it
 
 test-slow: env  ## Run the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+conformance: env  ## Hold every guarantee of PEFT's life cycle for every tuner on every model, and walk 500 steps
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/peft_conformance
 
 hostile: env  ## Run N seeded hostile cases: repositories, checkpoints, images, data, settings
 	HOSTILE_CASES=$(N) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow tests/hostile

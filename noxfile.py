@@ -31,7 +31,9 @@ def run_core(session: nox.Session, packages: list[str], *options: str) -> None:
     """Install `packages` and the package without its extras, and run the core of the tests."""
     session.install(*packages, *TOOLS)
     session.install("--no-deps", "-e", ".")
-    session.run("python", "-m", "pytest", "-q", "-m", "not slow", *options, *(session.posargs or CORE))
+    session.run(
+        "python", "-m", "pytest", "-q", "-m", "not slow and not campaign", *options, *(session.posargs or CORE)
+    )
 
 
 @nox.session(python="3.11")

@@ -1,4 +1,4 @@
-"""Seeded hostile cases: 50 in the default tests, 2,000 in the slow ones, `HOSTILE_CASES` of them by `make hostile N=10000`."""
+"""Seeded hostile cases: 50 in the default tests, 2,000 in the slow ones, N by `make hostile N=10000`."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Random walks through the life cycle: short ones always, of 500 steps in the slow tests."""
+"""Random walks through the life cycle: short ones always, of 500 steps in the campaign."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_short_walk(method, heads, tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("method", [*NAMES, "lora"])
 @pytest.mark.parametrize(
     ("subject", "heads", "steps"), [("swin", False, 500), ("timm-vit", True, 150)], ids=["swin", "timm"]
