@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,6 @@ def as_flags(*settings: Any) -> list[str]:
         for name, value in vars(config).items():
             if value is None or value == []:
                 continue
-            words.append(f"--{name}")
-            words.extend(str(item) for item in (value if isinstance(value, list) else [value]))
+            items = value if isinstance(value, list) else [value]
+            words += [f"--{name}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in items)]
     return words
