@@ -1,4 +1,4 @@
-"""Seeded hostile cases: 50 in the default tests, 2,000 in the slow ones, N by `make hostile N=10000`."""
+"""Seeded hostile cases: 50 in the default tests, 400 in the slow ones, N by `make hostile N=10000`."""
 
 import os
 
@@ -24,7 +24,7 @@ ATTACKS = {
     "checkpoints": (attack_checkpoints, 0.15),
 }
 FEW = 50
-MANY = int(os.environ.get("HOSTILE_CASES", "2000"))
+MANY = int(os.environ.get("HOSTILE_CASES", "400"))
 
 
 def seeds(kind, first, total):

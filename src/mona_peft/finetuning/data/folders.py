@@ -7,6 +7,9 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+#: Characters of a file's name, as file systems allow at most.
+LONGEST_NAME = 255
+
 
 class DataFolder:
     """A folder whose files other files name.
@@ -38,8 +41,8 @@ class DataFolder:
         Raises:
             ValueError: If it is no name, or the file is elsewhere or not a regular one.
         """
-        if not isinstance(name, str) or not name or "\0" in name:
-            raise ValueError(f"{named_by} names the file {name!r}, which is no file name.")
+        if not isinstance(name, str) or not name or "\0" in name or len(os.path.basename(name)) > LONGEST_NAME:
+            raise ValueError(f"{named_by} names the file {str(name)[:100]!r}, which is no file name.")
         path = os.path.join(self.folder, name)
         folder = os.path.dirname(path)
         if folder not in self._inside:

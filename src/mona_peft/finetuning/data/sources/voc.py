@@ -126,11 +126,16 @@ def read_image_set(folder: Path, image_set: str) -> list[tuple[str, VocAnnotatio
 
     Raises:
         FileNotFoundError: If the set or an annotation is missing.
-        ValueError: If the set names a file outside the folder of the annotations, or one is no XML.
+        ValueError: If the set is no text, names a file outside the folder of the annotations, or one is no XML.
     """
     listing = folder / "ImageSets" / "Main" / f"{image_set}.txt"
     if not listing.exists():
         raise FileNotFoundError(f"There is no image set {listing}; unpack the VOC archives so that it is there.")
-    lines = [line.split() for line in listing.read_text(encoding="utf-8").splitlines()]
+    if not listing.is_file():
+        raise ValueError(f"The image set {listing} is no regular file; unpack the VOC archives again.")
+    try:
+        lines = [line.split() for line in listing.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The image set {listing} is no UTF-8 text ({error}); unpack the archives again.") from None
     annotations = DataFolder(folder / "Annotations")
     return [(line[0], VocAnnotation.read(annotations.file(f"{line[0]}.xml", listing))) for line in lines if line]
