@@ -45,7 +45,7 @@ test: env  ## Run the tests but the slow ones
 	$(BIN)/python -m pytest -m "not slow and not campaign" tests/families  # in one process: the table of backbones is read from it
 
 test-slow: env  ## Run the slow tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "slow and not campaign"
 
 conformance: env  ## Hold every guarantee of PEFT's life cycle for every tuner on every model, and walk 500 steps
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/peft_conformance

@@ -45,6 +45,8 @@ def test_a_few_hostile_cases(kind):
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("kind", ATTACKS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.campaign] * (kind == "checkpoints")) for kind in ATTACKS]
+)
 def test_many_hostile_cases(kind):
     check(kind, seeds(kind, 1000, MANY))
