@@ -152,3 +152,14 @@ def test_rows_of_every_family_are_served_exactly_or_refused(config, family):
         if together.dim() > 1 and len(together) == 2:
             assert same(together[0], one[0], 1e-4) and same(together[1], other[1], 1e-4)
     assert not same(outputs["second"], outputs["first"], 1e-4)
+
+
+@pytest.mark.parametrize("name", ["bottleneck", "lorand", "ssf", "vpt"])
+def test_compiled_models_refuse_names(name):
+    model = two_adapters(CASES[name], TINY_MODELS["vit-classifier"])
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager")
+    torch.testing.assert_close(predict(compiled, images()), predict(model, images()), rtol=1e-4, atol=1e-5)
+    with pytest.raises(RuntimeError, match="has no effect in a compiled model"):
+        predict(compiled, images(), adapter_names=["second", "__base__"])
+    torch._dynamo.reset()
