@@ -18,7 +18,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from mona_peft.finetuning import recipes
+from mona_peft.finetuning import recipes, sections
 
 Config = TypeVar("Config")
 
@@ -164,12 +164,16 @@ def _range_text(entry: Field) -> str:
     return ", " + " and ".join(given) if given else ""
 
 
-def parse_arguments(config_types: Sequence[type], arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
+def parse_arguments(
+    config_types: Sequence[type], arguments: Sequence[str] | None = None, every_method: bool = False
+) -> tuple[Any, ...]:
     """Fill dataclasses from `[RECIPE] [--flag value ...]`, a packaged recipe or a file; flags win over the recipe.
 
     Args:
         config_types (`Sequence[type]`): Dataclasses with disjoint field names.
         arguments (`Sequence[str]`, *optional*): `sys.argv[1:]` if left out.
+        every_method (`bool`): Whether the settings are for several methods: sections then stay in `by_method`, and are
+            not applied.
 
     Raises:
         `ValueError`: If there is no such recipe, it names a setting that does not exist, or a value has the wrong type
@@ -182,7 +186,30 @@ def parse_arguments(config_types: Sequence[type], arguments: Sequence[str] | Non
         source = words.pop(0)
         recipe = read_recipe(recipes.path(source), config_types)
     given = vars(_parser(config_types).parse_args(words))
+    if any(entry.name == sections.KEY for config_type in config_types for entry in fields(config_type)):
+        _apply_sections(recipe, given, _default_method(config_types), every_method)
     return tuple(_fill(config_type, recipe, given, source) for config_type in config_types)
+
+
+def _apply_sections(recipe: dict[str, Any], given: dict[str, Any], default: str, every_method: bool) -> None:
+    """Sort what belongs to one method into its section, and give the method that runs what is in its own."""
+    for source in (recipe, given):
+        for name in (sections.KEY, "method_options"):
+            if name in source:
+                source[name] = read_options(name, source[name])
+    has_sections = every_method or sections.KEY in {**recipe, **given}
+    by_method = sections.sections(recipe, given, default)
+    for source in (recipe, given):
+        for name in (sections.KEY, "method_options"):
+            source.pop(name, None)
+    if has_sections:
+        recipe[sections.KEY] = by_method
+    if not every_method:
+        recipe |= sections.settings_for(by_method.get(sections.chosen(recipe, given, default), {}))
+
+
+def _default_method(config_types: Sequence[type]) -> str:
+    return next(entry.default for kind in config_types for entry in fields(kind) if entry.name == "method")
 
 
 def _fill(config_type: type[Config], recipe: dict[str, Any], given: dict[str, Any], source: str) -> Config:
