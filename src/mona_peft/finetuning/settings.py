@@ -209,7 +209,7 @@ def _apply_sections(recipe: dict[str, Any], given: dict[str, Any], default: str,
 
 
 def _default_method(config_types: Sequence[type]) -> str:
-    return next(entry.default for kind in config_types for entry in fields(kind) if entry.name == "method")
+    return next(str(entry.default) for kind in config_types for entry in fields(kind) if entry.name == "method")
 
 
 def _fill(config_type: type[Config], recipe: dict[str, Any], given: dict[str, Any], source: str) -> Config:
@@ -272,6 +272,20 @@ def read_recipe(path: Path, config_types: Sequence[type]) -> dict[str, Any]:
     Raises:
         `ValueError`: If it is no mapping, or names a setting that none of `config_types` has.
     """
+    settings = read_mapping(path)
+    known = {entry.name for config_type in config_types for entry in fields(config_type)}
+    unknown = sorted(str(name) for name in settings.keys() - known)
+    if unknown:
+        raise ValueError(f"{path} has unknown settings: {', '.join(unknown)}. Known are: {', '.join(sorted(known))}.")
+    return settings
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML recipe as [`read_recipe`] does, whatever its settings are.
+
+    Raises:
+        `ValueError`: If it is no mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         settings = yaml.load(text, Loader=_WordLoader)
@@ -283,10 +297,6 @@ def read_recipe(path: Path, config_types: Sequence[type]) -> dict[str, Any]:
     settings = {} if settings is None else settings
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must be a mapping of settings, such as 'learning_rate: 0.001'.")
-    known = {entry.name for config_type in config_types for entry in fields(config_type)}
-    unknown = sorted(str(name) for name in settings.keys() - known)
-    if unknown:
-        raise ValueError(f"{path} has unknown settings: {', '.join(unknown)}. Known are: {', '.join(sorted(known))}.")
     return settings
 
 

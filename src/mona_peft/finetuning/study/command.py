@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
+from mona_peft.finetuning import recipes
 from mona_peft.finetuning.costs.counts import count_all, format_counts
 from mona_peft.finetuning.data.sources.classification import DataConfig
 from mona_peft.finetuning.environment import command_line, package_versions
-from mona_peft.finetuning.settings import Settings, flags_of, option, parse_arguments, refuse_unused
+from mona_peft.finetuning.settings import Settings, flags_of, option, parse_arguments, read_mapping, refuse_unused
 from mona_peft.finetuning.tasks.classification import ClassificationConfig
 from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
 from mona_peft.finetuning.training.config import TrainingConfig
@@ -23,6 +24,7 @@ from .ablations import DEFAULT_LABEL, GROUPS, ablation_variants
 from .plan import Plan
 from .report import Results, replace_block, write_report
 from .runs import Study, settings_of
+from .splits import CHOICES
 from .table import REFERENCE, make_rows, sort_rows
 from .testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS, DigitsTestbed
 from .testbeds.recipes import ClassificationTestbed, DenseTestbed
@@ -53,6 +55,15 @@ class StudyConfig(Settings):
     )
     seeds: int | None = option(None, "Runs of each variant at its chosen rate.", least=1)
     search_seeds: int | None = option(None, "Runs at each rate of the grid; all seeds if unset.", least=1)
+    select_on: str = option(
+        "validation",
+        "What rates and best weights are chosen on: validation (part of the training images where there is no such "
+        "split), or test, as the paper did.",
+        choices=CHOICES,
+    )
+    held_out: float = option(
+        0.1, "Share of the training images to choose on, where the data has no validation split.", above=0, below=1
+    )
     max_runs: int | None = option(None, "Stop after this many runs; the same command goes on from there.", least=1)
     report_only: bool = option(False, "Run nothing, write the results of the runs there are.")
 
@@ -87,7 +98,9 @@ class AblateConfig(Settings):
     full_rates: list[float] = option(
         [], "Grid of full fine-tuning, where backbones are compared; 0.003 on the digits.", above=0
     )
-    backbones: list[str] = option([], "Models, or sizes of the digits' Swin, to train with Mona and in full.")
+    backbones: list[str] = option(
+        [], "Models, recipes whose model is taken, or sizes of the digits' Swin, to train with Mona and in full."
+    )
 
 
 # The ablations on the digits are at one rate each, a good one for Mona and one for full fine-tuning.
@@ -106,10 +119,13 @@ def run_comparison(
         print(format_counts(count_all(methods=compare.methods)))
         return None
     embedded = data.dataset is None
-    options = {**(DIGITS_OPTIONS if embedded else {}), **compare.variant_options}
-    variants = method_variants(compare.methods, options)
+    options = DIGITS_OPTIONS if embedded else own_settings(config, "options")
+    asked = compare.variant_options
+    options = {name: {**options.get(name, {}), **asked.get(name, {})} for name in {**options, **asked}}
+    variants = method_variants(compare.methods, options, own_settings(config, "drop_path"))
     testbed = make_testbed(study, data, config, training)
-    results = run_study(study, testbed, make_plan(study, testbed, variants, training, embedded), REFERENCE)
+    plan = make_plan(study, testbed, variants, training, embedded, own_settings(config, "learning_rate"))
+    results = run_study(study, testbed, plan, REFERENCE)
     if compare.readme:
         path = Path(compare.readme)
         text = replace_block(path.read_text(encoding="utf-8"), results.summary(), block_name(study.task))
@@ -128,19 +144,36 @@ def run_ablation(
     """Compare settings of Mona; see `scripts/ablate.py`."""
     embedded = data.dataset is None
     digits = embedded and study.task == "classification"
+    options = own_settings(config, "options")
     variants = ablation_variants(
         ablate.groups,
-        ablate.bottleneck_dim or (16 if embedded else 64),
+        ablate.bottleneck_dim or options.get("mona", {}).get("bottleneck_dim") or (16 if embedded else 64),
         ablate.bottlenecks or ((4, 8, 32) if embedded else (16, 32, 128)),
-        ablate.backbones or (tuple(SWIN_WIDTHS) if digits else ()),
+        [model_of(name) for name in ablate.backbones] or (tuple(SWIN_WIDTHS) if digits else ()),
+        "" if embedded else config.model_name_or_path,
+        options.get("mona"),
+        options.get("full"),
     )
+    drop_paths = own_settings(config, "drop_path")
+    variants = [replace(variant, drop_path=drop_paths.get(variant.method)) for variant in variants]
     testbed = make_testbed(study, data, config, training)
-    plan = make_plan(study, testbed, variants, training, embedded)
-    full_rates = tuple(ablate.full_rates or ((DIGITS_FULL_RATE,) if digits else plan.learning_rates))
-    plan = replace(plan, rates={v.label: full_rates for v in variants if v.method == "full"})
+    plan = make_plan(study, testbed, variants, training, embedded, own_settings(config, "learning_rate"))
+    full_rates = tuple(ablate.full_rates or ((DIGITS_FULL_RATE,) if digits else ()))
+    if full_rates:
+        plan = replace(plan, rates={**plan.rates, **{v.label: full_rates for v in variants if v.method == "full"}})
     if digits and not study.learning_rates:
         plan = replace(plan, learning_rates=(DIGITS_MONA_RATE,))
     return run_study(study, testbed, plan, DEFAULT_LABEL)
+
+
+def own_settings(config: Any, name: str) -> dict[str, Any]:
+    """By method, what a recipe has for it alone: its `options`, `drop_path` or `learning_rate`, where it has them."""
+    return {method: section[name] for method, section in config.by_method.items() if section[name] is not None}
+
+
+def model_of(name: str) -> str:
+    """The model of a packaged recipe; any other name as it is."""
+    return read_mapping(recipes.path(name))["model_name_or_path"] if name in recipes.names() else name
 
 
 def make_testbed(study: StudyConfig, data: Any, config: Any, training: TrainingConfig) -> Testbed:
@@ -151,21 +184,32 @@ def make_testbed(study: StudyConfig, data: Any, config: Any, training: TrainingC
         if dense:
             return ScenesTestbed(study.task, config.architecture, SCENES_SIZES[study.study_size])
         return DigitsTestbed(STUDY_SIZES[study.study_size])
+    choice: dict[str, Any] = {"select_on": study.select_on, "fraction": study.held_out}
     if dense:
-        return DenseTestbed(study.task, data, config, training)
-    return ClassificationTestbed(data, config, training)
+        return DenseTestbed(study.task, data, config, training, **choice)
+    return ClassificationTestbed(data, config, training, **choice)
 
 
 def make_plan(
-    study: StudyConfig, testbed: Testbed, variants: Sequence[Variant], training: TrainingConfig, embedded: bool
+    study: StudyConfig,
+    testbed: Testbed,
+    variants: Sequence[Variant],
+    training: TrainingConfig,
+    embedded: bool,
+    own_rates: Mapping[str, float] | None = None,
 ) -> Plan:
-    """The plan that was asked for, with the testbed's defaults for what was not."""
+    """The plan that was asked for, with the testbed's defaults for what was not.
+
+    Without a grid, that of a method is around its own rate in the recipe (`own_rates`), or that of all.
+    """
     seeds = study.seeds or testbed.seeds
     default_rates = testbed.learning_rates or tuple(f * training.learning_rate for f in RATE_FACTORS)
     # A run on the digits takes seconds, one on the scenes most of a minute.
     embedded_search = min(2, seeds) if study.task == "classification" else 1
     search_seeds = study.search_seeds or (embedded_search if embedded else None)
-    return Plan(tuple(variants), tuple(study.learning_rates or default_rates), seeds, search_seeds)
+    own = {} if study.learning_rates else own_rates or {}
+    rates = {v.label: tuple(f * own[v.method] for f in RATE_FACTORS) for v in variants if v.method in own}
+    return Plan(tuple(variants), tuple(study.learning_rates or default_rates), seeds, search_seeds, rates)
 
 
 def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str) -> Results:
@@ -227,4 +271,4 @@ def parse_study(kind: type, arguments: Sequence[str] | None = None) -> tuple[Any
     task_flag.add_argument("--task", default="classification")
     task = task_flag.parse_known_args(words)[0].task
     types = TASK_ARGUMENTS[StudyConfig(task=task).task]
-    return parse_arguments([StudyConfig, kind, *types, TrainingConfig], words)
+    return parse_arguments([StudyConfig, kind, *types, TrainingConfig], words, every_method=True)

@@ -10,6 +10,9 @@ from urllib.parse import quote
 
 from mona_peft.finetuning.files import write_json
 
+# The testbed goes by this name in files, those of older studies too.
+TESTBED_KEY = "benchmark"
+
 
 @dataclass(frozen=True)
 class RunKey:
@@ -54,6 +57,7 @@ class Record:
         bytes_on_disk (`int`): Size of the saved weights.
         losses (`list[list[float]]`): Pairs of step and training loss.
         versions (`dict[str, str]`): Of the packages that computed it.
+        drop_path (`float`, *optional*): The variant's own drop path.
     """
 
     label: str
@@ -73,6 +77,7 @@ class Record:
     bytes_on_disk: int = 0
     losses: list[list[float]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    drop_path: float | None = None
 
     @property
     def key(self) -> RunKey:

@@ -31,14 +31,12 @@ from mona_peft.finetuning.training.run_folder import LOG_FILE, read_log
 from mona_peft.summary import summary
 
 from .plan import Plan
-from .records import Record, RunKey, load_records
+from .records import TESTBED_KEY, Record, RunKey, load_records
 from .selection import choose_rate
 from .testbeds.testbed import Testbed
 from .variants import Variant
 
 SETTINGS_FILE = "study.json"
-# The testbed goes by this name in files, those of older studies too.
-TESTBED_KEY = "benchmark"
 
 
 class Study:
