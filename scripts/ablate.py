@@ -1,7 +1,7 @@
 """Compare settings of Mona. Without a dataset: the ablations on scanned digits, offline.
 
 python scripts/ablate.py --study_size tiny --groups design positions
-python scripts/ablate.py recipes/mona_swin_large_flowers102.yaml --study_dir studies/flowers-ablations
+python scripts/ablate.py swin-large-flowers102 --study_dir studies/flowers-ablations
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compare fine-tuning methods. Without a dataset: the study on scanned digits, or scenes of them, offline.
 
 python scripts/compare.py --study_size tiny
-python scripts/compare.py recipes/mona_swin_large_flowers102.yaml --study_dir studies/flowers --seeds 3
+python scripts/compare.py swin-large-flowers102 --study_dir studies/flowers --seeds 3
 python scripts/compare.py --task semantic_segmentation --study_dir outputs/scenes
 python scripts/compare.py --parameters
 """

@@ -1,7 +1,7 @@
 """Fine-tune an image classifier. Without a dataset: the demo on scanned digits, offline.
 
 python scripts/train_classification.py --demo_size tiny
-accelerate launch scripts/train_classification.py recipes/mona_swin_large_flowers102.yaml --output_dir runs/flowers
+accelerate launch scripts/train_classification.py swin-large-flowers102 --output_dir runs/flowers
 """
 
 from __future__ import annotations

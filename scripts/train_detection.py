@@ -2,7 +2,7 @@ r"""Fine-tune a detector. Without a dataset: the demo on composed scenes, offlin
 
 python scripts/train_detection.py --demo_size tiny
 accelerate launch scripts/train_detection.py \
-    recipes/mona_swin_large_retinanet_voc0712.yaml --data_dir data/VOCdevkit --output_dir runs/voc
+    swin-large-retinanet-voc0712 --data_dir data/VOCdevkit --output_dir runs/voc
 """
 
 from __future__ import annotations

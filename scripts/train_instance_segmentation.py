@@ -2,7 +2,7 @@ r"""Fine-tune an instance segmenter. Without a dataset: the demo on composed sce
 
 python scripts/train_instance_segmentation.py --demo_size tiny
 accelerate launch scripts/train_instance_segmentation.py \
-    recipes/mona_swin_base_cascade_coco.yaml --data_dir data/coco --output_dir runs/coco
+    swin-base-cascade-coco --data_dir data/coco --output_dir runs/coco
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@ r"""Fine-tune a semantic segmenter. Without a dataset: the demo on composed scen
 
 python scripts/train_semantic_segmentation.py --demo_size tiny
 accelerate launch scripts/train_semantic_segmentation.py \
-    recipes/mona_swin_large_upernet_ade20k.yaml --data_dir data/ADEChallengeData2016 --output_dir runs/ade20k
+    swin-large-upernet-ade20k --data_dir data/ADEChallengeData2016 --output_dir runs/ade20k
 """
 
 from __future__ import annotations

@@ -60,8 +60,7 @@ SMALL = {
 def workplace(tmp_path_factory):
     """A folder like the repository's own, with Flowers102's archives, small models under the Hub's names, a photo."""
     folder = tmp_path_factory.mktemp("readme")
-    for name in ("scripts", "recipes"):
-        (folder / name).symlink_to(ROOT / name)
+    (folder / "scripts").symlink_to(ROOT / "scripts")
     (folder / "data").mkdir()
     layouts.flowers102(folder / "data")
     config = SwinConfig(image_size=32, patch_size=2, embed_dim=12, depths=[1, 1], num_heads=[2, 2], window_size=4)

@@ -18,6 +18,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from mona_peft.finetuning import recipes
+
 Config = TypeVar("Config")
 
 NULLS = ("none", "null", "~", "")
@@ -165,21 +167,22 @@ def _range_text(entry: Field) -> str:
 
 
 def parse_arguments(config_types: Sequence[type], arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
-    """Fill dataclasses from `[recipe.yaml] [--flag value ...]`; flags win over the recipe.
+    """Fill dataclasses from `[RECIPE] [--flag value ...]`, a packaged recipe or a file; flags win over the recipe.
 
     Args:
         config_types (`Sequence[type]`): Dataclasses with disjoint field names.
         arguments (`Sequence[str]`, *optional*): `sys.argv[1:]` if left out.
 
     Raises:
-        `ValueError`: If the recipe names a setting that does not exist, or a value has the wrong type or range.
+        `ValueError`: If there is no such recipe, it names a setting that does not exist, or a value has the wrong type
+            or range.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     recipe: dict[str, Any] = {}
     source = ""
-    if words and words[0].endswith((".yaml", ".yml")):
+    if words and not words[0].startswith("-"):
         source = words.pop(0)
-        recipe = read_recipe(Path(source), config_types)
+        recipe = read_recipe(recipes.path(source), config_types)
     given = vars(_parser(config_types).parse_args(words))
     return tuple(_fill(config_type, recipe, given, source) for config_type in config_types)
 
