@@ -24,6 +24,8 @@ Config = TypeVar("Config")
 
 NULLS = ("none", "null", "~", "")
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+#: Settings of records written earlier, and what they are called.
+RENAMED = {"model_name_or_path": "model"}
 KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
 
 
@@ -317,6 +319,11 @@ def read_options(name: str, given: Any) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise ValueError(f"{name} is {given!r}; it must be a mapping, or the JSON of one.")
     return options
+
+
+def with_new_names(settings: dict[str, Any]) -> dict[str, Any]:
+    """Recorded settings under the names that they have now."""
+    return {RENAMED.get(name, name): value for name, value in settings.items()}
 
 
 def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -98,7 +98,7 @@ class Dense(Workload):
         settings |= {"architecture": config.architecture} if config.architecture else {}
         with tempfile.TemporaryDirectory() as folder:  # the tasks build their models around a checkpoint
             _save(build_model(model_config(config.model, config.image_size)), Path(folder))
-            self.task = kind.make(data, kind.settings(model_name_or_path=folder, **settings), ViTImageProcessor())
+            self.task = kind.make(data, kind.settings(model=folder, **settings), ViTImageProcessor())
             base: Any = self.task.build_model()
         base.config.name_or_path = base.name_or_path = ""  # no adapter is to look for the folder
         self.base = base

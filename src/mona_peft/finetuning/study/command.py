@@ -150,7 +150,7 @@ def run_ablation(
         ablate.bottleneck_dim or options.get("mona", {}).get("bottleneck_dim") or (16 if embedded else 64),
         ablate.bottlenecks or ((4, 8, 32) if embedded else (16, 32, 128)),
         [model_of(name) for name in ablate.backbones] or (tuple(SWIN_WIDTHS) if digits else ()),
-        "" if embedded else config.model_name_or_path,
+        "" if embedded else config.model,
         options.get("mona"),
         options.get("full"),
     )
@@ -173,7 +173,7 @@ def own_settings(config: Any, name: str) -> dict[str, Any]:
 
 def model_of(name: str) -> str:
     """The model of a packaged recipe; any other name as it is."""
-    return read_mapping(recipes.path(name))["model_name_or_path"] if name in recipes.names() else name
+    return read_mapping(recipes.path(name))["model"] if name in recipes.names() else name
 
 
 def make_testbed(study: StudyConfig, data: Any, config: Any, training: TrainingConfig) -> Testbed:

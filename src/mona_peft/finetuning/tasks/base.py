@@ -21,7 +21,7 @@ from mona_peft.finetuning.training.task import Task
 class ModelConfig(Settings):
     """Model and method, as every task has them."""
 
-    model_name_or_path: str = option("microsoft/swin-tiny-patch4-window7-224", "Pretrained model: Hub id or folder.")
+    model: str = option("microsoft/swin-tiny-patch4-window7-224", "Pretrained model: Hub id or folder.")
     method: str = option("mona", "Fine-tuning method, a name in mona_peft.finetuning.methods.")
     method_options: dict[str, Any] = option(
         {}, 'Settings of the method, as JSON (or a mapping, in a recipe): {"r": 16}.'
@@ -97,7 +97,7 @@ class DataTask(Task):
     def facts(self) -> dict[str, Any]:
         """Base model, data set and method."""
         config = self.config
-        return {"base_model": config.model_name_or_path, "dataset": self.data.name, "method": config.method}
+        return {"base_model": config.model, "dataset": self.data.name, "method": config.method}
 
     def usage(self, repository: str) -> str:
         """Load and predict."""

@@ -147,7 +147,7 @@ class ClassificationTask(DataTask):
         self.shuffle_buffer = shuffle_buffer
         self.model_factory = model_factory
         self.best_metric = "map" if data.multilabel else "accuracy"
-        self.processor = processor or load_processor(config.model_name_or_path)
+        self.processor = processor or load_processor(config.model)
         self.settings = ImageSettings.from_processor(self.processor)
 
     def build_model(self) -> nn.Module:
@@ -156,7 +156,7 @@ class ClassificationTask(DataTask):
         if self.model_factory is not None:
             model = self.model_factory(data.class_names)
         else:
-            model = load_classifier(config.model_name_or_path, data.class_names, config.drop_path, data.multilabel)
+            model = load_classifier(config.model, data.class_names, config.drop_path, data.multilabel)
         return apply_method(model, config.method, **config.method_options)
 
     def calibrate(self, model: nn.Module, device: torch.device, batch_size: int) -> None:

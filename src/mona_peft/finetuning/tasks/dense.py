@@ -58,7 +58,7 @@ def image_settings(config: DenseConfig, processor: Any = None) -> DenseSettings:
         config (`DenseConfig`): sizes, and the name of the backbone.
         processor (`Any`, *optional*): the backbone's image processor; loaded if left out.
     """
-    processor = processor or AutoImageProcessor.from_pretrained(config.model_name_or_path, trust_remote_code=False)
+    processor = processor or AutoImageProcessor.from_pretrained(config.model, trust_remote_code=False)
     mean, std = tuple(processor.image_mean), tuple(processor.image_std)
     return DenseSettings(config.short_side, config.long_side, mean, std)
 
@@ -105,7 +105,7 @@ def build_dense_model(config: DenseConfig, class_names: Sequence[str]) -> nn.Mod
         )
     model = build_model(
         config.architecture,
-        config.model_name_or_path,
+        config.model,
         class_names,
         config.out_indices,
         config.drop_path,

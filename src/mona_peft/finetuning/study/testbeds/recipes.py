@@ -87,7 +87,7 @@ class RecipeTestbed(Testbed):
         data, made = self.splits(seed)
         changes: dict[str, Any] = {"method": variant.method, "method_options": variant.options}
         if variant.backbone:
-            changes["model_name_or_path"] = variant.backbone
+            changes["model"] = variant.backbone
         if variant.drop_path is not None:
             changes["drop_path"] = variant.drop_path
         return self.make(replace(data, splits=made.splits), replace(self.config, **changes))
