@@ -111,7 +111,7 @@ class ClassificationTestbed(RecipeTestbed):
         self, data: DataConfig, config: ClassificationConfig, training: TrainingConfig, **choice: Any
     ) -> None:
         super().__init__("classification", data, config, training, **choice)
-        self.title = f"{data.dataset}, {Path(config.model_name_or_path).name}"
+        self.title = f"{data.dataset}, {Path(config.model).name}"
         if self.load(training.seed).multilabel:
             self.metric, self.metric_name = "map", "mean average precision"
 
@@ -137,7 +137,7 @@ class DenseTestbed(RecipeTestbed):
 
     def __init__(self, task_name: str, data: Any, config: Any, training: TrainingConfig, **choice: Any) -> None:
         super().__init__(task_name, data, config, training, **choice)
-        self.title = f"{data.dataset}, {task_name.replace('_', ' ')}, {Path(config.model_name_or_path).name}"
+        self.title = f"{data.dataset}, {task_name.replace('_', ' ')}, {Path(config.model).name}"
         self.metric, self.metric_name = config.metric, METRIC_NAMES[config.metric]
         self.loaded: Any = None
 
