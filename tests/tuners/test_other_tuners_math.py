@@ -235,13 +235,26 @@ def test_lorand_shares_its_kernel_between_down_and_up():
     assert sum(p.numel() for p in adapter.parameters()) == 2 * 2 * 8 * (6 + 4) + 2 * 8**2
 
 
+@pytest.mark.parametrize("config", [BottleneckConfig, AdaptFormerConfig])
+def test_official_first_weights_reach_the_adapters(config):
+    """Truncated normal of 0.02 with zero biases, the up projection too: the model starts away from the base."""
+    tiny = TINY_MODELS["vit-classifier"]
+    model = get_peft_model(tiny.build(), config(init_weights="official")).eval()
+    drawn = {n: p for n, p in model.named_parameters() if p.requires_grad and (".down." in n or ".up." in n)}
+    weights = torch.cat([p.flatten() for n, p in drawn.items() if n.endswith("weight")])
+    assert weights.std().item() == pytest.approx(0.02, rel=0.05) and len(drawn) >= 8
+    assert not any(p.any() for n, p in drawn.items() if n.endswith("bias"))
+    assert not torch.allclose(predict(model, images()), predict(tiny.build(), images()))
+
+
 @pytest.mark.parametrize(
     ("config", "values", "message"),
     [
         (BottleneckConfig, {"bottleneck_dim": 0}, "bottleneck_dim=0"),
         (BottleneckConfig, {"bottleneck_dropout": 1.0}, "bottleneck_dropout=1.0"),
         (BottleneckConfig, {"positions": ("attn",)}, "positions="),
-        (BottleneckConfig, {"init_weights": "official"}, "init_weights='official'"),
+        (BottleneckConfig, {"init_weights": "authors"}, "init_weights='authors' must be True or False or 'official'"),
+        (LoRandConfig, {"init_weights": "official"}, "init_weights='official'"),
         (LoRandConfig, {"lorand_alpha": 0}, "lorand_alpha=0"),
         (LoRandConfig, {"lorand_beta": True}, "lorand_beta=True"),
         (LoRandConfig, {"bottleneck_dim": -1}, "bottleneck_dim=-1"),
