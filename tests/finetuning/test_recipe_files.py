@@ -3,9 +3,9 @@
 import pytest
 
 from mona_peft.finetuning import recipes
+from mona_peft.finetuning.commands.train import arguments
 from mona_peft.finetuning.settings import parse_arguments
 from mona_peft.finetuning.training.config import TrainingConfig
-from tests.support.scripts import load_script
 
 
 def test_names_are_those_of_the_files():
@@ -35,7 +35,7 @@ def test_every_recipe_says_what_it_is(name):
 
 
 def test_a_name_and_its_file_fill_the_same_settings():
-    types = load_script("train_classification").ARGUMENTS
+    types = arguments("classification")
     named = parse_arguments(types, ["swin-large-flowers102", "--seed", "3"])
     filed = parse_arguments(types, [str(recipes.path("swin-large-flowers102")), "--seed", "3"])
     assert named == filed and named[2].seed == 3 and named[0].dataset == "flowers102"

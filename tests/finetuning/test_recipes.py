@@ -4,10 +4,10 @@ import pytest
 import yaml
 
 from mona_peft.finetuning import recipes
+from mona_peft.finetuning.commands.train import arguments
 from mona_peft.finetuning.data.sources.presets import PRESETS
 from mona_peft.finetuning.methods import METHODS
 from mona_peft.finetuning.settings import parse_arguments
-from tests.support.scripts import load_script
 
 RECIPES = [
     path for path in map(recipes.path, recipes.names()) if yaml.safe_load(path.read_text()).get("dataset") in PRESETS
@@ -22,9 +22,7 @@ def test_every_pair_of_model_and_data_set_has_a_recipe():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_is_valid(path):
-    data, classification, training, _ = parse_arguments(
-        load_script("train_classification").ARGUMENTS, [str(path), "--output_dir", "x"]
-    )
+    data, classification, training, _ = parse_arguments(arguments("classification"), [str(path), "--output_dir", "x"])
     assert data.dataset.replace("_", "-") in path.stem and classification.method in METHODS
     assert classification.method_options == {"bottleneck_dim": 64}
     assert (training.num_epochs, training.warmup_epochs, training.schedule) == (100, 20, "cosine")

@@ -4,16 +4,16 @@ import pytest
 import yaml
 
 from mona_peft.finetuning import recipes
+from mona_peft.finetuning.commands.train import arguments
 from mona_peft.finetuning.models.architectures import ARCHITECTURES
 from mona_peft.finetuning.models.cascade_mask_rcnn import CascadeMaskRCNNConfig
 from mona_peft.finetuning.models.retinanet import RetinaNetConfig
 from mona_peft.finetuning.settings import parse_arguments
-from tests.support.scripts import load_script
 
 SCRIPTS = {
-    "ade20k": "train_semantic_segmentation",
-    "voc0712": "train_detection",
-    "coco": "train_instance_segmentation",
+    "ade20k": ("train_semantic_segmentation", "segmentation"),
+    "voc0712": ("train_detection", "detection"),
+    "coco": ("train_instance_segmentation", "instances"),
 }
 RECIPES = [
     path for path in map(recipes.path, recipes.names()) if yaml.safe_load(path.read_text()).get("dataset") in SCRIPTS
@@ -30,8 +30,8 @@ def test_the_papers_three_systems_have_a_recipe():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_is_valid(path):
     dataset = yaml.safe_load(path.read_text())["dataset"]
-    script = SCRIPTS[dataset]
-    data, config, training, _ = parse_arguments(load_script(script).ARGUMENTS, [str(path), "--output_dir", "x"])
+    script, word = SCRIPTS[dataset]
+    data, config, training, _ = parse_arguments(arguments(word), [str(path), "--output_dir", "x"])
     head = path.read_text().split("\n\n")[0]
     assert f" {path.stem} " in head and f"scripts/{script}.py" in head and "Expected" in head
     processes = 8 if "--num_processes 8" in head else 1

@@ -13,8 +13,6 @@ from typing import Any
 import datasets
 import numpy as np
 
-#: What learning rates and best weights may be chosen on.
-CHOICES = ("validation", "test")
 #: Under which name a study's settings say what it chose on.
 CHOSEN_ON = "chosen_on"
 #: What is chosen on where the settings do not say it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,67 +11,8 @@ from torch import nn
 
 from mona_peft.finetuning import sections
 from mona_peft.finetuning.data.fingerprint import describe_data
-from mona_peft.finetuning.methods import check_method
 from mona_peft.finetuning.repository import save_repository
-from mona_peft.finetuning.settings import Settings, check_names, check_values, option, read_options
 from mona_peft.finetuning.training.task import Task
-
-
-@dataclass
-class ModelConfig(Settings):
-    """Model and method, as every task has them."""
-
-    model: str = option("microsoft/swin-tiny-patch4-window7-224", "Pretrained model: Hub id or folder.")
-    method: str = option("mona", "Fine-tuning method, a name in mona_peft.finetuning.methods.")
-    method_options: dict[str, Any] = option(
-        {}, 'Settings of the method, as JSON (or a mapping, in a recipe): {"r": 16}.'
-    )
-    drop_path: float | None = option(
-        None, "Stochastic depth rate of the last block; the model's own if unset.", least=0, below=1
-    )
-    by_method: dict[str, Any] = option(
-        {},
-        'What a method has of its own, as JSON or in a recipe: {"full": {"learning_rate": 6e-5, "drop_path": 0.3}}.',
-    )
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data or model."""
-        super().__post_init__()
-        check_method(self.method, self.method_options)
-        self.by_method = {name: read_section(name, section) for name, section in self.by_method.items()}
-
-
-@dataclass
-class MethodSection(Settings):
-    """What a recipe has for one method alone."""
-
-    options: dict[str, Any] = option({}, "Settings of the method.")
-    learning_rate: float | None = option(None, "Its learning rate, in place of the recipe's.", above=0)
-    drop_path: float | None = option(None, "Its drop path, in place of the recipe's.", least=0, below=1)
-
-
-def read_section(method: str, section: Any) -> dict[str, Any]:
-    """Check what a recipe has for one method.
-
-    Args:
-        method (`str`): A key of `METHODS`.
-        section (`Any`): What stands under its name in `by_method`.
-
-    Returns:
-        `dict[str, Any]`: The fields of `MethodSection`.
-
-    Raises:
-        `ValueError`: If there is no such method, or no such setting, or a value does not fit.
-    """
-    owner = f"The section of {method!r} in by_method"
-    given = read_options(owner, section)
-    check_names(owner, given, [entry.name for entry in fields(MethodSection)])
-    try:
-        settings = MethodSection(**check_values(MethodSection, given, words=True))
-    except ValueError as error:
-        raise ValueError(f"{owner}: {error}") from None
-    check_method(method, settings.options)
-    return asdict(settings)
 
 
 class DataTask(Task):
