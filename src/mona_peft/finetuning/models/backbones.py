@@ -13,6 +13,9 @@ from .drop_path import set_drop_path
 from .pretrained import load_fitting
 from .vit_backbone import ViTBackboneConfig
 
+#: Model types of backbones that pad their own maps.
+PADDING_THEMSELVES = ("swin", "swinv2")
+
 
 def backbone_config(
     name_or_path: str, out_indices: Sequence[int] | None = None, drop_path: float | None = None
@@ -46,6 +49,16 @@ def backbone_config(
     # What belonged to the checkpoint's own task.
     config.id2label, config.architectures = {0: "LABEL_0", 1: "LABEL_1"}, None
     return config
+
+
+def pads_itself(config: PretrainedConfig) -> bool:
+    """Whether images may have any size, because the backbone pads its own maps as Swin does.
+
+    Args:
+        config (`PretrainedConfig`): Of a backbone, or of a model with one.
+    """
+    backbone = getattr(config, "backbone_config", None) or config
+    return backbone.model_type in PADDING_THEMSELVES
 
 
 def _default_stages(count: int) -> list[int]:
