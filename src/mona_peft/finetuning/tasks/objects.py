@@ -14,7 +14,13 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mona_peft.finetuning.data.dense.masks import decode_mask, encode_mask
-from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage, measured, training_targets
+from mona_peft.finetuning.data.dense.objects import (
+    ObjectData,
+    ObjectImage,
+    measured,
+    training_targets,
+    without_empty,
+)
 from mona_peft.finetuning.data.dense.transforms import (
     DenseSettings,
     ObjectTransform,
@@ -32,7 +38,9 @@ from mona_peft.finetuning.training.task import Meter
 
 from .dense import DenseConfig, DenseTask
 
-PROTOCOLS = ("coco", "voc")
+#: The figure that runs are judged by (of boxes), by protocol. VOC2007's own is the mean at 11 recalls, as mmdetection
+#: gives it for VOC; VOC2010's and later the area. Both are always given.
+PROTOCOLS = {"coco": "box_ap", "voc": "ap50", "voc07": "ap50_11point"}
 PICTURES = 8
 DRAWN_ABOVE = 0.3
 
@@ -48,20 +56,29 @@ class ObjectConfig(DenseConfig):
         [], "Least and greatest side of a training crop taken before resizing; no crop if unset.", least=1
     )
     crop_share: float = option(0.5, "Share of training images that are cropped.", least=0, most=1)
-    protocol: str = option("coco", f"How average precision is computed: one of {', '.join(PROTOCOLS)}.")
+    crop_short_sides: list[int] = option(
+        [], "Shorter sides to one of which an image is resized before it is cropped; not resized if unset.", least=1
+    )
+    skip_empty_images: bool = option(False, "Leave out training images without an object to train on.")
+    protocol: str = option(
+        "coco",
+        "How average precision is computed: coco; voc: at IoU 0.5, the area under the curve; voc07: the mean at 11 "
+        "recalls, as in the paper.",
+        choices=tuple(PROTOCOLS),
+    )
 
     def __post_init__(self) -> None:
         """Check what can be checked without data or model."""
         super().__post_init__()
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"Unknown protocol {self.protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
         if self.crop and (len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1]):
             raise ValueError(f"crop is {self.crop}; give the least and the greatest side, such as --crop 384 600.")
+        if self.crop_short_sides and not self.crop:
+            raise ValueError(f"crop_short_sides is {self.crop_short_sides}, but there is no crop; give crop as well.")
 
     @property
     def metric(self) -> str:
         """The figure that runs are judged by: the protocol's own."""
-        return "ap50" if self.protocol == "voc" else "box_ap"
+        return PROTOCOLS[self.protocol]
 
 
 class ObjectSamples(Dataset):
@@ -123,7 +140,7 @@ class ObjectMeter(Meter):
     Args:
         data (`ObjectData`): names the categories.
         images (`Sequence[ObjectImage]`): the split that is measured, with what is annotated.
-        protocol (`str`): `coco` or `voc`.
+        protocol (`str`): a key of `PROTOCOLS`.
         with_masks (`bool`): whether to give mask AP too.
     """
 
@@ -152,7 +169,7 @@ class ObjectMeter(Meter):
 
     def compute(self) -> dict[str, Any]:
         """Average precision by the protocol."""
-        return self._compute_voc() if self.protocol == "voc" else self._compute_coco()
+        return self._compute_coco() if self.protocol == "coco" else self._compute_voc()
 
     def _compute_voc(self) -> dict[str, Any]:
         label_of = {category: label for label, category in enumerate(self.data.category_ids)}
@@ -197,7 +214,7 @@ class ObjectTask(DenseTask):
 
     def metrics(self) -> dict[str, bool]:
         """Average precisions (and recalls) by the protocol, all better when greater."""
-        if self.config.protocol == "voc":
+        if self.config.protocol != "coco":
             return {"ap50": True, "ap50_11point": True}
         prefixes = ("box_", "mask_") if self.with_masks else ("box_",)
         return {f"{prefix}{name}": True for prefix in prefixes for name in FIGURES}
@@ -206,14 +223,19 @@ class ObjectTask(DenseTask):
         """Samples of a split."""
         if split not in self.data.splits:
             return None
-        config, transform = self.config, None
+        config, transform, images = self.config, None, self.data.splits[split]
         if split == "train":
             transform = object_train_transform(
-                self.settings, config.train_short_sides, config.horizontal_flip, config.crop, config.crop_share
+                self.settings,
+                config.train_short_sides,
+                config.horizontal_flip,
+                config.crop,
+                config.crop_share,
+                config.crop_short_sides,
             )
-        return ObjectSamples(
-            self.data.splits[split], self.data.category_ids, self.settings, transform, self.with_masks
-        )
+            if config.skip_empty_images:
+                images = without_empty(images)
+        return ObjectSamples(images, self.data.category_ids, self.settings, transform, self.with_masks)
 
     def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
         """Pad the images."""
