@@ -10,6 +10,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from mona_peft.blocks.head import find_head
 
+from .drop_path import drop_mlp_branches, set_drop_path
+
 
 def load_classifier(
     name_or_path: str, class_names: Sequence[str], drop_path: float | None = None, multilabel: bool = False
@@ -19,7 +21,8 @@ def load_classifier(
     Args:
         name_or_path (`str`): model id on the Hub, or a folder.
         class_names (`Sequence[str]`): by label.
-        drop_path (`float`, *optional*): stochastic depth rate of the last block; the model's own if left out.
+        drop_path (`float`, *optional*): stochastic depth rate of the last block, on both branches; the model's own,
+            as transformers applies it, if left out.
         multilabel (`bool`): whether an image has several labels.
 
     Raises:
@@ -36,22 +39,9 @@ def load_classifier(
     )
     if not same_classes:
         reset_head(model)
+    if drop_path is not None:
+        drop_mlp_branches(model)
     return model
-
-
-def set_drop_path(config: Any, drop_path: float | None) -> None:
-    """Set the stochastic depth rate in a model's config.
-
-    Raises:
-        `ValueError`: if the config has no such setting.
-    """
-    if drop_path is None:
-        return
-    if not hasattr(config, "drop_path_rate"):
-        raise ValueError(
-            f"drop_path is {drop_path}, but {config.model_type} models have no drop_path_rate; leave it out."
-        )
-    config.drop_path_rate = drop_path
 
 
 def reset_head(model: nn.Module) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from mona_peft.finetuning.data.dense import HUE_DEGREES
 from mona_peft.finetuning.data.sources.config import DataConfig, ObjectDataConfig, SegmentationDataConfig
 from mona_peft.finetuning.methods import METHODS, check_method
 from mona_peft.finetuning.models.names import CLASSIFICATION, DETECTORS, INSTANCE_SEGMENTERS, SEGMENTERS
 from mona_peft.finetuning.settings import Settings, check_names, check_values, option, read_options
 
 EVALUATIONS = ("whole", "slide")
-PROTOCOLS = ("coco", "voc")
+#: The figure that runs are judged by (of boxes), by protocol. VOC2007's own is the mean at 11 recalls, as mmdetection
+#: gives it for VOC; VOC2010's and later the area. Both are always given.
+PROTOCOLS = {"coco": "box_ap", "voc": "ap50", "voc07": "ap50_11point"}
 
 
 @dataclass
@@ -102,6 +105,9 @@ class DenseConfig(ModelConfig):
     out_indices: list[int] = option(
         [], "Stages of the backbone to use, from 1; the architecture's usual ones if unset.", least=1
     )
+    freeze_patch_embedding: bool = option(
+        False, "Train nothing of the patch embedding, whatever the method trains, as in the paper's VOC runs."
+    )
     gradient_checkpointing: bool = option(False, "Recompute the backbone in the backward pass, for less memory.")
     short_side: int = option(
         800, "Shorter side of test images, pixels, unless the longer one exceeds long_side.", least=1
@@ -128,20 +134,29 @@ class ObjectConfig(DenseConfig):
         [], "Least and greatest side of a training crop taken before resizing; no crop if unset.", least=1
     )
     crop_share: float = option(0.5, "Share of training images that are cropped.", least=0, most=1)
-    protocol: str = option("coco", f"How average precision is computed: one of {', '.join(PROTOCOLS)}.")
+    crop_short_sides: list[int] = option(
+        [], "Shorter sides to one of which an image is resized before it is cropped; not resized if unset.", least=1
+    )
+    skip_empty_images: bool = option(False, "Leave out training images without an object to train on.")
+    protocol: str = option(
+        "coco",
+        "How average precision is computed: coco; voc: at IoU 0.5, the area under the curve; voc07: the mean at 11 "
+        "recalls, as in the paper.",
+        choices=tuple(PROTOCOLS),
+    )
 
     def __post_init__(self) -> None:
         """Check what can be checked without data or model."""
         super().__post_init__()
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"Unknown protocol {self.protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
         if self.crop and (len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1]):
             raise ValueError(f"crop is {self.crop}; give the least and the greatest side, such as --crop 384 600.")
+        if self.crop_short_sides and not self.crop:
+            raise ValueError(f"crop_short_sides is {self.crop_short_sides}, but there is no crop; give crop as well.")
 
     @property
     def metric(self) -> str:
         """The figure that runs are judged by: the protocol's own."""
-        return "ap50" if self.protocol == "voc" else "box_ap"
+        return PROTOCOLS[self.protocol]
 
 
 @dataclass
@@ -185,6 +200,12 @@ class SemanticSegmentationConfig(DenseConfig):
     )
     scale: list[float] = option([0.5, 2.0], "Least and greatest factor by which training images are resized.", above=0)
     photometric: bool = option(True, "Vary brightness, contrast, saturation and hue of training images.")
+    hue_degrees: float = option(
+        HUE_DEGREES,
+        "Most degrees by which the hue varies; mmsegmentation's 18 are steps of 2 degrees.",
+        least=0,
+        most=180,
+    )
     evaluation: str = option(
         "whole", "whole: predict an image at once; slide: slide a window of crop_side over it.", choices=EVALUATIONS
     )

@@ -220,9 +220,7 @@ def training_targets(image: ObjectImage, category_ids: Sequence[int], with_masks
     label_of = {category: label for label, category in enumerate(category_ids)}
     boxes, labels, masks = [], [], []
     for annotation in image.annotations:
-        if annotation.get("iscrowd") or annotation.get("difficult"):
-            continue
-        box = clip_box(annotation["bbox"], image.height, image.width)
+        box = training_box(annotation, image)
         if box is None:
             continue
         if with_masks:
@@ -240,6 +238,25 @@ def training_targets(image: ObjectImage, category_ids: Sequence[int], with_masks
     return Targets(
         np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64), stacked if with_masks else None
     )
+
+
+def training_box(annotation: Mapping[str, Any], image: ObjectImage) -> tuple[float, float, float, float] | None:
+    """Corners of an object that trains, clipped to the image; `None` for one that does not."""
+    if annotation.get("iscrowd") or annotation.get("difficult"):
+        return None
+    return clip_box(annotation["bbox"], image.height, image.width)
+
+
+def without_empty(images: Sequence[ObjectImage]) -> list[ObjectImage]:
+    """The images with an object that trains: 117,266 of COCO's 118,287.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    kept = [image for image in images if any(training_box(one, image) for one in image.annotations)]
+    if not kept:
+        raise ValueError(f"None of {len(images)} training images has an object to train on; annotate some.")
+    return kept
 
 
 def clip_box(bbox: Sequence[float], height: int, width: int) -> tuple[float, float, float, float] | None:
