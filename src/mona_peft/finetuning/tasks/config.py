@@ -86,6 +86,11 @@ class ClassificationConfig(ModelConfig):
     )
     horizontal_flip: float = option(0.5, "Probability of mirroring a training image.", least=0, most=1)
     resize_ratio: float = option(256 / 224, "Resized short side over crop side of test images.", least=1)
+    interpolation: str = option(
+        "bicubic",
+        "How images are resized: bicubic, as most models were pretrained, or bilinear, as in the paper.",
+        choices=("bicubic", "bilinear"),
+    )
 
     def __post_init__(self) -> None:
         """Check what can be checked without data or model."""

@@ -19,6 +19,8 @@ from mona_peft.finetuning.data.images import to_rgb
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+#: How images are resized: bicubic as the models were pretrained, or bilinear as in the paper's recipes.
+INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ class ImageSettings:
 
 
 def train_transform(
-    settings: ImageSettings, crop_scale: tuple[float, float] = (0.08, 1.0), horizontal_flip: float = 0.5
+    settings: ImageSettings,
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+    horizontal_flip: float = 0.5,
+    interpolation: str = "bicubic",
 ) -> Callable[[Image.Image], torch.Tensor]:
     """Random crop resized to the model's size, random flip.
 
@@ -59,21 +64,25 @@ def train_transform(
         settings (`ImageSettings`): the model's size, mean and standard deviation.
         crop_scale (`tuple[float, float]`): least and greatest share of the area that a crop keeps.
         horizontal_flip (`float`): probability; 0 where mirror images mean something else, as with digits.
+        interpolation (`str`): a key of `INTERPOLATIONS`.
 
     Returns:
         `Callable`: from a PIL image in any mode to a float tensor `(3, H, W)`.
     """
     size = (settings.height, settings.width)
-    crop = v2.RandomResizedCrop(size, scale=crop_scale, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    crop = v2.RandomResizedCrop(size, scale=crop_scale, interpolation=INTERPOLATIONS[interpolation], antialias=True)
     return v2.Compose([to_rgb, crop, v2.RandomHorizontalFlip(horizontal_flip), *_to_tensor(settings)])
 
 
-def eval_transform(settings: ImageSettings, resize_ratio: float = 256 / 224) -> Callable[[Image.Image], torch.Tensor]:
+def eval_transform(
+    settings: ImageSettings, resize_ratio: float = 256 / 224, interpolation: str = "bicubic"
+) -> Callable[[Image.Image], torch.Tensor]:
     """Resize so that the centre crop keeps `1 / resize_ratio` of the shorter side, then crop.
 
     Args:
         settings (`ImageSettings`): the model's size, mean and standard deviation.
         resize_ratio (`float`): resized side over crop side, 256 / 224 in the paper's recipes; 1 keeps everything.
+        interpolation (`str`): a key of `INTERPOLATIONS`.
 
     Returns:
         `Callable`: from a PIL image in any mode to a float tensor `(3, H, W)`.
@@ -81,11 +90,11 @@ def eval_transform(settings: ImageSettings, resize_ratio: float = 256 / 224) -> 
     size = (settings.height, settings.width)
     # One number keeps the aspect ratio; two are for models whose input is not square.
     resized = [round(side * resize_ratio) for side in (size if size[0] != size[1] else size[:1])]
-    resize = v2.Resize(resized, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    resize = v2.Resize(resized, interpolation=INTERPOLATIONS[interpolation], antialias=True)
     return v2.Compose([to_rgb, resize, v2.CenterCrop(size), *_to_tensor(settings)])
 
 
-def evaluation_processor(processor: Any, resize_ratio: float) -> Any:
+def evaluation_processor(processor: Any, resize_ratio: float, interpolation: str = "bicubic") -> Any:
     """An image processor of transformers that prepares images as [`eval_transform`] does.
 
     That of ConvNeXt resizes the short side and crops the centre; it does so below 384 pixels only, so larger models
@@ -94,6 +103,7 @@ def evaluation_processor(processor: Any, resize_ratio: float) -> Any:
     Args:
         processor (`Any`): the model's own processor.
         resize_ratio (`float`): as for [`eval_transform`].
+        interpolation (`str`): as for [`eval_transform`].
     """
     settings = ImageSettings.from_processor(processor)
     if settings.height != settings.width or settings.height >= 384:
@@ -101,7 +111,7 @@ def evaluation_processor(processor: Any, resize_ratio: float) -> Any:
     return ConvNextImageProcessor(
         size={"shortest_edge": settings.height},
         crop_pct=1 / resize_ratio,
-        resample=PILImageResampling.BICUBIC,
+        resample=PILImageResampling[interpolation.upper()],
         image_mean=list(settings.mean),
         image_std=list(settings.std),
     )
