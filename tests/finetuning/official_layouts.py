@@ -17,9 +17,11 @@ from tests.support.datasets import write_ade, write_coco, write_voc
 
 
 def scenes(**sizes: int) -> ObjectData:
-    """Scenes whose objects go by the names of VOC's classes."""
-    data = scene_objects(sizes, SCENES)
-    return replace(data, categories=dict(zip(data.categories, VOC_CLASSES, strict=False)))
+    """Scenes in splits of these names and sizes, whose objects go by the names of VOC's classes."""
+    data = scene_objects({"train": sum(sizes.values())}, SCENES)
+    images = iter(data.splits["train"])
+    splits = {name: [next(images) for _ in range(size)] for name, size in sizes.items()}
+    return replace(data, splits=splits, categories=dict(zip(data.categories, VOC_CLASSES, strict=False)))
 
 
 def voc0712(root: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from transformers import ViTImageProcessor
 
 from mona_peft.finetuning import recipes
 from mona_peft.finetuning.commands.train import read
@@ -26,7 +27,9 @@ QUICK = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("official")
-    write_swin(root / "swin"), write_vit(root / "vit")
+    write_swin(root / "swin")
+    write_vit(root / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / "vit")
     for name, (write, _) in LAYOUTS.items():
         (root / name).mkdir()
         write(root / name)
