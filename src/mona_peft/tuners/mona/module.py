@@ -87,7 +87,7 @@ class Mona(nn.Module):
         norm (`str`): Of the scaled norms: `"layer"`, `"batch"`, or `"none"` for no scaled norm at all.
     """
 
-    triton = False  # see `use_triton`
+    filters = fast.Filters()  # of the fast path; see `use_triton`
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class Mona(nn.Module):
         kept, scale = None, 1.0
         if drop.training and drop.p > 0:
             kept, scale = draw_kept((*tokens.shape[:-1], self.down.out_features), drop.p, x.device)
-        settings = fast.Options(layout, self.norm.norm.eps, scale, filters=self._filters(), **options)
+        settings = fast.Options(layout, self.norm.norm.eps, scale, filters=self.filters, **options)
         more = None if extra is None else self._tokens(extra)
         results = fast.run(tokens, more, kept, settings, Parameters.of(self), self._compute_dtype(x.device.type))
         return tuple(None if result is None else result.view(x.shape) for result in results)
@@ -201,13 +201,6 @@ class Mona(nn.Module):
         dtype = self.down.weight.dtype
         lowered = torch.is_autocast_enabled(device) and dtype != torch.float64  # which autocast leaves as it is
         return torch.get_autocast_dtype(device) if lowered else dtype
-
-    def _filters(self) -> fast.Filters:
-        if not self.triton:
-            return fast.Filters()
-        from .triton import depthwise as kernels  # not at the top: Triton may be missing
-
-        return fast.Filters(kernels.depthwise, kernels.kernel_gradient)
 
     def _tokens(self, x: Tensor) -> Tensor:
         return x.flatten(1, -2).contiguous()
