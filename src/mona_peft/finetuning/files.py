@@ -42,7 +42,7 @@ def read_json(path: Path, remedy: str) -> Any:
         remedy (`str`): What to do where it cannot be read, for the message.
 
     Raises:
-        `ValueError`: If it cannot be read.
+        ValueError: If it cannot be read.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

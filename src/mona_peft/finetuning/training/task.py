@@ -58,9 +58,9 @@ class Task(ABC):
         Called before a training that starts afresh, not before one that is resumed; alike on every process.
 
         Args:
-            model (`nn.Module`): what `build_model` gave.
-            device (`torch.device`): where it may run.
-            batch_size (`int`): samples a batch.
+            model (`nn.Module`): What `build_model` gave.
+            device (`torch.device`): Where it may run.
+            batch_size (`int`): Samples a batch.
         """
 
     @abstractmethod
