@@ -9,7 +9,7 @@ from peft import get_peft_model, inject_adapter_in_model
 from torch.nn import functional as F
 
 from mona_peft import AdaptFormerConfig, BlockSpec, ConvpassConfig, MonaConfig
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 from mona_peft.tuners.convpass import Convpass
 from tests.support.models import TINY_MODELS, features, images, predict, randomise
 from tests.tuners.plain_blocks import plain_norm, run_swin, run_vit

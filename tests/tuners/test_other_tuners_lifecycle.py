@@ -283,7 +283,7 @@ def added(layer, delta):
         x = torch.randn(2, 16, layer.base_layer.in_features, generator=torch.Generator().manual_seed(2))
         return layer(x) - layer.base_layer(x)
     x = torch.randn(2, 16, layer.dim, generator=torch.Generator().manual_seed(2))
-    return getattr(layer, delta)(x, mona_peft.blocks.tap.TokenLayout(4, 4))
+    return getattr(layer, delta)(x, mona_peft.blocks.layout.TokenLayout(4, 4))
 
 
 @pytest.mark.parametrize("call", ["merge_and_unload", "merge_adapter"])

@@ -13,7 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from mona_peft import Mona
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 from mona_peft.finetuning.costs.models import build_model, model_config
 from mona_peft.finetuning.methods import apply_method
 from mona_peft.tuners.mona import depthwise as plain

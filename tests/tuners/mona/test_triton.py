@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mona_peft import Mona
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 from mona_peft.tuners.mona import use_triton
 from mona_peft.tuners.mona.fast import Filters
 
@@ -156,7 +156,7 @@ import sys
 sys.modules["triton"] = None
 import torch
 from mona_peft import Mona
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 from mona_peft.tuners.mona import use_triton
 mona = Mona(4, 2)
 mona(torch.randn(1, 4, 4), TokenLayout(2, 2)).sum().backward()
