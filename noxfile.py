@@ -20,9 +20,9 @@ NEWEST = ["torch", "torchvision", "transformers", "peft", "accelerate"]
 TOOLS = ["pytest>=8.3", "pytest-timeout>=2.3", "timm>=1.0.31", "scipy>=1.11", "hypothesis>=6.100", "safetensors>=0.4"]
 CORE = [
     "tests/families",
-    "tests/tuners/test_mona_config.py",
-    "tests/tuners/test_mona_exact.py",
-    "tests/tuners/test_mona_lifecycle.py",
+    "tests/tuners/mona/test_config.py",
+    "tests/tuners/mona/test_exact.py",
+    "tests/tuners/mona/test_lifecycle.py",
     "tests/peft_conformance",
 ]
 
