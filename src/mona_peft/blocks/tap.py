@@ -150,8 +150,8 @@ def _watch_norms(block: TappedBlock) -> None:
 def _rebind_forward(block: nn.Module, previous: type[nn.Module]) -> None:
     """Let a forward of the previous class that others keep on the instance be that of the present one.
 
-    accelerate replaces it by its own, which calls `_old_forward`; releases of transformers before 5 leave a bound
-    method behind after they recorded hidden states.
+    accelerate replaces it by its own, which calls `_old_forward`; transformers 5.0 leaves a bound method behind after
+    it recorded hidden states.
     """
     for name in ("_old_forward", "forward"):
         method = block.__dict__.get(name)
