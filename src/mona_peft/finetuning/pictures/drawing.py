@@ -1,4 +1,4 @@
-"""Pictures of dense predictions: boxes, masks and label maps on their image, and sheets of them beside the truth."""
+"""Pictures of dense predictions: boxes, masks and label maps on their image, and sheets of them next to the truth."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Variant:
         method (`str`): A key of `METHODS`.
         options (`dict[str, Any]`): Settings of the method.
         backbone (`str`): Which of the testbed's backbones; empty for its first.
-        group (`str`): What it is a setting of, in an ablation.
+        group (`str`): The setting that it varies, in an ablation.
     """
 
     label: str

@@ -14,7 +14,7 @@ from .task import Meter, Task
 
 
 def evaluate(accelerator: Accelerator, task: Task, model: nn.Module, split: str, loader: DataLoader) -> Meter:
-    """Run `model` over a prepared loader and give back the meter, filled alike on every process.
+    """Run `model` over a prepared loader and give back the meter, filled with the same on every process.
 
     Args:
         accelerator (`Accelerator`): Gathers the predictions.

@@ -36,7 +36,7 @@ def seeded(*entropy: int) -> Iterator[None]:
 
 
 class EpochBatchSampler(Sampler[list[Key]]):
-    """Batches of (epoch, index), shuffled anew every epoch by (seed, epoch).
+    """Batches of (epoch, index), shuffled for every epoch by (seed, epoch).
 
     Args:
         size (`int`): Number of samples.

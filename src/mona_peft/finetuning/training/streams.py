@@ -1,8 +1,8 @@
 """Training batches from a stream that is too large to keep, or to count.
 
-A stream has no length, so a run over it is measured in steps. It is read again and again, each time shuffled anew; its
-samples are drawn under seeds made of (seed, process, worker, pass, position), so a resumed run, which reads past
-what it has seen, goes on with the same batches.
+A stream has no length, so a run over it is measured in steps. It is read again and again, shuffled differently each
+time; its samples are drawn under seeds made of (seed, process, worker, pass, position), so a resumed run, which reads
+past what it has seen, goes on with the same batches.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Paper: "5%>100%: Breaking Performance Shackles of Full Fine-Tuning on Visual Recognition Tasks" (CVPR 2025,
 https://arxiv.org/abs/2408.08345). Reference: the authors' code (https://github.com/Leiyi-Hu/mona), with which the
-default settings agree. Deviations: tokens beside the patch grid (class, register and distillation tokens) are allowed;
+default settings agree. Deviations: tokens outside the grid (class, register and distillation tokens) are allowed;
 the paper's text leaves open what the norms of design versions 2 and 3 look like, here they are scaled norms like the
 last version's.
 """

@@ -126,7 +126,7 @@ class ClassificationStream(IterableDataset):
         self.stream = split_dataset_by_node(self.stream, process, processes)
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffle anew for an epoch."""
+        """Shuffle for an epoch."""
         self.stream.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

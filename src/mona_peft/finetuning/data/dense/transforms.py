@@ -51,7 +51,7 @@ class DenseSettings:
         return cls(short, long, tuple(processor.image_mean), tuple(processor.image_std))
 
     def processor(self) -> Any:
-        """A transformers image processor that resizes and normalises alike."""
+        """A transformers image processor that resizes and normalises in the same way."""
         from transformers import DetrImageProcessor
 
         size = {"shortest_edge": self.short_side, "longest_edge": self.long_side}
@@ -139,7 +139,7 @@ class VariedCrop(v2.Transform):
         self.side, self.most = side, most
 
     def forward(self, image: tv_tensors.Image, labels: tv_tensors.Mask) -> tuple[Tensor, Tensor]:
-        """Crop both alike."""
+        """Crop both in the same way."""
         height, width = image.shape[-2:]
         padding = [0, 0, max(0, self.side - width), max(0, self.side - height)]
         image, labels = TF.pad(image, padding), TF.pad(labels, padding, fill=IGNORED)

@@ -66,7 +66,7 @@ def _load_row(grid, row, columns, top, bottom, width, stride, valid):
 
 @triton.jit
 def _extra_tokens(first, prefix, extras, patches, COLUMNS: tl.constexpr):
-    """The tokens beside the grid from the `first` of them on: their numbers, and whether there are so many."""
+    """The tokens outside the grid from the `first` of them on: their numbers, and whether there are so many."""
     extra = first + tl.arange(0, COLUMNS)[:, None].to(tl.int64)
     return tl.where(extra < prefix, extra, extra + patches), extra < extras
 
