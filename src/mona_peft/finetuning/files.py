@@ -42,7 +42,7 @@ def read_json(path: Path, remedy: str) -> Any:
         remedy (`str`): What to do where it cannot be read, for the message.
 
     Raises:
-        `ValueError`: If it cannot be read.
+        ValueError: If it cannot be read.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -63,8 +63,3 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def value_digest(value: Any) -> str:
-    """SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

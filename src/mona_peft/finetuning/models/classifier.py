@@ -16,7 +16,7 @@ from .drop_path import drop_mlp_branches, set_drop_path
 def load_classifier(
     name_or_path: str, class_names: Sequence[str], drop_path: float | None = None, multilabel: bool = False
 ) -> PreTrainedModel:
-    """Load a pretrained classifier; its head starts anew unless it was trained on these very classes.
+    """Load a pretrained classifier; its head is new unless it was trained on these very classes.
 
     Args:
         name_or_path (`str`): model id on the Hub, or a folder.
@@ -45,7 +45,7 @@ def load_classifier(
 
 
 def reset_head(model: nn.Module) -> None:
-    """Draw the linear layers of the head anew from torch's global generator: normal of 0.02, zero biases."""
+    """Draw the head's linear layers from torch's global generator: normal of 0.02, zero biases."""
     for path in find_head(model) or ():
         for module in model.get_submodule(path).modules():
             if isinstance(module, nn.Linear):

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import send_to_device
-from peft import PeftModel
-from torch import nn
 from tqdm.auto import tqdm
 
 from mona_peft.finetuning.costs.memory import training_memory
@@ -192,11 +190,6 @@ class Study:
             losses=losses,
             versions=package_versions(),
         )
-
-
-def unwrap_adapter(model: nn.Module) -> nn.Module:
-    """The model inside the `PeftModel`, adapters in place; any other as it is."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def first_batch(trainer: Trainer) -> Any:

@@ -3,7 +3,7 @@
 Paper: "Convolutional Bypasses Are Better Vision Transformer Adapters" (https://arxiv.org/abs/2207.07039). Reference:
 the authors' code (https://github.com/JieShibo/PETL-ViT, folder `convpass`), which this follows in activation, order
 and first weights. Deviations: stochastic depth acts on the branches alone, not on the bypasses; any grid is allowed,
-and any number of tokens beside it.
+and any number of other tokens.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 
 
 def quick_gelu(x: Tensor) -> Tensor:

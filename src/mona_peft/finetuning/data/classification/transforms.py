@@ -28,10 +28,10 @@ class ImageSettings:
     """What a model expects of its images.
 
     Args:
-        height (`int`): pixels.
-        width (`int`): pixels.
-        mean (`tuple[float, ...]`): by channel, of values in [0, 1].
-        std (`tuple[float, ...]`): by channel, of values in [0, 1].
+        height (`int`): Pixels.
+        width (`int`): Pixels.
+        mean (`tuple[float, ...]`): By channel, of values in [0, 1].
+        std (`tuple[float, ...]`): By channel, of values in [0, 1].
     """
 
     height: int = 224
@@ -61,13 +61,13 @@ def train_transform(
     """Random crop resized to the model's size, random flip.
 
     Args:
-        settings (`ImageSettings`): the model's size, mean and standard deviation.
-        crop_scale (`tuple[float, float]`): least and greatest share of the area that a crop keeps.
+        settings (`ImageSettings`): The model's size, mean and standard deviation.
+        crop_scale (`tuple[float, float]`): Least and greatest share of the area that a crop keeps.
         horizontal_flip (`float`): probability; 0 where mirror images mean something else, as with digits.
-        interpolation (`str`): a key of `INTERPOLATIONS`.
+        interpolation (`str`): A key of `INTERPOLATIONS`.
 
     Returns:
-        `Callable`: from a PIL image in any mode to a float tensor `(3, H, W)`.
+        `Callable`: From a PIL image in any mode to a float tensor `(3, H, W)`.
     """
     size = (settings.height, settings.width)
     crop = v2.RandomResizedCrop(size, scale=crop_scale, interpolation=INTERPOLATIONS[interpolation], antialias=True)
@@ -80,12 +80,12 @@ def eval_transform(
     """Resize so that the centre crop keeps `1 / resize_ratio` of the shorter side, then crop.
 
     Args:
-        settings (`ImageSettings`): the model's size, mean and standard deviation.
-        resize_ratio (`float`): resized side over crop side, 256 / 224 in the paper's recipes; 1 keeps everything.
-        interpolation (`str`): a key of `INTERPOLATIONS`.
+        settings (`ImageSettings`): The model's size, mean and standard deviation.
+        resize_ratio (`float`): Resized side over crop side, 256 / 224 in the paper's recipes; 1 keeps everything.
+        interpolation (`str`): A key of `INTERPOLATIONS`.
 
     Returns:
-        `Callable`: from a PIL image in any mode to a float tensor `(3, H, W)`.
+        `Callable`: From a PIL image in any mode to a float tensor `(3, H, W)`.
     """
     size = (settings.height, settings.width)
     # One number keeps the aspect ratio; two are for models whose input is not square.
@@ -101,9 +101,9 @@ def evaluation_processor(processor: Any, resize_ratio: float, interpolation: str
     and those whose input is not square keep their own.
 
     Args:
-        processor (`Any`): the model's own processor.
-        resize_ratio (`float`): as for [`eval_transform`].
-        interpolation (`str`): as for [`eval_transform`].
+        processor (`Any`): The model's own processor.
+        resize_ratio (`float`): As for [`eval_transform`].
+        interpolation (`str`): As for [`eval_transform`].
     """
     settings = ImageSettings.from_processor(processor)
     if settings.height != settings.width or settings.height >= 384:
