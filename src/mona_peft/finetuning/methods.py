@@ -83,7 +83,7 @@ def register_method(
         options = {parameter.name for parameter in own if parameter.kind is not parameter.VAR_KEYWORD}
         if config_class is not None:
             # What every adapter has is set by PEFT, and the head by `apply_method`.
-            shared = {field.name for field in fields(PeftConfig)} | {"modules_to_save"}
+            shared = {field.name for field in fields(PeftConfig)} | {"modules_to_save", "provided_by"}
             options |= {field.name for field in fields(config_class) if field.init} - shared
         METHODS[name] = Method(name, prepare, description, frozenset(options), calibrate)
         return prepare
