@@ -21,6 +21,7 @@ from .summary import summary
 
 if TYPE_CHECKING:
     from mona_peft.finetuning.inference.loading import load
+    from mona_peft.finetuning.inference.saving import save
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ __all__ = [
     "VPTModel",
     "load",
     "load_official_checkpoint",
+    "save",
     "save_official_checkpoint",
     "select_salient_channels",
     "summary",
@@ -53,7 +55,7 @@ __all__ = [
 ]
 
 # These need the extra [train]; they are imported when first asked for.
-_LAZY = {"load": ".finetuning.inference.loading"}
+_LAZY = {"load": ".finetuning.inference.loading", "save": ".finetuning.inference.saving"}
 
 
 def __getattr__(name: str) -> Any:

@@ -47,17 +47,6 @@ from mona_peft.finetuning.training.task import Meter
 
 from .base import DataTask, ModelConfig
 
-USAGE = """
-import mona_peft
-from PIL import Image
-
-loaded = mona_peft.load("{repository}")  # the base model with adapter, head and label names; and the image processor
-print(loaded.predict([Image.open("image.jpg")]))
-
-classify = loaded.pipeline()  # transformers' pipeline("image-classification")
-print(classify("image.jpg"))
-"""
-
 
 @dataclass
 class ClassificationConfig(ModelConfig):
@@ -131,7 +120,6 @@ class ClassificationTask(DataTask):
     """
 
     name = "image-classification"
-    usage_text = USAGE
 
     def __init__(
         self,

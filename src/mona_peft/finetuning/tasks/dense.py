@@ -18,14 +18,6 @@ from mona_peft.finetuning.settings import option
 
 from .base import DataTask, ModelConfig
 
-USAGE = """import mona_peft
-from PIL import Image
-
-loaded = mona_peft.load("{repository}")
-image = Image.open("image.jpg")
-found = loaded.predict([image])[0]
-loaded.draw(image).save("found.png")"""
-
 
 @dataclass
 class DenseConfig(ModelConfig):
@@ -71,8 +63,6 @@ class DenseTask(DataTask):
         config (`Any`): model, method and recipe.
         processor (`Any`, *optional*): image processor, where the backbone's folder has none.
     """
-
-    usage_text = USAGE
 
     def __init__(self, data: Any, config: Any, processor: Any = None) -> None:
         super().__init__(data, config)
