@@ -50,7 +50,7 @@ def test_folders_are_named_in_the_text_only(folder, tmp_path, monkeypatch):
     base, data = tmp_path / "base", tmp_path / "photos"
     base.mkdir()
     data.mkdir()
-    words = ["train.py", f"--model_name_or_path={base}", "--data_dir", str(data), "--output_dir", "runs/x"]
+    words = ["train.py", f"--model={base}", "--data_dir", str(data), "--output_dir", "runs/x"]
     words += ["--options", f'{{"table": "{data}/a.csv", "rate": "1/2"}}', "~/recipe.yaml", "../up/there"]
     monkeypatch.setattr(sys, "argv", words)
     card = card_of(folder, {**FACTS, "base_model": str(base), "dataset": str(data)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shlex
@@ -67,6 +68,23 @@ def names_a_place(value: str) -> bool:
 def last_name(path: str) -> str:
     """The last name of a path of any system."""
     return PureWindowsPath(path).name or "."
+
+
+def looks_like_path(name: str) -> bool:
+    """Whether a name can only be a place on this machine, not an id on the Hub."""
+    if Path(name).exists() or names_a_place(name) or name.startswith("."):
+        return True
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return True
+    return False
+
+
+def say(line: str) -> None:
+    """Print a line, once for all processes of a run."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(line, flush=True)
 
 
 def is_hub_id(name: str | None) -> bool:

@@ -102,7 +102,7 @@ def test_compare_takes_any_data_set(tmp_path):
     subprocess.run([sys.executable, "-c", make, str(tmp_path / "base")], check=True)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"dataset: digits\nshots: 2\nmodel_name_or_path: {tmp_path / 'base' / 'model'}\n"
+        f"dataset: digits\nshots: 2\nmodel: {tmp_path / 'base' / 'model'}\n"
         "num_epochs: 1\nbatch_size: 10\nlearning_rate: 0.01\nreport_to: [none]\nprogress_bar: false\n"
     )
     options = '{"lora": {"r": 2}}'

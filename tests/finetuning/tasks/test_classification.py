@@ -74,7 +74,7 @@ def multilabel_task(base) -> ClassificationTask:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Sequence(datasets.Value("int8"))})
     split = datasets.Dataset.from_dict(rows, features=features)
     data = ClassificationData("toy", {"train": split, "test": split}, ("a", "b", "c"), multilabel=True)
-    return ClassificationTask(data, ClassificationConfig(model_name_or_path=str(base), method="fixed"))
+    return ClassificationTask(data, ClassificationConfig(model=str(base), method="fixed"))
 
 
 def test_multilabel_loss_leaves_out_what_does_not_count(base):
@@ -99,7 +99,7 @@ def test_multilabel_run(base):
 def test_mixing_and_smoothing_are_refused_for_several_labels(base):
     data = multilabel_task(base).data
     with pytest.raises(ValueError, match="one label an image"):
-        ClassificationTask(data, ClassificationConfig(model_name_or_path=str(base), mixup=0.1))
+        ClassificationTask(data, ClassificationConfig(model=str(base), mixup=0.1))
 
 
 def test_mixed_batches_train(base):

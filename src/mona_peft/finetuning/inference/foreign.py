@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoImageProcessor
 
-from mona_peft.finetuning.methods import find_head
+from mona_peft.blocks.head import find_head
 from mona_peft.finetuning.repository import LABELS, Repository
 from mona_peft.finetuning.validation import AGAIN, RepositoryError, read_json
 

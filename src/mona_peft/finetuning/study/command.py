@@ -1,25 +1,22 @@
-"""What `scripts/compare.py` and `scripts/ablate.py` do: run a study as far as asked, and write its results."""
+"""What `mona-peft compare` and `mona-peft ablate` do: run a study as far as asked, and write its results."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
+from mona_peft.finetuning.arguments import flag_of
 from mona_peft.finetuning.costs.counts import count_all, format_counts
-from mona_peft.finetuning.data.sources.classification import DataConfig
 from mona_peft.finetuning.environment import command_line, package_versions
-from mona_peft.finetuning.settings import Settings, flags_of, option, parse_arguments, refuse_unused
-from mona_peft.finetuning.tasks.classification import ClassificationConfig
-from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
+from mona_peft.finetuning.settings import refuse_unused
 from mona_peft.finetuning.training.config import TrainingConfig
 
-from .ablations import DEFAULT_LABEL, GROUPS, ablation_variants
+from .ablations import DEFAULT_LABEL, ablation_variants
+from .config import AblateConfig, CompareConfig, StudyConfig, parse_study
 from .plan import Plan
 from .report import Results, replace_block, write_report
 from .runs import Study, settings_of
@@ -29,66 +26,18 @@ from .testbeds.recipes import ClassificationTestbed, DenseTestbed
 from .testbeds.scenes import SIZES as SCENES_SIZES
 from .testbeds.scenes import ScenesTestbed
 from .testbeds.testbed import Testbed
-from .variants import PAPER_METHODS, Variant, method_variants
+from .variants import Variant, method_variants
 
-# By task: the settings of its data and of itself.
-TASK_ARGUMENTS: dict[str, tuple[type, type]] = {
-    "classification": (DataConfig, ClassificationConfig),
-    **{name: (kind.data_settings, kind.settings) for name, kind in DENSE_KINDS.items()},
-}
-# Flags that say how much of a study to do now, and where to write it: no part of the command that repeats it.
-HOW_MUCH_NOW = ("--max_runs", "--report_only", "--study_dir", "--results_dir", "--readme")
-
-
-@dataclass
-class StudyConfig(Settings):
-    """A study: what of it to run, and where its results go."""
-
-    task: str = option("classification", "What to compare on: classification, semantic_segmentation, detection, ...")
-    study_dir: str = option("outputs/study", "Folder of the study; a study in it goes on where it was.")
-    results_dir: str | None = option(None, "Where table, figures and report are written; in study_dir if unset.")
-    study_size: str = option("full", "Without a dataset: the embedded study, full (minutes) or tiny.")
-    learning_rates: list[float] = option(
-        [], "The grid of learning rates; rates are chosen on the validation split.", above=0
-    )
-    seeds: int | None = option(None, "Runs of each variant at its chosen rate.", least=1)
-    search_seeds: int | None = option(None, "Runs at each rate of the grid; all seeds if unset.", least=1)
-    max_runs: int | None = option(None, "Stop after this many runs; the same command goes on from there.", least=1)
-    report_only: bool = option(False, "Run nothing, write the results of the runs there are.")
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data."""
-        super().__post_init__()
-        if self.study_size not in STUDY_SIZES:
-            raise ValueError(f"Unknown study_size {self.study_size!r}; choose one of {', '.join(STUDY_SIZES)}.")
-        if self.task not in TASK_ARGUMENTS:
-            raise ValueError(f"Unknown task {self.task!r}; choose one of {', '.join(TASK_ARGUMENTS)}.")
-
-
-@dataclass
-class CompareConfig(Settings):
-    """The comparison of methods."""
-
-    methods: list[str] = option(list(PAPER_METHODS), "Names of methods in mona_peft.finetuning.methods.")
-    variant_options: dict[str, Any] = option({}, 'Settings by method, as JSON: {"mona": {"bottleneck_dim": 32}}.')
-    parameters: bool = option(False, "Only print what every method trains in Swin-T, B, L and ViT-B.")
-    readme: str | None = option(
-        None, "Put the table between this file's markers, results:begin and results:end (dense: results-<task>)."
-    )
-
-
-@dataclass
-class AblateConfig(Settings):
-    """The ablations of Mona."""
-
-    groups: list[str] = option(list(GROUPS), f"Some of {', '.join(GROUPS)}.")
-    bottleneck_dim: int | None = option(None, "Bottleneck of the default Mona; 64, or 16 on the digits.", least=1)
-    bottlenecks: list[int] = option([], "The other sizes; 16, 32 and 128, or 4, 8 and 32 on the digits.", least=1)
-    full_rates: list[float] = option(
-        [], "Grid of full fine-tuning, where backbones are compared; 0.003 on the digits.", above=0
-    )
-    backbones: list[str] = option([], "Models, or sizes of the digits' Swin, to train with Mona and in full.")
-
+__all__ = [
+    "AblateConfig",
+    "CompareConfig",
+    "StudyConfig",
+    "make_plan",
+    "make_testbed",
+    "parse_study",
+    "run_ablation",
+    "run_comparison",
+]
 
 # The ablations on the digits are at one rate each, a good one for Mona and one for full fine-tuning.
 DIGITS_MONA_RATE = 1e-2
@@ -101,7 +50,7 @@ RATE_FACTORS = (0.5, 1.0, 2.0)
 def run_comparison(
     study: StudyConfig, compare: CompareConfig, data: Any, config: Any, training: TrainingConfig
 ) -> Results | None:
-    """Compare methods; see `scripts/compare.py`."""
+    """Compare methods; see `mona-peft compare`."""
     if compare.parameters:
         print(format_counts(count_all(methods=compare.methods)))
         return None
@@ -125,7 +74,7 @@ def block_name(task: str) -> str:
 def run_ablation(
     study: StudyConfig, ablate: AblateConfig, data: Any, config: Any, training: TrainingConfig
 ) -> Results:
-    """Compare settings of Mona; see `scripts/ablate.py`."""
+    """Compare settings of Mona; see `mona-peft ablate`."""
     embedded = data.dataset is None
     digits = embedded and study.task == "classification"
     variants = ablation_variants(
@@ -209,22 +158,4 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
 
 #: Settings that say how much of a study to do now, and where: they are no part of what makes its results.
 FREE_SETTINGS = ("study_dir", "results_dir", "max_runs", "report_only", "readme")
-FREE_FLAGS = tuple(flag for name in FREE_SETTINGS for flag in flags_of(name))
-
-
-def parse_study(kind: type, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
-    """Read a command line: settings of the study, of `kind`, of the task's data, of the task and of the loop.
-
-    Args:
-        kind (`type`): `CompareConfig` or `AblateConfig`.
-        arguments (`Sequence[str]`, *optional*): `sys.argv[1:]` if left out.
-
-    Raises:
-        `ValueError`: if the task is unknown.
-    """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    task_flag = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    task_flag.add_argument("--task", default="classification")
-    task = task_flag.parse_known_args(words)[0].task
-    types = TASK_ARGUMENTS[StudyConfig(task=task).task]
-    return parse_arguments([StudyConfig, kind, *types, TrainingConfig], words)
+FREE_FLAGS = tuple(flag_of(name) for name in FREE_SETTINGS)

@@ -25,6 +25,7 @@ from mona_peft.finetuning.costs.memory import training_memory
 from mona_peft.finetuning.environment import package_versions
 from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.repository import weights_size
+from mona_peft.finetuning.settings import with_new_names
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.loop import REPOSITORY
 from mona_peft.finetuning.training.run_folder import LOG_FILE, read_log
@@ -81,7 +82,7 @@ class Study:
         settings = json.loads(json.dumps(self.testbed.describe()))
         path = self.folder / SETTINGS_FILE
         if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))[TESTBED_KEY]
+            before = with_new_names(json.loads(path.read_text(encoding="utf-8"))[TESTBED_KEY])
             differing = [k for k in sorted(before.keys() | settings.keys()) if before.get(k) != settings.get(k)]
             if differing:
                 listed = "; ".join(f"{k}: {before.get(k)!r} then, {settings.get(k)!r} now" for k in differing)

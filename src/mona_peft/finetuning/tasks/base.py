@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from mona_peft.finetuning.data.fingerprint import describe_data
-from mona_peft.finetuning.methods import check_method
 from mona_peft.finetuning.model_card import usage_for
 from mona_peft.finetuning.repository import save_repository
-from mona_peft.finetuning.settings import Settings, option
 from mona_peft.finetuning.training.task import Task
-
-
-@dataclass
-class ModelConfig(Settings):
-    """Model and method, as every task has them."""
-
-    model_name_or_path: str = option("microsoft/swin-tiny-patch4-window7-224", "Pretrained model: Hub id or folder.")
-    method: str = option("mona", "Fine-tuning method, a name in mona_peft.finetuning.methods.")
-    method_options: dict[str, Any] = option(
-        {}, 'Settings of the method, as JSON (or a mapping, in a recipe): {"r": 16}.'
-    )
-    drop_path: float | None = option(
-        None, "Stochastic depth rate of the last block; the model's own if unset.", least=0, below=1
-    )
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data or model."""
-        super().__post_init__()
-        check_method(self.method, self.method_options)
 
 
 class DataTask(Task):
@@ -55,7 +34,7 @@ class DataTask(Task):
     def facts(self) -> dict[str, Any]:
         """Base model, data set and method."""
         config = self.config
-        return {"base_model": config.model_name_or_path, "dataset": self.data.name, "method": config.method}
+        return {"base_model": config.model, "dataset": self.data.name, "method": config.method}
 
     def usage(self, repository: str) -> str:
         """Load and predict."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,33 +38,13 @@ from mona_peft.finetuning.pictures.classification import (
     draw_mistakes,
     worst_mistakes,
 )
-from mona_peft.finetuning.settings import option
 from mona_peft.finetuning.training.config import TrainingConfig
 from mona_peft.finetuning.training.loaders import eval_loader
 from mona_peft.finetuning.training.run import run_task
 from mona_peft.finetuning.training.task import Meter
 
-from .base import DataTask, ModelConfig
-
-
-@dataclass
-class ClassificationConfig(ModelConfig):
-    """Model, method and recipe of an image classification run."""
-
-    label_smoothing: float = option(0.0, "Share of the target spread over all classes.", least=0, most=1)
-    mixup: float = option(0.0, "Alpha of mixup; 0 for none. With cutmix too, each batch gets one of them.", least=0)
-    cutmix: float = option(0.0, "Alpha of cutmix; 0 for none.", least=0)
-    crop_scale: list[float] = option(
-        [0.08, 1.0], "Least and greatest share of the area kept by the random crop.", above=0, most=1
-    )
-    horizontal_flip: float = option(0.5, "Probability of mirroring a training image.", least=0, most=1)
-    resize_ratio: float = option(256 / 224, "Resized short side over crop side of test images.", least=1)
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data or model."""
-        super().__post_init__()
-        if len(self.crop_scale) != 2 or self.crop_scale[0] > self.crop_scale[1]:
-            raise ValueError(f"crop_scale is {self.crop_scale}; it must be two shares of the area, the lesser first.")
+from .base import DataTask
+from .config import ClassificationConfig
 
 
 class ClassificationMeter(Meter):
@@ -135,7 +114,7 @@ class ClassificationTask(DataTask):
         self.shuffle_buffer = shuffle_buffer
         self.model_factory = model_factory
         self.best_metric = "map" if data.multilabel else "accuracy"
-        self.processor = processor or load_processor(config.model_name_or_path)
+        self.processor = processor or load_processor(config.model)
         self.settings = ImageSettings.from_processor(self.processor)
 
     def build_model(self) -> nn.Module:
@@ -144,7 +123,7 @@ class ClassificationTask(DataTask):
         if self.model_factory is not None:
             model = self.model_factory(data.class_names)
         else:
-            model = load_classifier(config.model_name_or_path, data.class_names, config.drop_path, data.multilabel)
+            model = load_classifier(config.model, data.class_names, config.drop_path, data.multilabel)
         return apply_method(model, config.method, **config.method_options)
 
     def calibrate(self, model: nn.Module, device: torch.device, batch_size: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,41 +26,12 @@ from mona_peft.finetuning.metrics.coco_average_precision import FIGURES, coco_av
 from mona_peft.finetuning.metrics.voc_average_precision import voc_average_precision
 from mona_peft.finetuning.models.architectures import ARCHITECTURES
 from mona_peft.finetuning.pictures.drawing import draw_objects, draw_sheet
-from mona_peft.finetuning.settings import option
 from mona_peft.finetuning.training.task import Meter
 
-from .dense import DenseConfig, DenseTask
+from .dense import DenseTask
 
-PROTOCOLS = ("coco", "voc")
 PICTURES = 8
 DRAWN_ABOVE = 0.3
-
-
-@dataclass
-class ObjectConfig(DenseConfig):
-    """Settings of detection and instance segmentation."""
-
-    train_short_sides: list[int] = option(
-        [], "Shorter sides of training images, one drawn for each; short_side if unset.", least=1
-    )
-    crop: list[int] = option(
-        [], "Least and greatest side of a training crop taken before resizing; no crop if unset.", least=1
-    )
-    crop_share: float = option(0.5, "Share of training images that are cropped.", least=0, most=1)
-    protocol: str = option("coco", f"How average precision is computed: one of {', '.join(PROTOCOLS)}.")
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data or model."""
-        super().__post_init__()
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"Unknown protocol {self.protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
-        if self.crop and (len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1]):
-            raise ValueError(f"crop is {self.crop}; give the least and the greatest side, such as --crop 384 600.")
-
-    @property
-    def metric(self) -> str:
-        """The figure that runs are judged by: the protocol's own."""
-        return "ap50" if self.protocol == "voc" else "box_ap"
 
 
 class ObjectSamples(Dataset):

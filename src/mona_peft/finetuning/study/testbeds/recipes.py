@@ -68,9 +68,9 @@ class RecipeTestbed(Testbed):
                 f"{self.data.dataset} has no {' and no '.join(missing)} split. Rates are chosen on the first and "
                 f"results read from the second: {self.remedy}."
             )
-        model = variant.backbone or self.config.model_name_or_path
+        model = variant.backbone or self.config.model
         options = variant.options
-        config = replace(self.config, method=variant.method, method_options=options, model_name_or_path=model)
+        config = replace(self.config, method=variant.method, method_options=options, model=model)
         return self.make(data, config)
 
     def training(self, learning_rate: float, seed: int) -> TrainingConfig:
@@ -91,7 +91,7 @@ class ClassificationTestbed(RecipeTestbed):
 
     def __init__(self, data: DataConfig, config: ClassificationConfig, training: TrainingConfig) -> None:
         super().__init__("classification", data, config, training)
-        self.title = f"{data.dataset}, {Path(config.model_name_or_path).name}"
+        self.title = f"{data.dataset}, {Path(config.model).name}"
         if self.load(training.seed).multilabel:
             self.metric, self.metric_name = "map", "mean average precision"
 
@@ -118,7 +118,7 @@ class DenseTestbed(RecipeTestbed):
 
     def __init__(self, task_name: str, data: Any, config: Any, training: TrainingConfig) -> None:
         super().__init__(task_name, data, config, training)
-        self.title = f"{data.dataset}, {task_name.replace('_', ' ')}, {Path(config.model_name_or_path).name}"
+        self.title = f"{data.dataset}, {task_name.replace('_', ' ')}, {Path(config.model).name}"
         self.metric, self.metric_name = config.metric, METRIC_NAMES[config.metric]
 
     def load(self, seed: int) -> Any:

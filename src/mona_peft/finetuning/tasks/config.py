@@ -1,0 +1,173 @@
+"""Settings of the tasks: model, method and recipe. Free of torch: a command line is explained at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mona_peft.finetuning.data.sources.config import DataConfig, ObjectDataConfig, SegmentationDataConfig
+from mona_peft.finetuning.methods import METHODS, check_method
+from mona_peft.finetuning.models.names import CLASSIFICATION, DETECTORS, INSTANCE_SEGMENTERS, SEGMENTERS
+from mona_peft.finetuning.settings import Settings, option
+
+EVALUATIONS = ("whole", "slide")
+PROTOCOLS = ("coco", "voc")
+
+
+@dataclass
+class ModelConfig(Settings):
+    """Model and method, as every task has them."""
+
+    model: str = option("microsoft/swin-tiny-patch4-window7-224", "Pretrained model: Hub id or folder.")
+    method: str = option("mona", f"Fine-tuning method: {', '.join(METHODS)}.")
+    method_options: dict[str, Any] = option(
+        {}, 'Settings of the method, as JSON (or a mapping, in a recipe): {"r": 16}.'
+    )
+    drop_path: float | None = option(
+        None, "Stochastic depth rate of the last block; the model's own if unset.", least=0, below=1
+    )
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data or model."""
+        super().__post_init__()
+        check_method(self.method, self.method_options)
+
+
+@dataclass
+class ClassificationConfig(ModelConfig):
+    """Model, method and recipe of an image classification run."""
+
+    label_smoothing: float = option(0.0, "Share of the target spread over all classes.", least=0, most=1)
+    mixup: float = option(0.0, "Alpha of mixup; 0 for none. With cutmix too, each batch gets one of them.", least=0)
+    cutmix: float = option(0.0, "Alpha of cutmix; 0 for none.", least=0)
+    crop_scale: list[float] = option(
+        [0.08, 1.0], "Least and greatest share of the area kept by the random crop.", above=0, most=1
+    )
+    horizontal_flip: float = option(0.5, "Probability of mirroring a training image.", least=0, most=1)
+    resize_ratio: float = option(256 / 224, "Resized short side over crop side of test images.", least=1)
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data or model."""
+        super().__post_init__()
+        if len(self.crop_scale) != 2 or self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(f"crop_scale is {self.crop_scale}; it must be two shares of the area, the lesser first.")
+
+
+@dataclass
+class DenseConfig(ModelConfig):
+    """Model, method and images, as every dense task has them."""
+
+    architecture: str = option("", "Neck and heads.")
+    architecture_options: dict[str, Any] = option(
+        {}, "Settings of the architecture, as JSON (or a mapping, in a recipe)."
+    )
+    out_indices: list[int] = option(
+        [], "Stages of the backbone to use, from 1; the architecture's usual ones if unset.", least=1
+    )
+    gradient_checkpointing: bool = option(False, "Recompute the backbone in the backward pass, for less memory.")
+    short_side: int = option(
+        800, "Shorter side of test images, pixels, unless the longer one exceeds long_side.", least=1
+    )
+    long_side: int = option(1333, "Most pixels of the longer side.", least=1)
+    horizontal_flip: float = option(0.5, "Probability of mirroring a training image.", least=0, most=1)
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data or model."""
+        super().__post_init__()
+        from mona_peft.finetuning.models.architectures import check_architecture
+
+        check_architecture(self.architecture, self.architecture_options)
+
+
+@dataclass
+class ObjectConfig(DenseConfig):
+    """Settings of detection and instance segmentation."""
+
+    train_short_sides: list[int] = option(
+        [], "Shorter sides of training images, one drawn for each; short_side if unset.", least=1
+    )
+    crop: list[int] = option(
+        [], "Least and greatest side of a training crop taken before resizing; no crop if unset.", least=1
+    )
+    crop_share: float = option(0.5, "Share of training images that are cropped.", least=0, most=1)
+    protocol: str = option("coco", f"How average precision is computed: one of {', '.join(PROTOCOLS)}.")
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data or model."""
+        super().__post_init__()
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"Unknown protocol {self.protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
+        if self.crop and (len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1]):
+            raise ValueError(f"crop is {self.crop}; give the least and the greatest side, such as --crop 384 600.")
+
+    @property
+    def metric(self) -> str:
+        """The figure that runs are judged by: the protocol's own."""
+        return "ap50" if self.protocol == "voc" else "box_ap"
+
+
+@dataclass
+class DetectionConfig(ObjectConfig):
+    """Settings of an object detection run."""
+
+    architecture: str = option("retinanet", f"One of {', '.join(DETECTORS)}.", choices=DETECTORS)
+
+
+@dataclass
+class InstanceSegmentationConfig(ObjectConfig):
+    """Settings of an instance segmentation run."""
+
+    architecture: str = option(
+        "cascade_mask_rcnn", f"One of {', '.join(INSTANCE_SEGMENTERS)}.", choices=INSTANCE_SEGMENTERS
+    )
+
+    def __post_init__(self) -> None:
+        """Check that masks can be measured."""
+        super().__post_init__()
+        if self.protocol != "coco":
+            raise ValueError(f"protocol is {self.protocol!r}, but masks are measured by COCO's protocol alone.")
+
+    @property
+    def metric(self) -> str:
+        """The figure that runs are judged by."""
+        return "mask_ap"
+
+
+@dataclass
+class SemanticSegmentationConfig(DenseConfig):
+    """Settings of a semantic segmentation run."""
+
+    architecture: str = option("upernet", f"One of {', '.join(SEGMENTERS)}.", choices=SEGMENTERS)
+    short_side: int = option(
+        512, "Shorter side of test images, pixels, unless the longer one exceeds long_side.", least=1
+    )
+    long_side: int = option(2048, "Most pixels of the longer side.", least=1)
+    crop_side: int = option(
+        512, "Side of the square training crop, and of the windows of sliding evaluation.", least=1
+    )
+    scale: list[float] = option([0.5, 2.0], "Least and greatest factor by which training images are resized.", above=0)
+    photometric: bool = option(True, "Vary brightness, contrast, saturation and hue of training images.")
+    evaluation: str = option(
+        "whole", "whole: predict an image at once; slide: slide a window of crop_side over it.", choices=EVALUATIONS
+    )
+    stride: int | None = option(None, "Step of the sliding window, pixels; two thirds of crop_side if unset.", least=1)
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data or model."""
+        super().__post_init__()
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale is {self.scale}; give the least and the greatest factor, such as --scale 0.5 2.")
+
+    @property
+    def metric(self) -> str:
+        """The figure that runs are judged by."""
+        return "mean_iou"
+
+
+#: By task: the settings of its data and of itself.
+TASK_SETTINGS: dict[str, tuple[type, type]] = {
+    CLASSIFICATION: (DataConfig, ClassificationConfig),
+    "semantic_segmentation": (SegmentationDataConfig, SemanticSegmentationConfig),
+    "detection": (ObjectDataConfig, DetectionConfig),
+    "instance_segmentation": (ObjectDataConfig, InstanceSegmentationConfig),
+}
