@@ -14,7 +14,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 
-from mona_peft.finetuning.environment import is_hub_id
+from mona_peft.finetuning.environment import is_public
 
 #: Settings that name where a model came from.
 ORIGINS = ("base_model_name_or_path", "_name_or_path", "name_or_path")
@@ -91,7 +91,7 @@ def _forget_places(content: Any) -> bool:
     found = False
     if isinstance(content, dict):
         for key, value in content.items():
-            if key in ORIGINS and isinstance(value, str) and value and not is_hub_id(value):
+            if key in ORIGINS and isinstance(value, str) and value and not is_public(value):
                 content[key], found = None, True
             found |= _forget_places(value)
     elif isinstance(content, list):
