@@ -25,9 +25,10 @@ from tests.finetuning.data import layouts
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+TIMM_NAME = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 #: Blocks that are only looked at.
 SHOWN = {"text", "yaml", "bibtex", "json"}
-TRAIN = "--max_steps 1 --batch_size 2 --cpu --num_workers 0 --mixed_precision no --no_progress_bar"
+TRAIN = "--max_steps 1 --batch_size 2 --cpu --num_workers 0 --mixed_precision no --image_size 32 --no_progress_bar"
 STUDY = "--study_size tiny --study_dir study --methods mona fixed --learning_rates 0.01"
 #: What makes a command small and offline, by how it begins; later ones win.
 SMALL = {
@@ -103,6 +104,11 @@ def template(tmp_path_factory):
         ViTImageProcessor(size={"height": config.image_size, "width": config.image_size}).save_pretrained(
             folder / name
         )
+    import timm
+
+    timm_sizes = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    model = timm.create_model("vit_tiny_patch16_224", **timm_sizes)
+    timm.models.save_for_hf(model, folder / "timm" / TIMM_NAME, model_args=timm_sizes)
     SwinConfig(image_size=32, patch_size=2, window_size=4, **sizes).save_pretrained(folder / "tiny")
     shutil.copy(folder / "tiny" / "config.json", folder / "tiny.json")
     return folder

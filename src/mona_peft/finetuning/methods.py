@@ -247,7 +247,7 @@ def prepare_lora(model: nn.Module, head: tuple[str, ...], r: int = 64, **options
     from peft import LoraConfig, get_peft_model
 
     options = {"target_modules": query_value_targets(model), "lora_alpha": r, **options}
-    return get_peft_model(model, LoraConfig(r=r, modules_to_save=list(head), **options))  # type: ignore[arg-type]
+    return get_peft_model(model, LoraConfig(r=r, modules_to_save=list(head), **options))
 
 
 def _select_salient_channels(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> None:

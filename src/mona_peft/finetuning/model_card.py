@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from mona_peft.finetuning.environment import (
     command_line,
     is_hub_id,
+    is_public,
     last_name,
     names_a_place,
     package_versions,
@@ -192,7 +193,7 @@ def _summary(facts: dict[str, Any]) -> str:
     lines = [f"- Task: {escape(facts['task'])}"] if facts.get("task") else []
     base = facts.get("base_model")
     if base:
-        note = "" if is_hub_id(base) else " (a folder of the author: give `base_model=` when loading)"
+        note = "" if is_public(base) else " (a folder of the author: give `base_model=` when loading)"
         lines.append(f"- Base model: {code(public_name(base))}{note}")
     lines += [
         f"- {label}: {code(public_name(str(facts[key])))}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 
-from mona_peft.finetuning.environment import is_hub_id, public_name
+from mona_peft.finetuning.environment import is_public, public_name
 from mona_peft.finetuning.model_card import MARK, load_arguments
 from mona_peft.finetuning.repository import ADAPTER_CONFIG, DELTA_CONFIG
 from mona_peft.finetuning.validation import read_json
@@ -98,7 +98,7 @@ def unpublished_base(folder: Path) -> str | None:
     for name in (ADAPTER_CONFIG, DELTA_CONFIG):
         if (folder / name).exists():
             base = read_json(folder / name).get("base_model_name_or_path")
-            return None if is_hub_id(base) else public_name(str(base or "FOLDER"))
+            return None if base and is_public(base) else public_name(str(base or "FOLDER"))
     return None
 
 
@@ -107,7 +107,7 @@ def _forget_places(content: Any) -> bool:
     found = False
     if isinstance(content, dict):
         for key, value in content.items():
-            if key in ORIGINS and isinstance(value, str) and value and not is_hub_id(value):
+            if key in ORIGINS and isinstance(value, str) and value and not is_public(value):
                 content[key], found = None, True
             found |= _forget_places(value)
     elif isinstance(content, list):

@@ -17,6 +17,8 @@ from huggingface_hub.errors import HFValidationError
 from peft import PeftModel
 from torch import nn
 
+from mona_peft.finetuning.environment import TORCHVISION
+from mona_peft.finetuning.models.places import find_model
 from mona_peft.finetuning.models.weights import save_weights, trainable_names
 from mona_peft.finetuning.validation import (
     RepositoryError,
@@ -181,6 +183,8 @@ def find_folder(
     """
     if Path(name).is_dir():
         return Path(name)
+    if str(name).startswith(TORCHVISION):
+        return Path(find_model(str(name)))
     try:
         return Path(snapshot_download(str(name), revision=revision, token=token, allow_patterns=patterns))
     except (OSError, ValueError, HFValidationError) as error:

@@ -197,7 +197,7 @@ def read_command_line(
     words, source = _take_recipe(words)
     given = vars(parser.parse_args(words))
     recipe = read_recipe(recipes.path(source), config_types) if source else {}
-    filled = tuple(_fill(config_type, recipe, given, source) for config_type in config_types)
+    filled: tuple[Any, ...] = tuple(_fill(config_type, recipe, given, source) for config_type in config_types)
     return filled, frozenset(recipe) | frozenset(given)
 
 
