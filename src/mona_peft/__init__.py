@@ -25,6 +25,7 @@ if TYPE_CHECKING or not only_explains(sys.orig_argv):
 
 if TYPE_CHECKING:
     from mona_peft.finetuning.inference.loading import load
+    from mona_peft.finetuning.inference.saving import save
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ __all__ = [
     "VPTModel",
     "load",
     "load_official_checkpoint",
+    "save",
     "save_official_checkpoint",
     "select_salient_channels",
     "summary",
@@ -57,7 +59,7 @@ __all__ = [
 ]
 
 # These need the extra [train]; they are imported when first asked for.
-_LAZY = {"load": ".finetuning.inference.loading"}
+_LAZY = {"load": ".finetuning.inference.loading", "save": ".finetuning.inference.saving"}
 
 
 def __getattr__(name: str) -> Any:

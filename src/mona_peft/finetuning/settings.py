@@ -207,7 +207,7 @@ def read_command_line(
     recipe = read_recipe(recipes.path(source), config_types) if source else {}
     if any(entry.name == sections.KEY for config_type in config_types for entry in fields(config_type)):
         _apply_sections(recipe, given, _default_method(config_types), every_method)
-    filled = tuple(_fill(config_type, recipe, given, source) for config_type in config_types)
+    filled: tuple[Any, ...] = tuple(_fill(config_type, recipe, given, source) for config_type in config_types)
     return filled, frozenset(recipe) | frozenset(given)
 
 

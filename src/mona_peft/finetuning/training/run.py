@@ -15,6 +15,7 @@ from mona_peft.finetuning.files import read_json
 from mona_peft.finetuning.pictures.curves import draw_curves
 from mona_peft.finetuning.pushing import push_repository
 
+from .closing import closing_text
 from .config import TrainingConfig
 from .loop import REPOSITORY, Trainer
 from .run_folder import LOG_FILE, RUN_FILE, read_log
@@ -45,7 +46,7 @@ def run_task(task: Task, config: TrainingConfig) -> dict[str, Any]:
         folder = trainer.run_folder.path
         with drawing(trainer, "curves.png"):
             draw_curves(read_log(folder / LOG_FILE), folder / "curves.png")
-        print(f"The trained model is in {folder / REPOSITORY}")
+        print(closing_text(folder, figures, trainer.task.metrics()), flush=True)
         if config.push_to_hub:
             repo_id = config.hub_model_id or folder.resolve().name
             base_model = task.facts().get("base_model")

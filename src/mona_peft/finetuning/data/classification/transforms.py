@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
-from transformers import ConvNextImageProcessor
+from transformers import BitImageProcessor, ConvNextImageProcessor
 from transformers.image_utils import PILImageResampling
 
 from mona_peft.finetuning.data.images import to_rgb
@@ -42,6 +42,9 @@ class ImageSettings:
     @classmethod
     def from_processor(cls, processor: Any) -> ImageSettings:
         """Read size, mean and standard deviation from a transformers image processor."""
+        timm = getattr(processor, "data_config", None)
+        if timm is not None:
+            return cls(*timm["input_size"][1:], mean=tuple(timm["mean"]), std=tuple(timm["std"]))
         size = getattr(processor, "crop_size", None) or processor.size
         size = {name: size[name] for name in ("height", "width", "shortest_edge") if name in size and size[name]}
         return cls(
@@ -94,7 +97,9 @@ def eval_transform(
     return v2.Compose([to_rgb, resize, v2.CenterCrop(size), *_to_tensor(settings)])
 
 
-def evaluation_processor(processor: Any, resize_ratio: float, interpolation: str = "bicubic") -> Any:
+def evaluation_processor(
+    processor: Any, resize_ratio: float, interpolation: str = "bicubic", image_size: int | None = None
+) -> Any:
     """An image processor of transformers that prepares images as [`eval_transform`] does.
 
     That of ConvNeXt resizes the short side and crops the centre; it does so below 384 pixels only, so larger models
@@ -104,8 +109,18 @@ def evaluation_processor(processor: Any, resize_ratio: float, interpolation: str
         processor (`Any`): The model's own processor.
         resize_ratio (`float`): As for [`eval_transform`].
         interpolation (`str`): As for [`eval_transform`].
+        image_size (`int`, *optional*): Another side than the model's own, for which [`eval_transform`] is followed at
+            any size.
     """
     settings = ImageSettings.from_processor(processor)
+    if image_size is not None:
+        return BitImageProcessor(
+            size={"shortest_edge": round(image_size * resize_ratio)},
+            crop_size={"height": image_size, "width": image_size},
+            resample=PILImageResampling[interpolation.upper()],
+            image_mean=list(settings.mean),
+            image_std=list(settings.std),
+        )
     if settings.height != settings.width or settings.height >= 384:
         return processor
     return ConvNextImageProcessor(
