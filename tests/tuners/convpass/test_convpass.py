@@ -250,3 +250,9 @@ def test_gradients_of_forwards_of_two_sizes_under_checkpointing():
     assert gradients[0].keys() == gradients[1].keys() and any("convpass_" in name for name in gradients[0])
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(0, 13, 8), (0, 3, 4, 8)], ids=str)
+def test_an_empty_batch_stays_one(shape):
+    adapter = Convpass(8, bottleneck_dim=2)
+    assert adapter(torch.zeros(shape), TokenLayout(3, 4, 1 if len(shape) == 3 else 0)).shape == shape

@@ -78,7 +78,7 @@ class Convpass(nn.Module):
         Returns:
             `Tensor`: In the shape of `x`.
         """
-        z = quick_gelu(self.down(x.reshape(x.shape[0], -1, self.dim)))
+        z = quick_gelu(self.down(x.flatten(1, -2)))
         z = quick_gelu(convolve(self.conv, z, layout))
         result = self.up(self.dropout(z)).reshape(x.shape)
         return result if self.scale == 1.0 else self.scale * result
