@@ -21,10 +21,12 @@ from .summary import summary
 
 if TYPE_CHECKING:
     from mona_peft.finetuning.inference.loading import load
+    from mona_peft.finetuning.serving.router import AdapterRouter
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdapterRouter",
     "AdaptFormerConfig",
     "AdaptFormerModel",
     "BlockSpec",
@@ -53,7 +55,10 @@ __all__ = [
 ]
 
 # These need the extra [train]; they are imported when first asked for.
-_LAZY = {"load": ".finetuning.inference.loading"}
+_LAZY = {
+    "AdapterRouter": ".finetuning.serving.router",
+    "load": ".finetuning.inference.loading",
+}
 
 
 def __getattr__(name: str) -> Any:
