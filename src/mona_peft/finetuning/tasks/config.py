@@ -24,7 +24,7 @@ class ModelConfig(Settings):
 
     model: str = option(
         "microsoft/swin-tiny-patch4-window7-224",
-        "Pretrained model: Hub id or folder; for classes also a timm name (vit_tiny_patch16_224) or torchvision/swin_t.",
+        "Pretrained model: Hub id or folder; or a timm name (vit_tiny_patch16_224) or torchvision/swin_t.",
     )
     image_size: int | None = option(
         None, "Side of the images, pixels; what the model was pretrained with (or the recipe says) if unset.", least=1
