@@ -25,6 +25,7 @@ from .report import Results, replace_block, write_report
 from .runs import Study, settings_of
 from .table import REFERENCE, make_rows, sort_rows
 from .testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS, DigitsTestbed
+from .testbeds.real import DATA, RealTestbed
 from .testbeds.recipes import ClassificationTestbed, DenseTestbed
 from .testbeds.scenes import SIZES as SCENES_SIZES
 from .testbeds.scenes import ScenesTestbed
@@ -47,6 +48,10 @@ class StudyConfig(Settings):
     task: str = option("classification", "What to compare on: classification, semantic_segmentation, detection, ...")
     study_dir: str = option("outputs/study", "Folder of the study; a study in it goes on where it was.")
     results_dir: str | None = option(None, "Where table, figures and report are written; in study_dir if unset.")
+    testbed: str | None = option(
+        None, "A data set of the study on a real backbone, with its own recipe; see --shots.", choices=tuple(DATA)
+    )
+    material: str = option("data/study", "Where scripts/prepare_study.py wrote pictures and backbone.")
     study_size: str = option("full", "Without a dataset: the embedded study, full (minutes) or tiny.")
     learning_rates: list[float] = option(
         [], "The grid of learning rates; rates are chosen on the validation split.", above=0
@@ -61,6 +66,8 @@ class StudyConfig(Settings):
         super().__post_init__()
         if self.study_size not in STUDY_SIZES:
             raise ValueError(f"Unknown study_size {self.study_size!r}; choose one of {', '.join(STUDY_SIZES)}.")
+        if self.testbed and self.task != "classification":
+            raise ValueError(f"The testbed {self.testbed!r} is for classification, not for {self.task}.")
         if self.task not in TASK_ARGUMENTS:
             raise ValueError(f"Unknown task {self.task!r}; choose one of {', '.join(TASK_ARGUMENTS)}.")
 
@@ -105,7 +112,7 @@ def run_comparison(
     if compare.parameters:
         print(format_counts(count_all(methods=compare.methods)))
         return None
-    embedded = data.dataset is None
+    embedded = is_embedded(study, data)
     options = {**(DIGITS_OPTIONS if embedded else {}), **compare.variant_options}
     variants = method_variants(compare.methods, options)
     testbed = make_testbed(study, data, config, training)
@@ -126,7 +133,7 @@ def run_ablation(
     study: StudyConfig, ablate: AblateConfig, data: Any, config: Any, training: TrainingConfig
 ) -> Results:
     """Compare settings of Mona; see `scripts/ablate.py`."""
-    embedded = data.dataset is None
+    embedded = is_embedded(study, data)
     digits = embedded and study.task == "classification"
     variants = ablation_variants(
         ablate.groups,
@@ -143,9 +150,17 @@ def run_ablation(
     return run_study(study, testbed, plan, DEFAULT_LABEL)
 
 
+def is_embedded(study: StudyConfig, data: Any) -> bool:
+    """Whether the study is on the package's own small data, with models of their size."""
+    return data.dataset is None and study.testbed is None
+
+
 def make_testbed(study: StudyConfig, data: Any, config: Any, training: TrainingConfig) -> Testbed:
     """The data set that was asked for, or the embedded one of the task."""
     dense = study.task != "classification"
+    if study.testbed:
+        refuse_unused((data, config, training), ["shots", "data_dir"], f"--testbed {study.testbed} has")
+        return RealTestbed(study.testbed, Path(study.material), data.shots, data.data_dir)
     if data.dataset is None:
         refuse_unused((data, config, training), used=["architecture"] if dense else [])
         if dense:
@@ -165,7 +180,15 @@ def make_plan(
     # A run on the digits takes seconds, one on the scenes most of a minute.
     embedded_search = min(2, seeds) if study.task == "classification" else 1
     search_seeds = study.search_seeds or (embedded_search if embedded else None)
-    return Plan(tuple(variants), tuple(study.learning_rates or default_rates), seeds, search_seeds)
+    grids = {} if study.learning_rates else {v.label: testbed.first_rates(v) for v in variants}
+    return Plan(
+        tuple(variants),
+        tuple(study.learning_rates or default_rates),
+        seeds,
+        search_seeds or (1 if testbed.ladder else None),
+        {label: rates for label, rates in grids.items() if rates},
+        () if study.learning_rates else testbed.ladder,
+    )
 
 
 def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str) -> Results:
@@ -208,7 +231,7 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
 
 
 #: Settings that say how much of a study to do now, and where: they are no part of what makes its results.
-FREE_SETTINGS = ("study_dir", "results_dir", "max_runs", "report_only", "readme")
+FREE_SETTINGS = ("study_dir", "material", "results_dir", "max_runs", "report_only", "readme")
 FREE_FLAGS = tuple(flag for name in FREE_SETTINGS for flag in flags_of(name))
 
 

@@ -53,6 +53,8 @@ class Record:
         memory_bytes (`int`): What training holds beside the weights; see `training_memory`.
         bytes_on_disk (`int`): Size of the saved weights.
         losses (`list[list[float]]`): Pairs of step and training loss.
+        validations (`list[list[float]]`): Pairs of step and validation figure.
+        data (`str`): Fingerprint of the data, with the training images that the seed drew.
         versions (`dict[str, str]`): Of the packages that computed it.
     """
 
@@ -72,6 +74,8 @@ class Record:
     memory_bytes: int = 0
     bytes_on_disk: int = 0
     losses: list[list[float]] = field(default_factory=list)
+    validations: list[list[float]] = field(default_factory=list)
+    data: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 
     @property

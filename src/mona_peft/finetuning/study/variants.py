@@ -22,6 +22,9 @@ PAPER_METHODS = (
     "mona",
 )
 
+#: Names of methods with settings, next to the names of methods alone.
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {"lora16": ("lora", {"r": 16}), "lora64": ("lora", {"r": 64})}
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -47,8 +50,12 @@ class Variant:
 
 
 def method_variants(methods: Iterable[str], options: dict[str, dict[str, Any]]) -> list[Variant]:
-    """One variant for each method, under its own name, with its settings in `options`."""
-    return [Variant(method, method, options.get(method, {})) for method in methods]
+    """One variant for each method or preset, under its own name, with its settings in `options`."""
+    variants = []
+    for name in methods:
+        method, preset = PRESETS.get(name, (name, {}))
+        variants.append(Variant(name, method, {**preset, **options.get(name, {})}))
+    return variants
 
 
 def check_labels(variants: Iterable[Variant]) -> None:
