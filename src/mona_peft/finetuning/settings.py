@@ -348,12 +348,15 @@ def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
         raise ValueError(f"{owner} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}.")
 
 
-def refuse_unused(configs: Sequence[Any], used: Sequence[str] = ()) -> None:
+def refuse_unused(
+    configs: Sequence[Any], used: Sequence[str] = (), where: str = "Without --dataset the embedded data is used, with"
+) -> None:
     """Check that nothing is set of a run on a data set where none was given.
 
     Args:
         configs (`Sequence`): Filled dataclasses.
         used (`Sequence[str]`): Names of the settings that count all the same.
+        where (`str`): Begins the message: what has settings of its own.
 
     Raises:
         `ValueError`: If another setting has a value that is not its default.
@@ -365,6 +368,5 @@ def refuse_unused(configs: Sequence[Any], used: Sequence[str] = ()) -> None:
     if given:
         listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
         raise ValueError(
-            f"Without --dataset the embedded data is used, with settings of its own; {listed} would have no effect. "
-            "Give --dataset as well, or leave that out."
+            f"{where} settings of its own; {listed} would have no effect. Give --dataset as well, or leave that out."
         )

@@ -56,6 +56,8 @@ class Record:
         memory_bytes (`int`): What training holds besides the weights; see `training_memory`.
         bytes_on_disk (`int`): Size of the saved weights.
         losses (`list[list[float]]`): Pairs of step and training loss.
+        validations (`list[list[float]]`): Pairs of step and validation figure.
+        data (`str`): Fingerprint of the data, with the training images that the seed drew.
         versions (`dict[str, str]`): Of the packages that computed it.
         drop_path (`float`, *optional*): The variant's own drop path.
     """
@@ -76,6 +78,8 @@ class Record:
     memory_bytes: int = 0
     bytes_on_disk: int = 0
     losses: list[list[float]] = field(default_factory=list)
+    validations: list[list[float]] = field(default_factory=list)
+    data: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     drop_path: float | None = None
 
