@@ -9,7 +9,8 @@ branch, whose input is x1,
 so a pre-hook on `entry` adds d to what `entry` sees and the block adds d once more to its own result. An adapter may
 compute d from x1 (`after_attention`) or from what the norm before attention gave (`beside_attention`). What it adds to
 the block's result alone it computes from x1 + d (`beside_mlp`), from what `entry` gave, if that is a norm
-(`beside_mlp_normed`), or from the result itself (`after_mlp`).
+(`beside_mlp_normed`), or from the result itself (`after_mlp`). A convolutional block has no `entry`; only what is
+computed from its result (`after_mlp`) is added there.
 
 A block is extended in place, by giving the instance a subclass of its class, as `torch.nn.utils.parametrize` does:
 it stays an instance of its class (hidden-state recording and FSDP find it), keeps its parameter names, and gradient
@@ -36,7 +37,7 @@ from .checkpointing import (
 from .layout import Delta, Layout, TokenLayout
 from .modules import copies_at, has_submodule, remove_hooks, stream_width
 from .recorders import remove_recorders
-from .rows import apply_layout, group_rows
+from .rows import apply_layout, group_rows, on_grid
 from .source import LayoutSource
 from .spec import BlockSpec
 
@@ -241,6 +242,8 @@ class TappedBlock:
         channels_first = self._tap.spec.grid == "channels_first"
         if channels_first:
             hidden_states = hidden_states.permute(0, 2, 3, 1)  # (B, H, W, C), as the MLP branch sees it
+        if not self._tap.spec.entry:  # a convolution may have another stride than 1
+            call.layout = on_grid(call.layout, hidden_states.shape[1], hidden_states.shape[2])
         hidden_states = call.leave(hidden_states)
         return hidden_states.permute(0, 3, 1, 2) if channels_first else hidden_states
 
@@ -404,7 +407,7 @@ def check_tappable(model: nn.Module, name: str, spec: BlockSpec, reads_norms: bo
             f"Block '{name}' ({type(block).__name__}) cannot be adapted exactly: {spec.refusal}. Leave such blocks "
             "out with `exclude_modules`, or choose another model."
         )
-    if not has_submodule(block, spec.entry):
+    if not has_submodule(block, spec.entry):  # an empty path is the block itself
         raise ValueError(
             f"Block '{name}' ({type(block).__name__}) has no module '{spec.entry}' through which its residual stream "
             f"could be reached; it has {[child for child, _ in block.named_children()]}."
@@ -428,9 +431,10 @@ def _install(model: nn.Module, name: str, block: Any, source: LayoutSource) -> N
     block.__class__ = _tapped_class(base)
     block._tap = tap
     block._tap_call = None
-    tap.required.append(spec.entry)
-    for entry in copies_at(block, spec.entry):
-        entry.register_forward_pre_hook(_Hook(block, "_tap_entry"))
+    if spec.entry:
+        tap.required.append(spec.entry)
+        for entry in copies_at(block, spec.entry):
+            entry.register_forward_pre_hook(_Hook(block, "_tap_entry"))
     tap.handles.append(register_before_checkpoint(outermost_checkpointed(model, name)))
     _rebind_forward(block, base)
 
