@@ -1,8 +1,8 @@
 """Which modules are transformer blocks, where their residual stream can be reached, and where the token grid is known.
 
 One row for each block class. A row says which child of the block starts the MLP branch (its input is the residual
-stream after attention; convolutional blocks have none), how the height and width of the token grid are found, and how many tokens stand before and
-after the patch tokens. What the fields mean is said in [`BlockSpec`].
+stream after attention; convolutional blocks have none), how the height and width of the token grid are found, and how
+many tokens stand before and after the patch tokens. What the fields mean is said in [`BlockSpec`].
 """
 
 from __future__ import annotations

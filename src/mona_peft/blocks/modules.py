@@ -173,7 +173,8 @@ def _outputs(module: nn.Module) -> int:
 
 def _last_layer(block: nn.Module) -> nn.Module:
     """The last convolution or linear layer of a block, not of its adapters."""
-    adapters = block._tap.adapters if hasattr(block, "_tap") else []
+    tap: Any = getattr(block, "_tap", None)
+    adapters = [] if tap is None else tap.adapters
     own = [module for name, module in block.named_modules() if name.split(".")[0] not in adapters]
     layers = [module for module in own if _outputs(module) and any(True for _ in module.parameters(False))]
     if not layers:
