@@ -57,7 +57,7 @@ class Method:
             from peft import PeftConfig
 
             # What every adapter has is set by PEFT, and the head by `apply_method`.
-            shared = {field.name for field in fields(PeftConfig)} | {"modules_to_save"}
+            shared = {field.name for field in fields(PeftConfig)} | {"modules_to_save", "provided_by"}
             options |= {field.name for field in fields(find_class(self.config_class)) if field.init} - shared
         return frozenset(options)
 
@@ -256,7 +256,7 @@ def prepare_lora(model: nn.Module, head: tuple[str, ...], r: int = LORA_RANK, **
     from peft import LoraConfig, get_peft_model
 
     options = {"target_modules": query_value_targets(model), "lora_alpha": r, **options}
-    return get_peft_model(model, LoraConfig(r=r, modules_to_save=list(head), **options))  # type: ignore[arg-type]
+    return get_peft_model(model, LoraConfig(r=r, modules_to_save=list(head), **options))
 
 
 def _select_salient_channels(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> None:

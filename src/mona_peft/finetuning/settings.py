@@ -207,7 +207,7 @@ def read_command_line(
     recipe = read_recipe(recipes.path(source), config_types) if source else {}
     if any(entry.name == sections.KEY for config_type in config_types for entry in fields(config_type)):
         _apply_sections(recipe, given, _default_method(config_types), every_method)
-    filled = tuple(_fill(config_type, recipe, given, source) for config_type in config_types)
+    filled: tuple[Any, ...] = tuple(_fill(config_type, recipe, given, source) for config_type in config_types)
     return filled, frozenset(recipe) | frozenset(given)
 
 
@@ -351,12 +351,15 @@ def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
         raise ValueError(f"{owner} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}.")
 
 
-def refuse_unused(configs: Sequence[Any], used: Sequence[str] = ()) -> None:
+def refuse_unused(
+    configs: Sequence[Any], used: Sequence[str] = (), where: str = "Without --dataset the embedded data is used, with"
+) -> None:
     """Check that nothing is set of a run on a data set where none was given.
 
     Args:
         configs (`Sequence`): Filled dataclasses.
         used (`Sequence[str]`): Names of the settings that count all the same.
+        where (`str`): Begins the message: what has settings of its own.
 
     Raises:
         `ValueError`: If another setting has a value that is not its default.
@@ -368,6 +371,5 @@ def refuse_unused(configs: Sequence[Any], used: Sequence[str] = ()) -> None:
     if given:
         listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
         raise ValueError(
-            f"Without --dataset the embedded data is used, with settings of its own; {listed} would have no effect. "
-            "Give --dataset as well, or leave that out."
+            f"{where} settings of its own; {listed} would have no effect. Give --dataset as well, or leave that out."
         )

@@ -36,5 +36,5 @@ def program(name: str, about: str, examples: Sequence[str] = (), **more: Any) ->
         **more: Further fields of `Program`.
     """
     shown = "\n".join(f"  mona-peft {name} {words}".rstrip() for words in examples)
-    layout = {"group_of": group_of, "is_common": is_common, "titles": TITLES} | more
+    layout: dict[str, Any] = {"group_of": group_of, "is_common": is_common, "titles": TITLES} | more
     return Program(f"mona-peft {name}", about, f"examples:\n{shown}" if shown else "", **layout)

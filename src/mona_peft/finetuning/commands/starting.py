@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from mona_peft.finetuning.data.sources.config import NAMED_SETS, SourceConfig
 from mona_peft.finetuning.environment import say
@@ -52,7 +53,8 @@ def with_usual(training: TrainingConfig, given: Collection[str], task: str, meth
         task (`str`): A key of `STARTS`.
         method (`str`): A key of `METHODS`.
     """
-    start, usual = STARTS[task], {}
+    start = STARTS[task]
+    usual: dict[str, Any] = {}
     if "learning_rate" not in given:
         usual["learning_rate"] = start.learning_rate(method)
     if not {"num_epochs", "max_steps"} & set(given):

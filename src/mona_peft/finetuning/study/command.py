@@ -23,6 +23,7 @@ from .report import Results, replace_block, write_report
 from .runs import Study, settings_of
 from .table import REFERENCE, make_rows, sort_rows
 from .testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS, DigitsTestbed
+from .testbeds.real import RealTestbed
 from .testbeds.recipes import ClassificationTestbed, DenseTestbed
 from .testbeds.scenes import SIZES as SCENES_SIZES
 from .testbeds.scenes import ScenesTestbed
@@ -55,7 +56,7 @@ def run_comparison(
     if compare.parameters:
         print(format_counts(count_all(methods=compare.methods)))
         return None
-    embedded = data.dataset is None
+    embedded = is_embedded(study, data)
     options = DIGITS_OPTIONS if embedded else own_settings(config, "options")
     asked = compare.variant_options
     options = {name: {**options.get(name, {}), **asked.get(name, {})} for name in {**options, **asked}}
@@ -79,7 +80,7 @@ def run_ablation(
     study: StudyConfig, ablate: AblateConfig, data: Any, config: Any, training: TrainingConfig
 ) -> Results:
     """Compare settings of Mona; see `mona-peft ablate`."""
-    embedded = data.dataset is None
+    embedded = is_embedded(study, data)
     digits = embedded and study.task == "classification"
     options = own_settings(config, "options")
     variants = ablation_variants(
@@ -108,6 +109,11 @@ def own_settings(config: Any, name: str) -> dict[str, Any]:
     return {method: section[name] for method, section in config.by_method.items() if section[name] is not None}
 
 
+def is_embedded(study: StudyConfig, data: Any) -> bool:
+    """Whether the study is on the package's own small data, with models of their size."""
+    return data.dataset is None and study.testbed is None
+
+
 def model_of(name: str) -> str:
     """The model of a packaged recipe; any other name as it is."""
     return read_mapping(recipes.path(name))["model"] if name in recipes.names() else name
@@ -116,6 +122,9 @@ def model_of(name: str) -> str:
 def make_testbed(study: StudyConfig, data: Any, config: Any, training: TrainingConfig) -> Testbed:
     """The data set that was asked for, or the embedded one of the task."""
     dense = study.task != "classification"
+    if study.testbed:
+        refuse_unused((data, config, training), ["shots", "data_dir"], f"--testbed {study.testbed} has")
+        return RealTestbed(study.testbed, Path(study.material), data.shots, data.data_dir)
     if data.dataset is None:
         refuse_unused((data, config, training), used=["architecture"] if dense else [])
         if dense:
@@ -146,7 +155,15 @@ def make_plan(
     search_seeds = study.search_seeds or (embedded_search if embedded else None)
     own = {} if study.learning_rates else own_rates or {}
     rates = {v.label: tuple(f * own[v.method] for f in RATE_FACTORS) for v in variants if v.method in own}
-    return Plan(tuple(variants), tuple(study.learning_rates or default_rates), seeds, search_seeds, rates)
+    first = {} if study.learning_rates else {v.label: testbed.first_rates(v) for v in variants}
+    return Plan(
+        tuple(variants),
+        tuple(study.learning_rates or default_rates),
+        seeds,
+        search_seeds or (1 if testbed.ladder else None),
+        {label: grid for label, grid in (rates | first).items() if grid},
+        () if study.learning_rates else testbed.ladder,
+    )
 
 
 def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str) -> Results:
@@ -189,5 +206,5 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
 
 
 #: Settings that say how much of a study to do now, and where: they are no part of what makes its results.
-FREE_SETTINGS = ("study_dir", "results_dir", "max_runs", "report_only", "readme")
+FREE_SETTINGS = ("study_dir", "material", "results_dir", "max_runs", "report_only", "readme")
 FREE_FLAGS = tuple(flag_of(name) for name in FREE_SETTINGS)

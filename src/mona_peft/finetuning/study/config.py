@@ -19,6 +19,8 @@ from .selection import CHOICES
 from .variants import PAPER_METHODS
 
 STUDY_SIZES = ("full", "tiny")
+#: Data sets of the study on a real backbone; `testbeds.real` has a row for each.
+REAL_SETS = ("clipart", "emoji", "flowers102", "oxford_pets", "voc2007")
 
 
 @dataclass
@@ -28,6 +30,10 @@ class StudyConfig(Settings):
     task: str = option("classification", f"What to compare on: {', '.join(TASKS)}.")
     study_dir: str = option("outputs/study", "Folder of the study; a study in it goes on where it was.")
     results_dir: str | None = option(None, "Where table, figures and report are written; in study_dir if unset.")
+    testbed: str | None = option(
+        None, "A data set of the study on a real backbone, with its own recipe; see --shots.", choices=REAL_SETS
+    )
+    material: str = option("data/study", "Where scripts/prepare_study.py wrote pictures and backbone.")
     study_size: str = option("full", "Without a dataset: the embedded study, full (minutes) or tiny.")
     learning_rates: list[float] = option(
         [], "The grid of learning rates; rates are chosen on the validation split.", above=0
@@ -51,6 +57,8 @@ class StudyConfig(Settings):
         super().__post_init__()
         if self.study_size not in STUDY_SIZES:
             raise ValueError(f"Unknown study_size {self.study_size!r}; choose one of {', '.join(STUDY_SIZES)}.")
+        if self.testbed and self.task != "classification":
+            raise ValueError(f"The testbed {self.testbed!r} is for classification, not for {self.task}.")
         if self.task not in TASKS:
             raise ValueError(f"Unknown task {self.task!r}; choose one of {', '.join(TASKS)}.")
 

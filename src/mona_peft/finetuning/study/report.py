@@ -130,7 +130,7 @@ CAPTIONS = {
     "parameters": "Test figure against the parameters trained in the backbone.",
     "losses": "Training loss at the chosen learning rate, mean over seeds.",
     "seconds": "Test figure against training time.",
-    "memory": "Test figure against what training holds in memory beside the weights.",
+    "memory": "Test figure against what training holds in memory besides the weights.",
 }
 
 STYLE = (

@@ -22,6 +22,9 @@ PAPER_METHODS = (
     "mona",
 )
 
+#: Names of methods with settings, next to the names of methods alone.
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {"lora16": ("lora", {"r": 16}), "lora64": ("lora", {"r": 64})}
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -53,7 +56,7 @@ def method_variants(
     options: Mapping[str, Mapping[str, Any]],
     drop_paths: Mapping[str, float | None] | None = None,
 ) -> list[Variant]:
-    """One variant for each method, under its own name.
+    """One variant for each method or preset, under its own name.
 
     Args:
         methods (`Iterable[str]`): Keys of `METHODS`.
@@ -61,7 +64,11 @@ def method_variants(
         drop_paths (`Mapping[str, float]`, *optional*): Drop paths of their own, by method.
     """
     own = drop_paths or {}
-    return [Variant(name, name, dict(options.get(name, {})), drop_path=own.get(name)) for name in methods]
+    variants = []
+    for name in methods:
+        method, preset = PRESETS.get(name, (name, {}))
+        variants.append(Variant(name, method, {**preset, **options.get(name, {})}, drop_path=own.get(name)))
+    return variants
 
 
 def settings_text(variant: Mapping[str, Any]) -> str:

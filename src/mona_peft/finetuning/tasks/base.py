@@ -11,6 +11,7 @@ from torch import nn
 
 from mona_peft.finetuning import sections
 from mona_peft.finetuning.data.fingerprint import describe_data
+from mona_peft.finetuning.model_card import usage_for
 from mona_peft.finetuning.repository import save_repository
 from mona_peft.finetuning.training.task import Task
 
@@ -22,9 +23,6 @@ class DataTask(Task):
         data (`Any`): The data set.
         config (`ModelConfig`): Model, method and recipe.
     """
-
-    #: Code that loads the saved model and predicts.
-    usage_text: str = ""
 
     def __init__(self, data: Any, config: Any) -> None:
         self.data = data
@@ -42,7 +40,7 @@ class DataTask(Task):
 
     def usage(self, repository: str) -> str:
         """Load and predict."""
-        return self.usage_text.format(repository=repository)
+        return usage_for(self.name, repository)
 
     @abstractmethod
     def saved_processor(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,6 @@ from mona_peft.finetuning.training.task import Meter
 
 from .base import DataTask
 from .config import ClassificationConfig
-
-USAGE = """
-import mona_peft
-from PIL import Image
-
-loaded = mona_peft.load("{repository}")  # the base model with adapter, head and label names; and the image processor
-print(loaded.predict([Image.open("image.jpg")]))
-
-classify = loaded.pipeline()  # transformers' pipeline("image-classification")
-print(classify("image.jpg"))
-"""
 
 
 class ClassificationMeter(Meter):
@@ -110,7 +100,6 @@ class ClassificationTask(DataTask):
     """
 
     name = "image-classification"
-    usage_text = USAGE
 
     def __init__(
         self,
@@ -128,6 +117,8 @@ class ClassificationTask(DataTask):
         self.best_metric = "map" if data.multilabel else "accuracy"
         self.processor = processor or load_processor(config.model)
         self.settings = ImageSettings.from_processor(self.processor)
+        if config.image_size is not None:
+            self.settings = replace(self.settings, height=config.image_size, width=config.image_size)
 
     def build_model(self) -> nn.Module:
         """Load the classifier and apply the method."""
@@ -135,7 +126,8 @@ class ClassificationTask(DataTask):
         if self.model_factory is not None:
             model = self.model_factory(data.class_names)
         else:
-            model = load_classifier(config.model, data.class_names, config.drop_path, data.multilabel)
+            settings = (config.drop_path, data.multilabel, config.image_size)
+            model = load_classifier(config.model, data.class_names, *settings)
         return apply_method(model, config.method, **config.method_options)
 
     def calibrate(self, model: nn.Module, device: torch.device, batch_size: int) -> None:
@@ -237,7 +229,8 @@ class ClassificationTask(DataTask):
 
     def saved_processor(self) -> Any:
         """The model's own, with the crop of the recipe."""
-        return evaluation_processor(self.processor, self.config.resize_ratio, self.config.interpolation)
+        config = self.config
+        return evaluation_processor(self.processor, config.resize_ratio, config.interpolation, config.image_size)
 
 
 def train_classifier(data: DataConfig, config: ClassificationConfig, training: TrainingConfig) -> dict[str, Any]:

@@ -15,13 +15,20 @@ EVALUATIONS = ("whole", "slide")
 #: The figure that runs are judged by (of boxes), by protocol. VOC2007's own is the mean at 11 recalls, as mmdetection
 #: gives it for VOC; VOC2010's and later the area. Both are always given.
 PROTOCOLS = {"coco": "box_ap", "voc": "ap50", "voc07": "ap50_11point"}
+SIDES = ("short_side", "long_side", "crop_side")
 
 
 @dataclass
 class ModelConfig(Settings):
     """Model and method, as every task has them."""
 
-    model: str = option("microsoft/swin-tiny-patch4-window7-224", "Pretrained model: Hub id or folder.")
+    model: str = option(
+        "microsoft/swin-tiny-patch4-window7-224",
+        "Pretrained model: Hub id or folder; or a timm name (vit_tiny_patch16_224) or torchvision/swin_t.",
+    )
+    image_size: int | None = option(
+        None, "Side of the images, pixels; what the model was pretrained with (or the recipe says) if unset.", least=1
+    )
     method: str = option("mona", f"Fine-tuning method: {', '.join(METHODS)}.")
     method_options: dict[str, Any] = option(
         {}, 'Settings of the method, as JSON (or a mapping, in a recipe): {"r": 16}.'
@@ -123,9 +130,25 @@ class DenseConfig(ModelConfig):
     def __post_init__(self) -> None:
         """Check what can be checked without data or model."""
         super().__post_init__()
+        self._set_sides()
         from mona_peft.finetuning.models.architectures import check_architecture
 
         check_architecture(self.architecture, self.architecture_options)
+
+    def _set_sides(self) -> None:
+        """Let `image_size` decide the sides, each in the proportion that it has by default.
+
+        Raises:
+            `ValueError`: If a side was given as well.
+        """
+        if self.image_size is None:
+            return
+        usual = {entry.name: entry.default for entry in fields(self) if entry.name in SIDES}
+        for name, side in usual.items():
+            wanted = round(side * self.image_size / usual["short_side"])
+            if getattr(self, name) not in (side, wanted):
+                raise ValueError(f"image_size {self.image_size} decides {name}; leave one of them out.")
+            setattr(self, name, wanted)
 
 
 @dataclass

@@ -6,23 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
-from transformers import AutoImageProcessor
 
 from mona_peft.finetuning.data.dense.transforms import DenseSettings
 from mona_peft.finetuning.methods import METHODS, apply_method
 from mona_peft.finetuning.models.backbones import find_backbone_module
 from mona_peft.finetuning.models.building import build_model, head_paths
+from mona_peft.finetuning.models.classifier import load_processor
 
 from .base import DataTask
 from .config import DenseConfig
-
-USAGE = """import mona_peft
-from PIL import Image
-
-loaded = mona_peft.load("{repository}")
-image = Image.open("image.jpg")
-found = loaded.predict([image])[0]
-loaded.draw(image).save("found.png")"""
 
 
 def image_settings(config: DenseConfig, processor: Any = None) -> DenseSettings:
@@ -32,7 +24,7 @@ def image_settings(config: DenseConfig, processor: Any = None) -> DenseSettings:
         config (`DenseConfig`): sizes, and the name of the backbone.
         processor (`Any`, *optional*): the backbone's image processor; loaded if left out.
     """
-    processor = processor or AutoImageProcessor.from_pretrained(config.model, trust_remote_code=False)
+    processor = processor or load_processor(config.model)
     mean, std = tuple(processor.image_mean), tuple(processor.image_std)
     return DenseSettings(config.short_side, config.long_side, mean, std)
 
@@ -45,8 +37,6 @@ class DenseTask(DataTask):
         config (`Any`): model, method and recipe.
         processor (`Any`, *optional*): image processor, where the backbone's folder has none.
     """
-
-    usage_text = USAGE
 
     def __init__(self, data: Any, config: Any, processor: Any = None) -> None:
         super().__init__(data, config)

@@ -218,7 +218,7 @@ class ObjectTask(DenseTask):
         return ObjectMeter(self.data, self.data.splits[split], self.config.protocol, self.with_masks)
 
     def report(self, meter: Meter, split: str, folder: Path) -> None:
-        """Draw what was found in the first images beside what is annotated."""
+        """Draw the objects found in the first images next to the annotated ones."""
         if not isinstance(meter, ObjectMeter):
             return
         rows = []

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
-from transformers import ConvNextImageProcessor
+from transformers import BitImageProcessor, ConvNextImageProcessor
 from transformers.image_utils import PILImageResampling
 
 from mona_peft.finetuning.data.images import to_rgb
@@ -28,10 +28,10 @@ class ImageSettings:
     """What a model expects of its images.
 
     Args:
-        height (`int`): pixels.
-        width (`int`): pixels.
-        mean (`tuple[float, ...]`): by channel, of values in [0, 1].
-        std (`tuple[float, ...]`): by channel, of values in [0, 1].
+        height (`int`): Pixels.
+        width (`int`): Pixels.
+        mean (`tuple[float, ...]`): By channel, of values in [0, 1].
+        std (`tuple[float, ...]`): By channel, of values in [0, 1].
     """
 
     height: int = 224
@@ -42,6 +42,9 @@ class ImageSettings:
     @classmethod
     def from_processor(cls, processor: Any) -> ImageSettings:
         """Read size, mean and standard deviation from a transformers image processor."""
+        timm = getattr(processor, "data_config", None)
+        if timm is not None:
+            return cls(*timm["input_size"][1:], mean=tuple(timm["mean"]), std=tuple(timm["std"]))
         size = getattr(processor, "crop_size", None) or processor.size
         size = {name: size[name] for name in ("height", "width", "shortest_edge") if name in size and size[name]}
         return cls(
@@ -61,13 +64,13 @@ def train_transform(
     """Random crop resized to the model's size, random flip.
 
     Args:
-        settings (`ImageSettings`): the model's size, mean and standard deviation.
-        crop_scale (`tuple[float, float]`): least and greatest share of the area that a crop keeps.
+        settings (`ImageSettings`): The model's size, mean and standard deviation.
+        crop_scale (`tuple[float, float]`): Least and greatest share of the area that a crop keeps.
         horizontal_flip (`float`): probability; 0 where mirror images mean something else, as with digits.
-        interpolation (`str`): a key of `INTERPOLATIONS`.
+        interpolation (`str`): A key of `INTERPOLATIONS`.
 
     Returns:
-        `Callable`: from a PIL image in any mode to a float tensor `(3, H, W)`.
+        `Callable`: From a PIL image in any mode to a float tensor `(3, H, W)`.
     """
     size = (settings.height, settings.width)
     crop = v2.RandomResizedCrop(size, scale=crop_scale, interpolation=INTERPOLATIONS[interpolation], antialias=True)
@@ -80,12 +83,12 @@ def eval_transform(
     """Resize so that the centre crop keeps `1 / resize_ratio` of the shorter side, then crop.
 
     Args:
-        settings (`ImageSettings`): the model's size, mean and standard deviation.
-        resize_ratio (`float`): resized side over crop side, 256 / 224 in the paper's recipes; 1 keeps everything.
-        interpolation (`str`): a key of `INTERPOLATIONS`.
+        settings (`ImageSettings`): The model's size, mean and standard deviation.
+        resize_ratio (`float`): Resized side over crop side, 256 / 224 in the paper's recipes; 1 keeps everything.
+        interpolation (`str`): A key of `INTERPOLATIONS`.
 
     Returns:
-        `Callable`: from a PIL image in any mode to a float tensor `(3, H, W)`.
+        `Callable`: From a PIL image in any mode to a float tensor `(3, H, W)`.
     """
     size = (settings.height, settings.width)
     # One number keeps the aspect ratio; two are for models whose input is not square.
@@ -94,18 +97,30 @@ def eval_transform(
     return v2.Compose([to_rgb, resize, v2.CenterCrop(size), *_to_tensor(settings)])
 
 
-def evaluation_processor(processor: Any, resize_ratio: float, interpolation: str = "bicubic") -> Any:
+def evaluation_processor(
+    processor: Any, resize_ratio: float, interpolation: str = "bicubic", image_size: int | None = None
+) -> Any:
     """An image processor of transformers that prepares images as [`eval_transform`] does.
 
     That of ConvNeXt resizes the short side and crops the centre; it does so below 384 pixels only, so larger models
     and those whose input is not square keep their own.
 
     Args:
-        processor (`Any`): the model's own processor.
-        resize_ratio (`float`): as for [`eval_transform`].
-        interpolation (`str`): as for [`eval_transform`].
+        processor (`Any`): The model's own processor.
+        resize_ratio (`float`): As for [`eval_transform`].
+        interpolation (`str`): As for [`eval_transform`].
+        image_size (`int`, *optional*): Another side than the model's own, for which [`eval_transform`] is followed at
+            any size.
     """
     settings = ImageSettings.from_processor(processor)
+    if image_size is not None:
+        return BitImageProcessor(
+            size={"shortest_edge": round(image_size * resize_ratio)},
+            crop_size={"height": image_size, "width": image_size},
+            resample=PILImageResampling[interpolation.upper()],
+            image_mean=list(settings.mean),
+            image_std=list(settings.std),
+        )
     if settings.height != settings.width or settings.height >= 384:
         return processor
     return ConvNextImageProcessor(
