@@ -18,7 +18,13 @@ from mona_peft.finetuning.training.config import FREE_ON_RESUME
 from .testbed import Testbed
 
 #: What tables call the metrics that dense runs are judged by.
-METRIC_NAMES = {"mean_iou": "mean IoU", "box_ap": "box AP", "ap50": "AP at IoU 0.5", "mask_ap": "mask AP"}
+METRIC_NAMES = {
+    "mean_iou": "mean IoU",
+    "box_ap": "box AP",
+    "ap50": "AP at IoU 0.5",
+    "ap50_11point": "11-point AP at IoU 0.5",
+    "mask_ap": "mask AP",
+}
 
 
 class RecipeTestbed(Testbed):
