@@ -243,7 +243,7 @@ def test_a_method_that_selects_by_class_is_refused(swin):
 
 def test_settings_are_checked(swin):
     with pytest.raises(ValueError, match="one of retinanet, detr, conditional_detr"):
-        DetectionTask(None, DetectionConfig(model_name_or_path=str(swin), architecture="yolo"))
+        DetectionTask(None, DetectionConfig(model=str(swin), architecture="yolo"))
     with pytest.raises(ValueError, match="protocol"):
         tiny_task("retinanet", swin, protocol="pascal")
     with pytest.raises(ValueError, match="masks are measured"):

@@ -1,5 +1,7 @@
 """Where weight decay goes, and the learning rate by step."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -113,6 +115,45 @@ def test_other_schedules():
     assert [step(number) for number in (19, 20, 29, 30)] == pytest.approx([1.0, 0.1, 0.1, 0.01])
     constant = make_schedule(TrainingConfig(learning_rate=1.0, schedule="constant"), 10, 40)
     assert constant(39) == 1.0
+
+
+#: Rates that the authors' logs print before the steps 50, 100 and 150 of ADE20K, by the peak of the run.
+ADE20K_LOGS = {6e-5: [1.959e-06, 3.958e-06, 5.955e-06], 3e-4: [9.797e-06, 1.979e-05, 2.977e-05]}
+
+
+@pytest.mark.parametrize(("peak", "logged"), ADE20K_LOGS.items())
+def test_the_rates_of_the_papers_runs_on_ade20k(peak, logged):
+    config = TrainingConfig(
+        learning_rate=peak,
+        schedule="linear",
+        warmup_steps=1500,
+        warmup_ratio=1e-6,
+        decay_from_start=True,
+        min_lr_ratio=0,
+    )
+    rate = make_schedule(config, 1263, 160_000)
+    assert [rate(step) for step in (49, 99, 149)] == pytest.approx(logged, rel=5e-4)
+    assert rate(80_000) == pytest.approx(peak / 2) and rate(160_000) == 0
+
+
+def test_cosine_from_the_first_step_times_the_warm_up():
+    """The product that mmcv computes: annealing over all steps, less a share in the warm-up that falls to none."""
+    config = TrainingConfig(
+        learning_rate=2.0, warmup_epochs=20, warmup_ratio=1e-3, min_lr_ratio=0.01, decay_from_start=True
+    )
+    steps, warmup = 6400, 1280
+    rates = [make_schedule(config, 64, steps)(step) for step in range(steps)]
+    for step in (0, 1, 640, 1279, 1280, 4000, 6399):
+        annealed = 0.02 + 0.5 * (2.0 - 0.02) * (math.cos(math.pi * step / steps) + 1)
+        missing = (1 - step / warmup) * (1 - 1e-3) if step < warmup else 0.0
+        assert rates[step] == pytest.approx(annealed * (1 - missing))
+    assert sum(rates) / steps / 2.0 == pytest.approx(0.407, abs=5e-4), "the mean of the paper's runs"
+
+
+def test_steps_times_warm_up():
+    config = TrainingConfig(learning_rate=1.0, schedule="step", step_epochs=[2], warmup_steps=10, warmup_ratio=0.1)
+    rate = make_schedule(config, 10, 40)
+    assert [rate(0), rate(5), rate(10), rate(20)] == pytest.approx([0.1, 0.55, 1.0, 0.1])
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ class Architecture:
     Args:
         task (`str`): What it solves: `semantic_segmentation`, `detection` or `instance_segmentation`.
         config_class (`type`): Of transformers, or of this package.
-        model_class (`type`): Likewise.
+        model_class (`type`): Of the model.
         stages (`tuple[int, ...]`): Stages of the backbone it usually takes, from 1 (or -1, the last); all if empty.
         loss (`Callable`, *optional*): `loss(model, batch)` of a batch of objects. Label maps need none: transformers'
             models compute it, all in one way.

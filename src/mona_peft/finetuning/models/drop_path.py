@@ -40,6 +40,9 @@ def set_drop_path(config: PretrainedConfig, drop_path: float | None) -> None:
     """
     if drop_path is None:
         return
+    if config.model_type == "timm_wrapper":
+        config.model_args = {**(config.model_args or {}), "drop_path_rate": drop_path}
+        return
     if not hasattr(config, "drop_path_rate"):
         raise ValueError(
             f"drop_path is {drop_path}, but {config.model_type} models have no drop_path_rate; leave it out."

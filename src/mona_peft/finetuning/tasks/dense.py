@@ -3,55 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from transformers import AutoImageProcessor
 
 from mona_peft.finetuning.data.dense.transforms import DenseSettings
 from mona_peft.finetuning.methods import METHODS, apply_method
-from mona_peft.finetuning.models.architectures import check_architecture
 from mona_peft.finetuning.models.backbones import find_backbone_module
 from mona_peft.finetuning.models.building import build_model, head_paths
-from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.models.classifier import load_processor
 
-from .base import DataTask, ModelConfig
-
-USAGE = """import mona_peft
-from PIL import Image
-
-loaded = mona_peft.load("{repository}")
-image = Image.open("image.jpg")
-found = loaded.predict([image])[0]
-loaded.draw(image).save("found.png")"""
-
-
-@dataclass
-class DenseConfig(ModelConfig):
-    """Model, method and images, as every dense task has them."""
-
-    architecture: str = option("", "Neck and heads.")
-    architecture_options: dict[str, Any] = option(
-        {}, "Settings of the architecture, as JSON (or a mapping, in a recipe)."
-    )
-    out_indices: list[int] = option(
-        [], "Stages of the backbone to use, from 1; the architecture's usual ones if unset.", least=1
-    )
-    freeze_patch_embedding: bool = option(
-        False, "Train nothing of the patch embedding, whatever the method trains, as in the paper's VOC runs."
-    )
-    gradient_checkpointing: bool = option(False, "Recompute the backbone in the backward pass, for less memory.")
-    short_side: int = option(
-        800, "Shorter side of test images, pixels, unless the longer one exceeds long_side.", least=1
-    )
-    long_side: int = option(1333, "Most pixels of the longer side.", least=1)
-    horizontal_flip: float = option(0.5, "Probability of mirroring a training image.", least=0, most=1)
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data or model."""
-        super().__post_init__()
-        check_architecture(self.architecture, self.architecture_options)
+from .base import DataTask
+from .config import DenseConfig
 
 
 def image_settings(config: DenseConfig, processor: Any = None) -> DenseSettings:
@@ -61,7 +24,7 @@ def image_settings(config: DenseConfig, processor: Any = None) -> DenseSettings:
         config (`DenseConfig`): sizes, and the name of the backbone.
         processor (`Any`, *optional*): the backbone's image processor; loaded if left out.
     """
-    processor = processor or AutoImageProcessor.from_pretrained(config.model_name_or_path, trust_remote_code=False)
+    processor = processor or load_processor(config.model)
     mean, std = tuple(processor.image_mean), tuple(processor.image_std)
     return DenseSettings(config.short_side, config.long_side, mean, std)
 
@@ -74,8 +37,6 @@ class DenseTask(DataTask):
         config (`Any`): model, method and recipe.
         processor (`Any`, *optional*): image processor, where the backbone's folder has none.
     """
-
-    usage_text = USAGE
 
     def __init__(self, data: Any, config: Any, processor: Any = None) -> None:
         super().__init__(data, config)
@@ -108,7 +69,7 @@ def build_dense_model(config: DenseConfig, class_names: Sequence[str]) -> nn.Mod
         )
     model = build_model(
         config.architecture,
-        config.model_name_or_path,
+        config.model,
         class_names,
         config.out_indices,
         config.drop_path,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,52 +32,12 @@ from mona_peft.finetuning.metrics.coco_average_precision import FIGURES, coco_av
 from mona_peft.finetuning.metrics.voc_average_precision import voc_average_precision
 from mona_peft.finetuning.models.architectures import ARCHITECTURES
 from mona_peft.finetuning.pictures.drawing import draw_objects, draw_sheet
-from mona_peft.finetuning.settings import option
 from mona_peft.finetuning.training.task import Meter
 
-from .dense import DenseConfig, DenseTask
+from .dense import DenseTask
 
-#: The figure that runs are judged by (of boxes), by protocol. VOC2007's own is the mean at 11 recalls, as mmdetection
-#: gives it for VOC; VOC2010's and later the area. Both are always given.
-PROTOCOLS = {"coco": "box_ap", "voc": "ap50", "voc07": "ap50_11point"}
 PICTURES = 8
 DRAWN_ABOVE = 0.3
-
-
-@dataclass
-class ObjectConfig(DenseConfig):
-    """Settings of detection and instance segmentation."""
-
-    train_short_sides: list[int] = option(
-        [], "Shorter sides of training images, one drawn for each; short_side if unset.", least=1
-    )
-    crop: list[int] = option(
-        [], "Least and greatest side of a training crop taken before resizing; no crop if unset.", least=1
-    )
-    crop_share: float = option(0.5, "Share of training images that are cropped.", least=0, most=1)
-    crop_short_sides: list[int] = option(
-        [], "Shorter sides to one of which an image is resized before it is cropped; not resized if unset.", least=1
-    )
-    skip_empty_images: bool = option(False, "Leave out training images without an object to train on.")
-    protocol: str = option(
-        "coco",
-        "How average precision is computed: coco; voc: at IoU 0.5, the area under the curve; voc07: the mean at 11 "
-        "recalls, as in the paper.",
-        choices=tuple(PROTOCOLS),
-    )
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data or model."""
-        super().__post_init__()
-        if self.crop and (len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1]):
-            raise ValueError(f"crop is {self.crop}; give the least and the greatest side, such as --crop 384 600.")
-        if self.crop_short_sides and not self.crop:
-            raise ValueError(f"crop_short_sides is {self.crop_short_sides}, but there is no crop; give crop as well.")
-
-    @property
-    def metric(self) -> str:
-        """The figure that runs are judged by: the protocol's own."""
-        return PROTOCOLS[self.protocol]
 
 
 class ObjectSamples(Dataset):
@@ -259,7 +218,7 @@ class ObjectTask(DenseTask):
         return ObjectMeter(self.data, self.data.splits[split], self.config.protocol, self.with_masks)
 
     def report(self, meter: Meter, split: str, folder: Path) -> None:
-        """Draw what was found in the first images beside what is annotated."""
+        """Draw the objects found in the first images next to the annotated ones."""
         if not isinstance(meter, ObjectMeter):
             return
         rows = []

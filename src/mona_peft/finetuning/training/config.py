@@ -39,6 +39,14 @@ class TrainingConfig(Settings):
     schedule: str = option("cosine", f"Learning rate after warm-up: one of {', '.join(SCHEDULES)}.", choices=SCHEDULES)
     warmup_epochs: float = option(0.0, "Epochs of linear warm-up (added to warmup_steps).", least=0)
     warmup_steps: int = option(0, "Optimiser steps of linear warm-up.", least=0)
+    warmup_ratio: float | None = option(
+        None, "Share of the rate that warm-up starts at; 0.001 in mmcv, one step's share if unset.", least=0, most=1
+    )
+    decay_from_start: bool = option(
+        False,
+        "Let cosine and linear decay begin at the first step, times the warm-up, as mmcv and the paper's recipes do; "
+        "otherwise they begin after it.",
+    )
     min_lr_ratio: float = option(
         0.01, "Where cosine and linear schedules end, as a share of learning_rate.", least=0, most=1
     )

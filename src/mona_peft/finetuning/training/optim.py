@@ -85,6 +85,8 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
 def make_schedule(config: TrainingConfig, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:
     """Learning rate of each step, a pure function, so that nothing of it needs saving.
 
+    With `decay_from_start` it is the product of decay and warm-up that mmcv computes (`lr_updater.py`).
+
     Args:
         config (`TrainingConfig`): kind, rate, warm-up and end.
         steps_per_epoch (`int`): optimiser steps an epoch.
@@ -95,18 +97,27 @@ def make_schedule(config: TrainingConfig, steps_per_epoch: int, total_steps: int
     """
     warmup = config.warmup_steps + round(config.warmup_epochs * steps_per_epoch)
     milestones = [epoch * steps_per_epoch for epoch in config.step_epochs]
+    first = 0 if config.decay_from_start else warmup
 
-    def after_warmup(step: int) -> float:
+    def decayed(step: int) -> float:
         if config.schedule == "constant":
             return 1.0
         if config.schedule == "step":
             return 0.1 ** sum(step >= milestone for milestone in milestones)
-        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        progress = max(0.0, min(1.0, (step - first) / max(1, total_steps - first)))
         share = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
         return config.min_lr_ratio + (1 - config.min_lr_ratio) * share
 
+    def warmed_up(step: int) -> float:
+        if config.warmup_ratio is None:
+            return (step + 1) / (warmup + 1)
+        return config.warmup_ratio + (1 - config.warmup_ratio) * step / warmup
+
     def rate(step: int) -> float:
-        factor = (step + 1) / (warmup + 1) if step < warmup else after_warmup(step)
+        if step >= warmup:
+            factor = decayed(step)
+        else:
+            factor = warmed_up(step) * (decayed(step) if config.decay_from_start else 1.0)
         return config.learning_rate * factor
 
     return rate

@@ -20,8 +20,8 @@ class RandomSizeCrop(v2.Transform):
     """Crop a random part whose sides are each between two sizes (or the image's own, where that is less).
 
     Args:
-        low (`int`): least side, pixels.
-        high (`int`): greatest side, pixels.
+        low (`int`): Least side, pixels.
+        high (`int`): Greatest side, pixels.
     """
 
     def __init__(self, low: int, high: int) -> None:
@@ -44,9 +44,9 @@ class RandomScale(v2.Transform):
     """Resize to fit into a frame times a random factor, keeping the ratio of the sides.
 
     Args:
-        short_sides (`Sequence[int]`): shorter side of the frame, pixels; one is drawn for each image.
-        long_side (`int`): longer side of the frame, pixels.
-        factors (`Sequence[float]`): least and greatest factor.
+        short_sides (`Sequence[int]`): Shorter side of the frame, pixels; one is drawn for each image.
+        long_side (`int`): Longer side of the frame, pixels.
+        factors (`Sequence[float]`): Least and greatest factor.
     """
 
     def __init__(self, short_sides: Sequence[int], long_side: int, factors: Sequence[float] = (1.0, 1.0)) -> None:
@@ -74,7 +74,7 @@ class VariedCrop(v2.Transform):
 
     Args:
         side (`int`): pixels.
-        most (`float`): greatest share of one class; after some tries any crop is taken.
+        most (`float`): Greatest share of one class; after some tries any crop is taken.
     """
 
     def __init__(self, side: int, most: float = 0.75) -> None:

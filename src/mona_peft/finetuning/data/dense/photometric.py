@@ -11,8 +11,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-#: mmsegmentation shifts the hue by up to 18 of the 180 steps that OpenCV gives the hue of a byte image.
-HUE_DEGREES = 36.0
+from . import HUE_DEGREES
 
 
 class PhotometricDistortion(v2.Transform):

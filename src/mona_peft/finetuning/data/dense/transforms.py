@@ -32,10 +32,10 @@ class DenseSettings:
     """Size of test images, and their normalisation.
 
     Args:
-        short_side (`int`): pixels of the shorter side, unless the longer one would exceed `long_side`.
-        long_side (`int`): most pixels of the longer side.
-        mean (`tuple[float, ...]`): by channel, of values in [0, 1].
-        std (`tuple[float, ...]`): by channel, of values in [0, 1].
+        short_side (`int`): Pixels of the shorter side, unless the longer one would exceed `long_side`.
+        long_side (`int`): Most pixels of the longer side.
+        mean (`tuple[float, ...]`): By channel, of values in [0, 1].
+        std (`tuple[float, ...]`): By channel, of values in [0, 1].
     """
 
     short_side: int = 800
@@ -52,7 +52,7 @@ class DenseSettings:
         return cls(short, long, tuple(processor.image_mean), tuple(processor.image_std))
 
     def processor(self) -> Any:
-        """A transformers image processor that resizes and normalises alike."""
+        """A transformers image processor that resizes and normalises in the same way."""
         from transformers import DetrImageProcessor
 
         size = {"shortest_edge": self.short_side, "longest_edge": self.long_side}
@@ -76,8 +76,8 @@ class ObjectTransform:
     """From an image and its objects to what a detector trains on.
 
     Args:
-        steps (`Sequence[v2.Transform]`): transforms of image, boxes, masks and labels.
-        settings (`DenseSettings`): the normalisation.
+        steps (`Sequence[v2.Transform]`): Transforms of image, boxes, masks and labels.
+        settings (`DenseSettings`): The normalisation.
     """
 
     def __init__(self, steps: Sequence[v2.Transform], settings: DenseSettings) -> None:
@@ -109,12 +109,12 @@ def object_train_transform(
     """Multi-scale training transform.
 
     Args:
-        settings (`DenseSettings`): longer side and normalisation.
-        short_sides (`Sequence[int]`): one is drawn for each image; those of test images if empty.
-        flip (`float`): probability of mirroring.
-        crop (`Sequence[int]`): least and greatest side of a crop taken before resizing; none if empty.
-        crop_share (`float`): probability of that crop.
-        crop_short_sides (`Sequence[int]`): an image to be cropped is first resized to one of these; not if empty.
+        settings (`DenseSettings`): Longer side and normalisation.
+        short_sides (`Sequence[int]`): One is drawn for each image; those of test images if empty.
+        flip (`float`): Probability of mirroring.
+        crop (`Sequence[int]`): Least and greatest side of a crop taken before resizing; none if empty.
+        crop_share (`float`): Probability of that crop.
+        crop_short_sides (`Sequence[int]`): An image to be cropped is first resized to one of these; not if empty.
     """
     steps: list[v2.Transform] = [v2.RandomHorizontalFlip(flip)]
     if crop:
@@ -130,12 +130,12 @@ class LabelMapTransform:
     """From an image and its label map to what a segmenter trains on.
 
     Args:
-        settings (`DenseSettings`): frame and normalisation.
-        crop (`int`): side of the training crop, pixels.
-        scale (`Sequence[float]`): least and greatest factor of resizing.
-        flip (`float`): probability of mirroring.
-        photometric (`bool`): whether brightness, contrast, saturation and hue vary.
-        hue_degrees (`float`): most that the hue varies by.
+        settings (`DenseSettings`): Frame and normalisation.
+        crop (`int`): Side of the training crop, pixels.
+        scale (`Sequence[float]`): Least and greatest factor of resizing.
+        flip (`float`): Probability of mirroring.
+        photometric (`bool`): Whether brightness, contrast, saturation and hue vary.
+        hue_degrees (`float`): Most that the hue varies by.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ def pad_batch(images: Sequence[Tensor], multiple: int = PAD_TO, fill: float = 0.
     """Pad images `(C, H, W)` at right and bottom to common sides, multiples of `multiple`.
 
     Returns:
-        `tuple[Tensor, Tensor]`: the batch `(B, C, H, W)` and the sizes `(B, 2)` before padding.
+        `tuple[Tensor, Tensor]`: The batch `(B, C, H, W)` and the sizes `(B, 2)` before padding.
     """
     sizes = torch.tensor([image.shape[-2:] for image in images])
     height, width = (-(-int(side) // multiple) * multiple for side in sizes.max(0).values)
