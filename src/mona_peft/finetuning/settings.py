@@ -315,6 +315,5 @@ def refuse_unused(
     if given:
         listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
         raise ValueError(
-            f"{where} settings of its own; {listed} would have no effect. "
-            "Give --dataset as well, or leave that out."
+            f"{where} settings of its own; {listed} would have no effect. Give --dataset as well, or leave that out."
         )

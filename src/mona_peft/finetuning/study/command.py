@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from mona_peft.finetuning.training.config import TrainingConfig
 
 from .ablations import DEFAULT_LABEL, GROUPS, ablation_variants
 from .plan import Plan
-from .report import Results, replace_block, write_report
+from .report import RECORDS_FILE, Results, replace_block, write_report
 from .runs import Study, settings_of
 from .table import REFERENCE, make_rows, sort_rows
 from .testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS, DigitsTestbed
@@ -37,8 +38,6 @@ TASK_ARGUMENTS: dict[str, tuple[type, type]] = {
     "classification": (DataConfig, ClassificationConfig),
     **{name: (kind.data_settings, kind.settings) for name, kind in DENSE_KINDS.items()},
 }
-# Flags that say how much of a study to do now, and where to write it: no part of the command that repeats it.
-HOW_MUCH_NOW = ("--max_runs", "--report_only", "--study_dir", "--results_dir", "--readme")
 
 
 @dataclass
@@ -143,8 +142,9 @@ def run_ablation(
     )
     testbed = make_testbed(study, data, config, training)
     plan = make_plan(study, testbed, variants, training, embedded)
-    full_rates = tuple(ablate.full_rates or ((DIGITS_FULL_RATE,) if digits else plan.learning_rates))
-    plan = replace(plan, rates={v.label: full_rates for v in variants if v.method == "full"})
+    full_rates = tuple(ablate.full_rates or ((DIGITS_FULL_RATE,) if digits else ()))
+    if full_rates:
+        plan = replace(plan, rates=plan.rates | {v.label: full_rates for v in variants if v.method == "full"})
     if digits and not study.learning_rates:
         plan = replace(plan, learning_rates=(DIGITS_MONA_RATE,))
     return run_study(study, testbed, plan, DEFAULT_LABEL)
@@ -200,11 +200,14 @@ def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str)
     transformers_logging.disable_progress_bar()
     folder = Path(config.study_dir)
     study = Study(testbed, plan, folder)
+    target = Path(config.results_dir) if config.results_dir else folder / "results"
+    taken = study.take_in(target / RECORDS_FILE)
+    if taken:
+        print(f"{taken} runs of {target / RECORDS_FILE} are taken over.")
     if not config.report_only:
         done = study.run(config.max_runs)
         print(f"{done} runs done, {len(study.missing())} known to be left; the same command goes on from here.")
     results, records = collect(study, reference)
-    target = Path(config.results_dir) if config.results_dir else folder / "results"
     write_report(target, results, records, testbed.greater_is_better, plan.searched)
     print(f"\n{results.summary()}\n\nTable, figures and report are in {target}")
     return results
@@ -215,7 +218,8 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
     testbed, records = study.testbed, study.records()
     if not records:
         raise ValueError(f"There is no finished run in {study.runs}; run the study without --report_only.")
-    rows = make_rows(records, testbed.metric, testbed.greater_is_better, study.plan.searched, reference)
+    left = Counter(key.label for key in study.missing())
+    rows = make_rows(records, testbed.metric, testbed.greater_is_better, study.plan.searched, reference, left)
     if not any(row.group for row in rows):
         rows = sort_rows(rows, testbed.greater_is_better)
     results = Results(

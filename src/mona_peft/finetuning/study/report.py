@@ -15,12 +15,21 @@ from matplotlib.figure import Figure
 
 from mona_peft.finetuning.files import write_json
 
-from .plots import plot_groups, plot_losses, plot_memory, plot_parameters, plot_seconds
-from .records import Record
+from .plots import (
+    plot_curves,
+    plot_groups,
+    plot_losses,
+    plot_memory,
+    plot_parameters,
+    plot_rates,
+    plot_seconds,
+)
+from .records import Record, write_lines
 from .selection import chosen_records
 from .table import Row, escape_markdown, headers, rows_from_json, text_cells, to_csv, to_json, to_markdown
 
 RESULTS_FILE = "results.json"
+RECORDS_FILE = "records.jsonl"
 
 
 @dataclass(frozen=True)
@@ -61,9 +70,11 @@ class Results:
         count = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
         table, title = to_markdown(self.rows, self.metric_name, self.reference), escape_markdown(self.title)
         ends = ", (end) where that is an end of the grid" if any(row.at_grid_end for row in self.rows) else ""
+        left = [f"{escape_markdown(row.label)} ({row.runs_left})" for row in self.rows if row.runs_left]
+        unfinished = f" Unfinished, with the number of runs left: {', '.join(left)}." if left else ""
         return (
             f"{title[0].upper()}{title[1:]}; {count}; rates chosen on the validation split{ends}; made by "
-            f"`{self.command}`.\n\n{table}"
+            f"`{self.command}`.{unfinished}\n\n{table}"
         )
 
 
@@ -74,7 +85,7 @@ def write_report(
     greater_is_better: bool = True,
     searched: int | None = None,
 ) -> None:
-    """Write `results.json`, `results.csv`, `table.md`, the figures as PNG, `losses.json` and `report.html`.
+    """Write `results.json`, `results.csv`, `table.md`, figures as PNG, `losses.json`, `report.html` and all records.
 
     Args:
         folder (`Path`): Created where missing.
@@ -90,14 +101,17 @@ def write_report(
     chosen = chosen_records(records, greater_is_better, searched)
     write_json(folder / "losses.json", {label: [r.losses for r in group] for label, group in chosen.items()})
     images = {}
-    for name, figure in draw_figures(results, chosen).items():
+    write_lines(records, folder / RECORDS_FILE)
+    for name, figure in draw_figures(results, chosen, records).items():
         images[name] = to_png(figure)
         (folder / f"{name}.png").write_bytes(images[name])
     (folder / "report.html").write_text(to_html(results, images), encoding="utf-8")
 
 
-def draw_figures(results: Results, chosen: dict[str, list[Record]]) -> dict[str, Figure]:
-    """The study's figures by name."""
+def draw_figures(
+    results: Results, chosen: dict[str, list[Record]], records: Sequence[Record] = ()
+) -> dict[str, Figure]:
+    """The study's figures by name: those over rates and over time where the records have what they show."""
     rows, name = results.rows, results.metric_name
     figures = {
         "parameters": plot_parameters(rows, name),
@@ -105,6 +119,10 @@ def draw_figures(results: Results, chosen: dict[str, list[Record]]) -> dict[str,
         "seconds": plot_seconds(rows, name),
         "memory": plot_memory(rows, name),
     }
+    if len({record.learning_rate for record in records}) > 1:
+        figures["rates"] = plot_rates(records, name)
+    if any(record.validations for group in chosen.values() for record in group):
+        figures["curves"] = plot_curves(chosen, name)
     return {"settings": plot_groups(rows, name), **figures} if any(row.group for row in rows) else figures
 
 
@@ -121,6 +139,8 @@ CAPTIONS = {
     "losses": "Training loss at the chosen learning rate, mean over seeds.",
     "seconds": "Test figure against training time.",
     "memory": "Test figure against what training holds in memory beside the weights.",
+    "rates": "Validation figure at every learning rate tried, mean over seeds.",
+    "curves": "Validation figure over training time at the chosen learning rate, mean over seeds.",
 }
 
 STYLE = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from statistics import mean
 from typing import Any
 
@@ -43,6 +43,7 @@ class Row:
         seconds (`float`): Mean training time.
         memory_bytes (`float`): Mean of what training holds beside the weights.
         bytes_on_disk (`int`): Size of the saved weights.
+        runs_left (`int`): Runs known to be still to do: its rate and its figures may change with them.
     """
 
     label: str
@@ -62,6 +63,7 @@ class Row:
     seconds: float
     memory_bytes: float
     bytes_on_disk: int
+    runs_left: int = 0
 
 
 def make_rows(
@@ -70,6 +72,7 @@ def make_rows(
     greater_is_better: bool = True,
     searched: int | None = None,
     reference: str = REFERENCE,
+    left: Mapping[str, int] | None = None,
 ) -> list[Row]:
     """Summarise the records of a study.
 
@@ -79,11 +82,13 @@ def make_rows(
         greater_is_better (`bool`): Which way figures improve.
         searched (`int`, *optional*): How many seeds the whole grid was run with; all if left out.
         reference (`str`): Label of the variant that the others are tested against.
+        left (`Mapping[str, int]`, *optional*): Runs still to do by label.
     """
     chosen = chosen_records(records, greater_is_better, searched)
     by_seed = {label: {r.seed: r.test[metric] for r in group} for label, group in chosen.items()}
     tried = {label: {r.learning_rate for r in records if r.label == label} for label in chosen}
-    return [_row(group, tried[label], by_seed, metric, reference) for label, group in chosen.items()]
+    rows = [_row(group, tried[label], by_seed, metric, reference) for label, group in chosen.items()]
+    return [replace(row, runs_left=(left or {}).get(row.label, 0)) for row in rows]
 
 
 def _row(
