@@ -26,10 +26,7 @@ from tests.families.test_refusals import unchanged
 from tests.families.transformers_models import PLAIN
 from tests.support.models import images, randomise, swin_config
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.skipif(tr.__version__.startswith("4."), reason="the table of refusals is that of transformers 5"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 CONFIGS = {
     "mona": MonaConfig(bottleneck_dim=4),

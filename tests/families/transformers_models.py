@@ -335,18 +335,14 @@ FAMILIES: tuple[Family, ...] = (
         recorded=(0, 1, 2, 3),
         processed=True,
     ),
+    plain(
+        "clip (two towers)",
+        tr.CLIPModel,
+        tr.CLIPConfig,
+        prefix=1,
+        norm="layer_norm2",
+        build=two_towers(tr.CLIPModel, tr.CLIPConfig),
+        inputs=with_text(interpolated),
+        recorded=None,
+    ),
 )
-
-if not tr.__version__.startswith("4."):  # where the text tower's mask overflows in float64
-    FAMILIES += (
-        plain(
-            "clip (two towers)",
-            tr.CLIPModel,
-            tr.CLIPConfig,
-            prefix=1,
-            norm="layer_norm2",
-            build=two_towers(tr.CLIPModel, tr.CLIPConfig),
-            inputs=with_text(interpolated),
-            recorded=None,
-        ),
-    )

@@ -35,13 +35,13 @@ class BlockSpec:
         grid (`str`): Where the grid's height and width come from: `"patch_embed"` (the output of the patch
             embedding's convolution), `"channels_last"` (the block's input is `(B, H, W, C)`), `"channels_first"` (it
             is `(B, C, H, W)`), the names of arguments of the block's forward, separated by commas (one that holds
-            `(height, width)`, or two), or `"module.argument"`, an argument of a module beside the blocks.
+            `(height, width)`, or two), or `"module.argument"`, an argument of a module outside the blocks.
         prefix_tokens (`tuple[int | str, ...]`): Tokens before the patch tokens: a sum of numbers and of attributes
             of the nearest enclosing module or its `config`.
-        suffix_tokens (`tuple[int | str, ...]`): Tokens after the patch tokens, given alike; `"*"` for any number.
+        suffix_tokens (`tuple[int | str, ...]`): Tokens after the patch tokens, given so too; `"*"` for any number.
         optional_tokens (`tuple[int | str, ...]`): Further tokens before the others, which some blocks get and some do
             not; their number tells.
-        order (`str`): Name of a module beside the blocks that shuffles the patch tokens: the last item of its output
+        order (`str`): Name of a module outside the blocks that shuffles the patch tokens: the last item of its output
             holds each patch's place among them, `(B, N)`. Empty if they are in order.
         package (`str`): Module that defines the class, or a package above it; empty for any.
         inside (`str`): How the class name of a module around the block must begin; empty for any.

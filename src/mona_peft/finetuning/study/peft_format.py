@@ -1,20 +1,19 @@
 """Runs in the form of PEFT's own comparison of methods, the folder `method_comparison` of its repository.
 
-There one JSON file an experiment has `run_info`, `train_info` and `meta_info`; the last entry of `metrics` is that of
-the test split. What a study does not have is left empty: no tokens are counted in images, and a run on the CPU holds no
-memory of an accelerator (the estimate of a study is under `memory_bytes`).
+One JSON file an experiment has `run_info`, `train_info` and `meta_info`; the last entry of `metrics` is of the test
+split. What a study does not have is empty: tokens are not counted in images, and a run on the CPU holds no memory of an
+accelerator (what a study counts is under `memory_bytes`).
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mona_peft.finetuning.files import write_json
-from mona_peft.finetuning.methods import METHODS
+from mona_peft.finetuning.methods import METHODS, find_class
 
 from .records import Record
 
@@ -53,7 +52,9 @@ def comparison_entry(record: Record, settings: dict[str, Any]) -> dict[str, Any]
         "error_msg": "",
     }
     train = {
-        **dict.fromkeys(("reserved_avg", "max", "reserved_99th"), 0),
+        "accelerator_memory_reserved_avg": 0,
+        "accelerator_memory_max": 0,
+        "accelerator_memory_reserved_99th": 0,
         "train_time": record.seconds,
         "file_size": record.bytes_on_disk,
         "num_trainable_params": record.backbone_trainable + record.head_trainable,
@@ -62,8 +63,6 @@ def comparison_entry(record: Record, settings: dict[str, Any]) -> dict[str, Any]
         "memory_bytes": record.memory_bytes,
         "metrics": metrics(record, settings),
     }
-    for kind in ("reserved_avg", "max", "reserved_99th"):
-        train[f"accelerator_memory_{kind}"] = train.pop(kind)
     versions = {f"{package}-version": record.versions.get(package) for package in PACKAGES}
     meta = {
         "model_info": {"sha": None, "created_at": None},
@@ -96,7 +95,7 @@ def peft_config(record: Record) -> dict[str, Any] | None:
     config_class = METHODS[record.method].config_class
     if config_class is None:
         return None
-    config = {name: value for name, value in config_class(**record.options).to_dict().items()}
+    config = find_class(config_class)(**record.options).to_dict()
     return {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
 
 

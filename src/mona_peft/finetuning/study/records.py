@@ -14,6 +14,9 @@ from urllib.parse import quote
 
 from mona_peft.finetuning.files import write_json, write_text
 
+# The testbed goes by this name in files, those of older studies too.
+TESTBED_KEY = "benchmark"
+
 
 @dataclass(frozen=True)
 class RunKey:
@@ -44,7 +47,7 @@ class Record:
         method (`str`): Its method.
         options (`dict[str, Any]`): Its settings.
         backbone (`str`): Its backbone.
-        group (`str`): What it is a setting of, in an ablation.
+        group (`str`): The setting that it varies, in an ablation.
         learning_rate (`float`): Of the run.
         seed (`int`): Of the run.
         validation (`float`): Best figure on the validation split, the only one that choices are made by.
@@ -54,13 +57,14 @@ class Record:
         head_trainable (`int`): Parameters of the head.
         seconds (`float`): Training time, evaluation included: of the processor where the model trains on the CPU,
             which other programs do not lengthen, else of the clock.
-        memory_bytes (`int`): What training holds beside the weights; see `training_memory`.
+        memory_bytes (`int`): What training holds besides the weights; see `training_memory`.
         bytes_on_disk (`int`): Size of the saved weights.
         losses (`list[list[float]]`): Pairs of step and training loss.
         validations (`list[list[float]]`): Pairs of step and validation figure.
         data (`str`): Fingerprint of the data, with the training images that the seed drew.
         versions (`dict[str, str]`): Of the packages that computed it.
         created (`str`): When it ended, in UTC.
+        drop_path (`float`, *optional*): The variant's own drop path.
     """
 
     label: str
@@ -83,6 +87,7 @@ class Record:
     data: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
+    drop_path: float | None = None
 
     @property
     def key(self) -> RunKey:

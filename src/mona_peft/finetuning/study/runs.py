@@ -19,28 +19,25 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import send_to_device
-from peft import PeftModel
-from torch import nn
 from tqdm.auto import tqdm
 
 from mona_peft.finetuning.costs.memory import training_memory
 from mona_peft.finetuning.environment import package_versions
 from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.repository import weights_size
+from mona_peft.finetuning.settings import with_new_names
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.loop import REPOSITORY
 from mona_peft.finetuning.training.run_folder import LOG_FILE, read_log
 from mona_peft.summary import summary
 
 from .plan import Plan
-from .records import Record, RunKey, load_records, read_lines
+from .records import TESTBED_KEY, Record, RunKey, load_records, read_lines
 from .selection import choose_rate
 from .testbeds.testbed import Testbed
 from .variants import Variant
 
 SETTINGS_FILE = "study.json"
-# The testbed goes by this name in files, those of older studies too.
-TESTBED_KEY = "benchmark"
 
 
 class Study:
@@ -83,7 +80,7 @@ class Study:
         settings = json.loads(json.dumps(self.testbed.describe()))
         path = self.folder / SETTINGS_FILE
         if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))[TESTBED_KEY]
+            before = with_new_names(json.loads(path.read_text(encoding="utf-8"))[TESTBED_KEY])
             differing = [k for k in sorted(before.keys() | settings.keys()) if before.get(k) != settings.get(k)]
             if differing:
                 listed = "; ".join(f"{k}: {before.get(k)!r} then, {settings.get(k)!r} now" for k in differing)
@@ -202,9 +199,8 @@ class Study:
         counts = summary(trainer.bare_model)
         log = read_log(folder / LOG_FILE)
         losses = [[r["step"], r["loss"]] for r in log if r["kind"] == "train"]
-        validations = [
-            [r["step"], r[trainer.metric]] for r in log if r["kind"] == "validation" and trainer.metric in r
-        ]
+        judged = [r for r in log if r["kind"] == "validation" and trainer.metric in r]
+        validations = [[r["step"], r[trainer.metric]] for r in judged]
         return Record(
             **asdict(variant),
             learning_rate=key.learning_rate,
@@ -223,11 +219,6 @@ class Study:
             versions=package_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-
-
-def unwrap_adapter(model: nn.Module) -> nn.Module:
-    """The model inside the `PeftModel`, adapters in place; any other as it is."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def first_batch(trainer: Trainer) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 from mona_peft.tuners.base.tapped import TappedLayer
 
 from .config import MonaConfig
