@@ -19,9 +19,12 @@ from mona_peft.finetuning.training.config import TrainingConfig
 
 from .ablations import DEFAULT_LABEL, ablation_variants
 from .config import AblateConfig, CompareConfig, StudyConfig, parse_study
+from .peft_format import write_comparison
 from .plan import Plan
+from .records import TESTBED_KEY
 from .report import RECORDS_FILE, Results, replace_block, write_report
 from .runs import Study, settings_of
+from .selection import chosen_records
 from .table import REFERENCE, make_rows, sort_rows
 from .testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS, DigitsTestbed
 from .testbeds.real import RealTestbed
@@ -67,14 +70,16 @@ def run_comparison(
     results = run_study(study, testbed, plan, REFERENCE)
     if compare.readme:
         path = Path(compare.readme)
-        text = replace_block(path.read_text(encoding="utf-8"), results.summary(), block_name(study.task))
+        text = replace_block(path.read_text(encoding="utf-8"), results.summary(), block_name(study, data))
         path.write_text(text, encoding="utf-8")
     return results
 
 
-def block_name(task: str) -> str:
-    """Name of the markers between which a document shows the comparison on a task."""
-    return "results" if task == "classification" else f"results-{task}"
+def block_name(study: StudyConfig, data: Any) -> str:
+    """Name of the markers between which a document shows a comparison: after its testbed, or its task."""
+    if study.testbed:
+        return f"results-{study.testbed}" + (f"-{data.shots}" if data.shots else "")
+    return "results" if study.task == "classification" else f"results-{study.task}"
 
 
 def run_ablation(
@@ -185,6 +190,10 @@ def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str)
         print(f"{done} runs done, {len(study.missing())} known to be left; the same command goes on from here.")
     results, records = collect(study, reference)
     write_report(target, results, records, testbed.greater_is_better, plan.searched)
+    if config.testbed:
+        chosen = chosen_records(records, testbed.greater_is_better, plan.searched)
+        runs = [record for group in chosen.values() for record in group]
+        write_comparison(target / "method_comparison", runs, results.settings[TESTBED_KEY])
     print(f"\n{results.summary()}\n\nTable, figures and report are in {target}")
     return results
 

@@ -1,8 +1,8 @@
 """Runs in the form of PEFT's own comparison of methods, the folder `method_comparison` of its repository.
 
 One JSON file an experiment has `run_info`, `train_info` and `meta_info`; the last entry of `metrics` is of the test
-split. What a study does not have is empty: tokens are not counted in images, and a run on the CPU holds no memory of an
-accelerator (what a study counts is under `memory_bytes`).
+split. What a study does not have is empty: tokens are not counted in images, and a run on the CPU holds no memory of
+an accelerator (what a study counts is under `memory_bytes`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,17 @@ PACKAGES = ("transformers", "peft", "datasets", "bitsandbytes", "torch", "mona-p
 def write_comparison(folder: Path, records: Sequence[Record], settings: dict[str, Any]) -> list[Path]:
     """Write a file for each run that has a place in that comparison: of an adapter, or of full fine-tuning.
 
+    Files of earlier calls go.
+
     Args:
-        folder (`Path`): Created where missing.
+        folder (`Path`): Its own; created where missing.
         records (`Sequence[Record]`): The runs.
         settings (`dict[str, Any]`): Of the testbed, as `study.json` has them.
     """
     written = []
     folder.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob("*-lr*-seed*.json"):
+        earlier.unlink()
     for record in records:
         if record.method == "full" or METHODS[record.method].config_class is not None:
             path = folder / record.key.file_name
@@ -77,7 +81,7 @@ def comparison_entry(record: Record, settings: dict[str, Any]) -> dict[str, Any]
 def train_config(record: Record, settings: dict[str, Any]) -> dict[str, Any]:
     """The recipe under that comparison's names."""
     return {
-        "model_id": settings["model_name_or_path"],
+        "model_id": settings["model"],
         "dtype": "float32",
         "batch_size": settings["batch_size"],
         "max_steps": settings["max_steps"],
