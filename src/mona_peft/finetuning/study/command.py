@@ -18,6 +18,7 @@ from mona_peft.finetuning.settings import read_mapping, refuse_unused
 from mona_peft.finetuning.training.config import TrainingConfig
 
 from .ablations import DEFAULT_LABEL, ablation_variants
+from .citations import refresh_citations
 from .config import AblateConfig, CompareConfig, StudyConfig, parse_study
 from .peft_format import write_comparison
 from .plan import Plan
@@ -71,8 +72,13 @@ def run_comparison(
     if compare.readme:
         path = Path(compare.readme)
         text = replace_block(path.read_text(encoding="utf-8"), results.summary(), block_name(study, data))
-        path.write_text(text, encoding="utf-8")
+        path.write_text(refresh_citations(text, target_of(study).parent), encoding="utf-8")
     return results
+
+
+def target_of(study: StudyConfig) -> Path:
+    """Where the study's results are written."""
+    return Path(study.results_dir) if study.results_dir else Path(study.study_dir) / "results"
 
 
 def block_name(study: StudyConfig, data: Any) -> str:
@@ -181,7 +187,7 @@ def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str)
     transformers_logging.disable_progress_bar()
     folder = Path(config.study_dir)
     study = Study(testbed, plan, folder)
-    target = Path(config.results_dir) if config.results_dir else folder / "results"
+    target = target_of(config)
     taken = study.take_in(target / RECORDS_FILE)
     if taken:
         print(f"{taken} runs of {target / RECORDS_FILE} are taken over.")
