@@ -45,16 +45,19 @@ def compare(tmp_path, material, *words):
 def test_a_study_in_pieces_goes_on_from_committed_records(tmp_path, material):
     committed = tmp_path / "results"
     first = compare(tmp_path, material, "--max_runs", "2", "--results_dir", str(committed))
-    assert {(row.label, row.learning_rate) for row in first.rows} == {("mona", 3e-3), ("lora16", 1e-3)}
-    assert all(row.runs_left == 2 for row in first.rows)
-    assert "Unfinished, with the number of runs left: " in (committed / "table.md").read_text()
+    assert [(one.label, one.learning_rate, one.runs, one.left) for one in first.unfinished] == [
+        ("mona", 1e-3, 1, 2),
+        ("lora16", 1e-3, 1, 2),
+    ]
+    # Test figures are shown once the rates are chosen, and not before.
+    assert not first.rows and "| lora16 | 1 | 2 | 0.001 | " in (committed / "table.md").read_text()
     records = [json.loads(line) for line in (committed / RECORDS_FILE).read_text().splitlines()]
     assert [[step for step, _ in record["validations"]] for record in records] == [[2, 4]] * 2
     assert len({record["data"] for record in records} - {""}) == 1, "one draw of a seed, named by its fingerprint"
     assert [record["options"] for record in records if record["method"] == "lora"] == [{"r": 16}]
     # Elsewhere, with the committed records alone.
     second = compare(tmp_path / "other", material, "--max_runs", "2", "--results_dir", str(committed))
-    assert {row.label: row.runs_left for row in second.rows}.keys() == {"mona", "lora16"}
+    assert [(one.label, one.runs, one.left) for one in second.unfinished] == [("mona", 2, 1), ("lora16", 2, 1)]
     assert len((committed / RECORDS_FILE).read_text().splitlines()) == 4
     described = Results.load(committed).settings["benchmark"]
     assert described["split_sizes"] == {"train": 4, "validation": 4, "test": 6}

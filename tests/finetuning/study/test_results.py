@@ -12,7 +12,7 @@ from mona_peft.finetuning.study.citations import refresh_citations
 from mona_peft.finetuning.study.command import DIGITS_FULL_RATE, DIGITS_MONA_RATE
 from mona_peft.finetuning.study.records import read_lines
 from mona_peft.finetuning.study.report import RECORDS_FILE, Results, read_block, to_html
-from mona_peft.finetuning.study.table import make_rows, sort_rows
+from mona_peft.finetuning.study.table import find_unfinished, make_rows, sort_rows
 from mona_peft.finetuning.study.testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS
 from mona_peft.finetuning.study.testbeds.real import FEW_STEPS
 from mona_peft.finetuning.study.testbeds.scenes import SIZES, ScenesTestbed
@@ -94,13 +94,15 @@ def test_the_page_on_choosing_quotes_the_committed_figures():
 
 def test_the_study_on_real_pictures_is_made_of_its_committed_runs():
     results, records = Results.load(RESULTS / REAL), read_lines(RESULTS / REAL / RECORDS_FILE)
-    left = {row.label: row.runs_left for row in results.rows}
-    made = sort_rows(make_rows(records, searched=results.settings["plan"]["search_seeds"], left=left))
-    assert made == results.rows
+    left = {one.label: one.left for one in results.unfinished}
+    searched = results.settings["plan"]["search_seeds"]
+    finished = [record for record in records if record.label not in left]
+    assert sort_rows(make_rows(finished, searched=searched)) == results.rows
+    assert sorted(find_unfinished(records, left, searched=searched), key=str) == sorted(results.unfinished, key=str)
     assert {record.validations[-1][0] for record in records} == {FEW_STEPS}, "the same budget for all"
     by_seed = {(record.seed, record.data) for record in records}
     assert len(by_seed) == len({seed for seed, _ in by_seed}), "all methods have the pictures that the seed drew"
-    assert all(row.runs_left or not row.at_grid_end for row in results.rows), "nobody sits at the end of its grid"
+    assert not any(row.at_grid_end for row in results.rows), "nobody sits at the end of its grid"
 
 
 def test_citations_follow_their_results(tmp_path):

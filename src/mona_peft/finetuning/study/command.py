@@ -26,7 +26,7 @@ from .records import TESTBED_KEY
 from .report import RECORDS_FILE, Results, replace_block, write_report
 from .runs import Study, settings_of
 from .selection import chosen_records
-from .table import REFERENCE, make_rows, sort_rows
+from .table import REFERENCE, find_unfinished, make_rows, sort_rows
 from .testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS, DigitsTestbed
 from .testbeds.real import RealTestbed
 from .testbeds.recipes import ClassificationTestbed, DenseTestbed
@@ -198,7 +198,8 @@ def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str)
     write_report(target, results, records, testbed.greater_is_better, plan.searched)
     if config.testbed:
         chosen = chosen_records(records, testbed.greater_is_better, plan.searched)
-        runs = [record for group in chosen.values() for record in group]
+        done = {row.label for row in results.rows}
+        runs = [record for label, group in chosen.items() for record in group if label in done]
         write_comparison(target / "method_comparison", runs, results.settings[TESTBED_KEY])
     print(f"\n{results.summary()}\n\nTable, figures and report are in {target}")
     return results
@@ -209,8 +210,9 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
     testbed, records = study.testbed, study.records()
     if not records:
         raise ValueError(f"There is no finished run in {study.runs}; run the study without --report_only.")
-    left = Counter(key.label for key in study.missing())
-    rows = make_rows(records, testbed.metric, testbed.greater_is_better, study.plan.searched, reference, left)
+    left, searched = Counter(key.label for key in study.missing()), study.plan.searched
+    finished = [record for record in records if not left[record.label]]
+    rows = make_rows(finished, testbed.metric, testbed.greater_is_better, searched, reference)
     if not any(row.group for row in rows):
         rows = sort_rows(rows, testbed.greater_is_better)
     results = Results(
@@ -221,6 +223,7 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
         settings=settings_of(study.folder),
         versions=records[-1].versions or package_versions(),
         rows=rows,
+        unfinished=find_unfinished(records, left, testbed.greater_is_better, searched),
     )
     return results, records
 

@@ -7,7 +7,7 @@ import html
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,18 @@ from .plots import (
 from .records import TESTBED_KEY, Record, write_lines
 from .selection import chosen_records
 from .splits import CHOSEN_ON, VALIDATION
-from .table import Row, escape_markdown, headers, rows_from_json, text_cells, to_csv, to_json, to_markdown
+from .table import (
+    Row,
+    Unfinished,
+    escape_markdown,
+    headers,
+    rows_from_json,
+    text_cells,
+    to_csv,
+    to_json,
+    to_markdown,
+    unfinished_to_markdown,
+)
 from .variants import settings_text
 
 RESULTS_FILE = "results.json"
@@ -46,6 +57,7 @@ class Results:
         settings (`dict[str, Any]`): Of testbed and plan.
         versions (`dict[str, str]`): Of the packages.
         rows (`list[Row]`): The table.
+        unfinished (`list[Unfinished]`): Variants that are not in the table yet.
     """
 
     title: str
@@ -55,16 +67,20 @@ class Results:
     settings: dict[str, Any]
     versions: dict[str, str]
     rows: list[Row]
+    unfinished: list[Unfinished] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**vars(self), "rows": to_json(self.rows)}
+        unfinished = {"unfinished": [asdict(one) for one in self.unfinished]} if self.unfinished else {}
+        kept = {name: value for name, value in vars(self).items() if name != "unfinished"}
+        return {**kept, "rows": to_json(self.rows), **unfinished}
 
     @classmethod
     def load(cls, folder: Path) -> Results:
         """Read the results in `folder`."""
         values = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-        return cls(**{**values, "rows": rows_from_json(values["rows"])})
+        unfinished = [Unfinished(**one) for one in values.get("unfinished", [])]
+        return cls(**{**values, "rows": rows_from_json(values["rows"]), "unfinished": unfinished})
 
     @property
     def chosen_on(self) -> str:
@@ -73,19 +89,27 @@ class Results:
 
     def summary(self) -> str:
         """The table in Markdown, with a line that says how it came about."""
-        seeds = sorted({row.seeds for row in self.rows})
-        count = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
+        count = count_seeds(self.rows)
         table, title = to_markdown(self.rows, self.metric_name, self.reference), escape_markdown(self.title)
         variants = self.settings.get("plan", {}).get("variants", [])
         lines = [settings_text(one) for one in variants if not one.get("group")]
         settings = f"\n\nSettings: {'; '.join(filter(None, lines))}." if any(lines) else ""
         ends = ", (end) where that is an end of the grid" if any(row.at_grid_end for row in self.rows) else ""
-        left = [f"{escape_markdown(row.label)} ({row.runs_left})" for row in self.rows if row.runs_left]
-        unfinished = f" Unfinished, with the number of runs left: {', '.join(left)}." if left else ""
+        parts = [table] if self.rows else []
+        parts += [unfinished_to_markdown(self.unfinished, self.metric_name)] if self.unfinished else []
+        tables = "\n\n".join(parts)
         return (
             f"{title[0].upper()}{title[1:]}; {count}; rates chosen on {self.chosen_on}{ends}; made by "
-            f"`{self.command}`.{unfinished}\n\n{table}{settings}"
+            f"`{self.command}`.\n\n{tables}{settings}"
         )
+
+
+def count_seeds(rows: Sequence[Row]) -> str:
+    """How many seeds the lines of a table are of, in words."""
+    seeds = sorted({row.seeds for row in rows})
+    if not seeds:
+        return "no line is finished"
+    return f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
 
 
 def write_report(
