@@ -9,7 +9,8 @@ branch, whose input is x1,
 so a pre-hook on `entry` adds d to what `entry` sees and the block adds d once more to its own result. An adapter may
 compute d from x1 (`after_attention`) or from what the norm before attention gave (`beside_attention`). What it adds to
 the block's result alone it computes from x1 + d (`beside_mlp`), from what `entry` gave, if that is a norm
-(`beside_mlp_normed`), or from the result itself (`after_mlp`).
+(`beside_mlp_normed`), or from the result itself (`after_mlp`). A convolutional block has no `entry`; only what is
+computed from its result (`after_mlp`) is added there.
 
 A block is extended in place, by giving the instance a subclass of its class, as `torch.nn.utils.parametrize` does:
 it stays an instance of its class (hidden-state recording and FSDP find it), keeps its parameter names, and gradient
@@ -107,7 +108,7 @@ def check_tappable(model: nn.Module, name: str, spec: BlockSpec, reads_norms: bo
             f"Block '{name}' ({type(block).__name__}) cannot be adapted exactly: {spec.refusal}. Leave such blocks "
             "out with `exclude_modules`, or choose another model."
         )
-    if not has_submodule(block, spec.entry):
+    if not has_submodule(block, spec.entry):  # an empty path is the block itself
         raise ValueError(
             f"Block '{name}' ({type(block).__name__}) has no module '{spec.entry}' through which its residual stream "
             f"could be reached; it has {[child for child, _ in block.named_children()]}."
@@ -128,10 +129,11 @@ def _install(model: nn.Module, name: str, block: nn.Module, source: LayoutSource
     source.start()
     block.__class__ = tapped_class(base)  # type: ignore[arg-type]
     assert isinstance(block, TappedBlock)
-    block._tap = tap = Tap(name, spec, source, required=[spec.entry])
+    block._tap = tap = Tap(name, spec, source, required=[spec.entry] if spec.entry else [])
     block._tap_call = None
-    for entry in copies_at(block, spec.entry):
-        entry.register_forward_pre_hook(Hook(block, "_tap_entry"))
+    for path in tap.required:
+        for entry in copies_at(block, path):
+            entry.register_forward_pre_hook(Hook(block, "_tap_entry"))
     tap.handles.append(register_before_checkpoint(outermost_checkpointed(model, name)))
     _rebind_forward(block, base)
     return block

@@ -13,7 +13,7 @@ from .adapter import ResidualAdapter
 from .call import Call, add_up, running, running_call
 from .checkpointing import CHECKPOINT_WRAPS_CALL, require_input_grad
 from .layout import Layout
-from .rows import group_rows
+from .rows import group_rows, on_grid
 from .source import LayoutSource
 from .spec import BlockSpec
 
@@ -131,6 +131,8 @@ class TappedBlock(nn.Module):
         channels_first = self._tap.spec.grid == "channels_first"
         if channels_first:
             hidden_states = hidden_states.permute(0, 2, 3, 1)  # (B, H, W, C), as the MLP branch sees it
+        if not self._tap.spec.entry:  # a convolution may have another stride than 1
+            call.layout = on_grid(call.layout, hidden_states.shape[1], hidden_states.shape[2])
         hidden_states = call.leave(hidden_states)
         return hidden_states.permute(0, 3, 1, 2) if channels_first else hidden_states
 

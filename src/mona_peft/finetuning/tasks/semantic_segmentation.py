@@ -134,7 +134,7 @@ class SemanticSegmentationTask(DenseTask):
         """Stack the crops, or pad the test images no further than their backbone needs."""
         if split == "train":
             return collate_train
-        checkpoint = AutoConfig.from_pretrained(self.config.model_name_or_path, trust_remote_code=False)
+        checkpoint = AutoConfig.from_pretrained(self.config.model, trust_remote_code=False)
         return partial(collate_eval, multiple=1 if pads_itself(checkpoint) else PAD_TO)
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
