@@ -45,9 +45,8 @@ def set_image_size(model: PreTrainedModel, side: int) -> None:
 def _tables(model: nn.Module) -> Iterator[nn.Module]:
     """The embeddings with a learned table of positions that they interpolate only when asked to."""
     for module in list(model.modules()):
-        if isinstance(getattr(module, "position_embeddings", None), nn.Parameter) and hasattr(
-            module, "patch_embeddings"
-        ):
+        learned = isinstance(getattr(module, "position_embeddings", None), nn.Parameter)
+        if learned and hasattr(module, "patch_embeddings"):
             asked = "interpolate_pos_encoding" in inspect.signature(module.forward).parameters
             if asked and hasattr(module, "interpolate_pos_encoding"):
                 yield module

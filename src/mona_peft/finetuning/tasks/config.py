@@ -21,7 +21,7 @@ class ModelConfig(Settings):
 
     model: str = option(
         "microsoft/swin-tiny-patch4-window7-224",
-        "Pretrained model: Hub id or folder; to classify also a timm name (vit_tiny_patch16_224) or torchvision/swin_t.",
+        "Pretrained model: Hub id, folder; to classify, timm names (vit_tiny_patch16_224) and torchvision/swin_t too.",
     )
     image_size: int | None = option(
         None, "Side of the images, pixels; what the model was pretrained with (or the recipe says) if unset.", least=1
