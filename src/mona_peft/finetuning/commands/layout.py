@@ -52,8 +52,9 @@ def is_common(config_type: type, name: str) -> bool:
 
 def is_common_in_studies(config_type: type, name: str) -> bool:
     """Whether `--help` shows a setting of a study, which chooses methods, rates, seeds and folders itself."""
-    own = {"method", "method_options", "learning_rate", "seed", *GROUPS["output"]}
-    return is_common(config_type, name) and not (issubclass(config_type, ModelConfig | TrainingConfig) and name in own)
+    own = {"method", "method_options", "learning_rate", "seed", "mixed_precision", "num_workers", *GROUPS["output"]}
+    chosen = issubclass(config_type, ModelConfig | TrainingConfig) and name in own
+    return is_common(config_type, name) and not chosen and name != "data_dir"
 
 
 def _long(config_type: type) -> str | None:

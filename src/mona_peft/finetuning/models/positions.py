@@ -39,6 +39,8 @@ def set_image_size(model: PreTrainedModel, side: int) -> None:
             table = module.interpolate_pos_encoding(old.new_empty(1, prefix + count, old.shape[2]), side, side)  # type: ignore[operator]
         module.position_embeddings = nn.Parameter(table.detach().clone(), requires_grad=old.requires_grad)
         patches.image_size, patches.num_patches = (side, side), count
+        if hasattr(module, "image_size"):
+            module.image_size = (side, side)  # type: ignore[assignment]
         model.config.image_size = side
 
 
