@@ -25,10 +25,13 @@ if TYPE_CHECKING or not only_explains(sys.orig_argv):
 
 if TYPE_CHECKING:
     from mona_peft.finetuning.inference.loading import load
+    from mona_peft.finetuning.inference.saving import save
+    from mona_peft.finetuning.serving.router import AdapterRouter
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdapterRouter",
     "AdaptFormerConfig",
     "AdaptFormerModel",
     "BlockSpec",
@@ -50,6 +53,7 @@ __all__ = [
     "VPTModel",
     "load",
     "load_official_checkpoint",
+    "save",
     "save_official_checkpoint",
     "select_salient_channels",
     "summary",
@@ -57,7 +61,11 @@ __all__ = [
 ]
 
 # These need the extra [train]; they are imported when first asked for.
-_LAZY = {"load": ".finetuning.inference.loading"}
+_LAZY = {
+    "AdapterRouter": ".finetuning.serving.router",
+    "load": ".finetuning.inference.loading",
+    "save": ".finetuning.inference.saving",
+}
 
 
 def __getattr__(name: str) -> Any:

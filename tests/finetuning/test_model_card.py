@@ -30,7 +30,7 @@ def test_metadata(folder):
     data = card_of(folder).data
     assert data.library_name == "peft" and data.base_model == "microsoft/swin-tiny"
     assert data.base_model_relation == "adapter" and data.datasets == ["user/pets"]
-    assert data.metrics == ["accuracy", "samples"] and data.get("license") is None
+    assert data.metrics == ["accuracy"] and data.get("license") is None
     found = {(result.dataset_split, result.metric_type): result.metric_value for result in data.eval_results}
     assert found == {("test", "loss"): 0.5, ("test", "accuracy"): 0.9, ("test", "samples"): 12}
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from mona_peft.finetuning import sections
 from mona_peft.finetuning.data.fingerprint import describe_data
+from mona_peft.finetuning.model_card import usage_for
 from mona_peft.finetuning.repository import save_repository
 from mona_peft.finetuning.training.task import Task
 
@@ -22,16 +24,14 @@ class DataTask(Task):
         config (`ModelConfig`): Model, method and recipe.
     """
 
-    #: Code that loads the saved model and predicts.
-    usage_text: str = ""
-
     def __init__(self, data: Any, config: Any) -> None:
         self.data = data
         self.config = config
 
     def describe(self) -> dict[str, Any]:
-        """Recipe and data set."""
-        return {**asdict(self.config), **describe_data(self.data)}
+        """Recipe and data set; without what the recipe has for other methods."""
+        recipe = {name: value for name, value in asdict(self.config).items() if name != sections.KEY}
+        return {**recipe, **describe_data(self.data)}
 
     def facts(self) -> dict[str, Any]:
         """Base model, data set and method."""
@@ -40,7 +40,7 @@ class DataTask(Task):
 
     def usage(self, repository: str) -> str:
         """Load and predict."""
-        return self.usage_text.format(repository=repository)
+        return usage_for(self.name, repository)
 
     @abstractmethod
     def saved_processor(self) -> Any:
