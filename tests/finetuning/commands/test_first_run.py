@@ -61,6 +61,7 @@ def test_photos_to_adapter_to_predictions(place, capfd):
     assert (run / "model" / "adapter_model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command(place):
     """Launched for real, on photos that come with a validation split."""
     write_photos(place / "split" / "train", each=3)

@@ -33,7 +33,7 @@ COMMON = {
     *("task", "methods", "dtype", "device", "threads", "repeats"),
 }
 #: And those that it shows of a study.
-COMMON_IN_STUDIES = {"dataset", "validation_fraction", "model", "architecture", "num_epochs", "batch_size", "cpu"}
+COMMON_IN_STUDIES = {"dataset", "model", "architecture", "num_epochs", "batch_size", "cpu"}
 #: The order of the groups.
 TITLES = ("data", "model", "method", "recipe", "loop", "output")
 
