@@ -18,7 +18,7 @@ WORDS = {"ade20k": "segmentation", "voc0712": "detection", "coco": "instances"}
 RECIPES = {
     name: dataset
     for name in recipes.names()
-    if (dataset := yaml.safe_load(recipes.path(name).read_text())["dataset"]) in WORDS
+    if (dataset := yaml.safe_load(recipes.path(name).read_text()).get("dataset")) in WORDS
 }
 IMAGES = {"ade20k": 20210, "voc0712": 16551, "coco": 118287}
 GLOBAL_BATCH = {"ade20k": 16, "voc0712": 2, "coco": 16}

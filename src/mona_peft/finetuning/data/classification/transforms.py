@@ -44,7 +44,8 @@ class ImageSettings:
         """Read size, mean and standard deviation from a transformers image processor."""
         timm = getattr(processor, "data_config", None)
         if timm is not None:
-            return cls(*timm["input_size"][1:], mean=tuple(timm["mean"]), std=tuple(timm["std"]))
+            _, height, width = timm["input_size"]
+            return cls(height, width, tuple(timm["mean"]), tuple(timm["std"]))
         size = getattr(processor, "crop_size", None) or processor.size
         size = {name: size[name] for name in ("height", "width", "shortest_edge") if name in size and size[name]}
         return cls(
