@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.pages import variables, write_template
+from tests.support.pages import given, write_template
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -122,7 +122,7 @@ def run_command(words: list[str]) -> None:
     "page", [page for page in PAGES if any(language not in SHOWN for language, _ in blocks(page))]
 )
 def test_every_block_of_a_page_runs(page, workplace):
-    names: dict[str, object] = {"__name__": page, **variables(page)}
+    names: dict[str, object] = {"__name__": page, **given(page)}
     for language, text in blocks(page):
         if language == "python":
             sys.modules[page] = type(sys)(page)  # dataclasses look their module up

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,10 @@ TIMM = "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 
 
 def write_template(folder: Path) -> None:
-    """Everything that any page finds in its folder."""
+    """What every page finds in its folder."""
     write_photos(folder)
     layouts.flowers102(folder / "data")
     write_models(folder)
-    write_repositories(folder)
 
 
 def write_photos(folder: Path) -> None:
@@ -53,27 +53,27 @@ def write_models(folder: Path) -> None:
     shutil.copy(folder / "tiny" / "config.json", folder / "tiny.json")
 
 
-def write_repositories(folder: Path) -> None:
-    """Adapters that somebody trained."""
+def write_repositories() -> None:
+    """Adapters that somebody trained, in the current folder."""
     lora = LoraConfig(target_modules=["q_proj", "v_proj"], modules_to_save=["classifier"])
-    for name, config in {
-        "user/pets-mona": mona_peft.MonaConfig(modules_to_save=["classifier"]),
-        "models/birds": mona_peft.MonaConfig(modules_to_save=["classifier"]),
-        "models/flowers-lora": lora,
-    }.items():
-        model = get_peft_model(SwinForImageClassification.from_pretrained(folder / SWIN), config)
-        model.peft_config["default"].base_model_name_or_path = SWIN
-        processor = ViTImageProcessor(size={"height": 224, "width": 224})
-        mona_peft.save(model, folder / name, processor)
-    shutil.copy(folder / "user/pets-mona/adapter_model.safetensors", folder)
+    mona = mona_peft.MonaConfig(modules_to_save=["classifier"])
+    for name, config in {"user/pets-mona": mona, "models/birds": mona, "models/flowers-lora": lora}.items():
+        model = get_peft_model(SwinForImageClassification.from_pretrained(SWIN), copy.deepcopy(config))
+        mona_peft.save(model, name, ViTImageProcessor(size={"height": 224, "width": 224}))
+    shutil.copy("user/pets-mona/adapter_model.safetensors", ".")
 
 
-def variables(page: str) -> dict[str, Any]:
-    """What a page takes for granted, by its variables' names."""
+def given(page: str) -> dict[str, Any]:
+    """What a page takes for granted, by its variables' names; the repositories it speaks of are written."""
+    if page not in ("performance.md", "serving.md", "export.md"):
+        return {}
+    write_repositories()
     picture = Image.new("RGB", (40, 30), "red")
-    known: dict[str, dict[str, Any]] = {
-        "performance.md": {"model": mona_peft.load("user/pets-mona").model},
-        "serving.md": {"picture": picture, "another": picture, "pixel_values": torch.randn(2, 3, 224, 224)},
-        "export.md": {"pixels": np.zeros((1, 3, 224, 224), "float32"), "safetensors": safetensors},
+    return {
+        "model": mona_peft.load("user/pets-mona").model,
+        "picture": picture,
+        "another": picture,
+        "pixel_values": torch.randn(2, 3, 224, 224),
+        "pixels": np.zeros((1, 3, 224, 224), "float32"),
+        "safetensors": safetensors,
     }
-    return known.get(page, {})
