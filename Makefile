@@ -35,7 +35,8 @@ demo-dense: env  ## Segmentation, detection and instance segmentation on compose
 	$(BIN)/python scripts/train_instance_segmentation.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)-dense
 
 backbones: env  ## Run the matrix of backbones and write its table into docs/ and the README
-	$(BIN)/python -m pytest tests/families --write-backbones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not campaign" tests/families
+	$(BIN)/python -m tests.families.table --write
 
 docs: env  ## Build the site into site/, with every warning as an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -44,8 +45,8 @@ versions: env  ## Run the core of the tests on the oldest and the newest support
 	$(BIN)/nox
 
 test: env  ## Run the tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not campaign" --ignore tests/families
-	$(BIN)/python -m pytest -m "not slow and not campaign" tests/families  # in one process: the table of backbones is read from it
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not campaign"
+	$(BIN)/python -m tests.families.table  # the written table of backbones is what the run found
 
 test-slow: env  ## Run the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "slow and not campaign"

@@ -26,10 +26,12 @@ if TYPE_CHECKING or not only_explains(sys.orig_argv):
 if TYPE_CHECKING:
     from mona_peft.finetuning.inference.loading import load
     from mona_peft.finetuning.inference.saving import save
+    from mona_peft.finetuning.serving.router import AdapterRouter
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdapterRouter",
     "AdaptFormerConfig",
     "AdaptFormerModel",
     "BlockSpec",
@@ -59,7 +61,11 @@ __all__ = [
 ]
 
 # These need the extra [train]; they are imported when first asked for.
-_LAZY = {"load": ".finetuning.inference.loading", "save": ".finetuning.inference.saving"}
+_LAZY = {
+    "AdapterRouter": ".finetuning.serving.router",
+    "load": ".finetuning.inference.loading",
+    "save": ".finetuning.inference.saving",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -241,9 +241,18 @@ def prepare_partial(model: nn.Module, head: tuple[str, ...], blocks: int = 1) ->
     return freeze_all_but(model, lambda name: name.startswith(last) or _is_head(name, head))
 
 
+LORA_RANK = 64
+
+
+def lora_scaling(options: Mapping[str, Any]) -> float:
+    """The factor `lora_alpha / r` of LoRA's updates: 1 unless `lora_alpha` is given; the paper's code has alpha 1."""
+    rank = options.get("r", LORA_RANK)
+    return options.get("lora_alpha", rank) / rank
+
+
 @register_method("lora", "rank-64 updates of the query and value projections", config_class="peft:LoraConfig")
-def prepare_lora(model: nn.Module, head: tuple[str, ...], r: int = 64, **options: Any) -> nn.Module:
-    """Train rank `r` updates of q and v, scaled by `lora_alpha / r` (1 unless `lora_alpha` is given), and the head."""
+def prepare_lora(model: nn.Module, head: tuple[str, ...], r: int = LORA_RANK, **options: Any) -> nn.Module:
+    """Train rank `r` updates of q and v, scaled as [`lora_scaling`] says, and the head."""
     from peft import LoraConfig, get_peft_model
 
     options = {"target_modules": query_value_targets(model), "lora_alpha": r, **options}

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from mona_peft.finetuning import recipes
+from mona_peft.finetuning import recipes, sections
 from mona_peft.finetuning.arguments import Parser, Program
 
 Config = TypeVar("Config")
@@ -168,14 +168,20 @@ def _range_text(entry: Field) -> str:
 
 
 def parse_arguments(
-    config_types: Sequence[type], arguments: Sequence[str] | None = None, program: Program | None = None
+    config_types: Sequence[type],
+    arguments: Sequence[str] | None = None,
+    program: Program | None = None,
+    every_method: bool = False,
 ) -> tuple[Any, ...]:
     """Fill dataclasses from a command line; see [`read_command_line`]."""
-    return read_command_line(config_types, arguments, program)[0]
+    return read_command_line(config_types, arguments, program, every_method)[0]
 
 
 def read_command_line(
-    config_types: Sequence[type], arguments: Sequence[str] | None = None, program: Program | None = None
+    config_types: Sequence[type],
+    arguments: Sequence[str] | None = None,
+    program: Program | None = None,
+    every_method: bool = False,
 ) -> tuple[tuple[Any, ...], frozenset[str]]:
     """Fill dataclasses from `[RECIPE] [--flag value ...]`, a packaged recipe or a file; flags win over the recipe.
 
@@ -183,6 +189,8 @@ def read_command_line(
         config_types (`Sequence[type]`): Dataclasses with disjoint field names.
         arguments (`Sequence[str]`, *optional*): `sys.argv[1:]` if left out.
         program (`Program`, *optional*): Of the help text.
+        every_method (`bool`): Whether the settings are for several methods: sections then stay in `by_method`, and are
+            not applied.
 
     Returns:
         The dataclasses, and the names of the settings that recipe and flags gave.
@@ -197,6 +205,8 @@ def read_command_line(
     words, source = _take_recipe(words)
     given = vars(parser.parse_args(words))
     recipe = read_recipe(recipes.path(source), config_types) if source else {}
+    if any(entry.name == sections.KEY for config_type in config_types for entry in fields(config_type)):
+        _apply_sections(recipe, given, _default_method(config_types), every_method)
     filled: tuple[Any, ...] = tuple(_fill(config_type, recipe, given, source) for config_type in config_types)
     return filled, frozenset(recipe) | frozenset(given)
 
@@ -217,6 +227,27 @@ def _take_recipe(words: list[str]) -> tuple[list[str], str]:
     if len(found) > 1:
         raise ValueError(f"There are two recipes, {' and '.join(found)}; give one.")
     return words, found[0] if found else ""
+
+
+def _apply_sections(recipe: dict[str, Any], given: dict[str, Any], default: str, every_method: bool) -> None:
+    """Sort what belongs to one method into its section, and give the method that runs what is in its own."""
+    for source in (recipe, given):
+        for name in (sections.KEY, "method_options"):
+            if name in source:
+                source[name] = read_options(name, source[name])
+    has_sections = every_method or sections.KEY in {**recipe, **given}
+    by_method = sections.sections(recipe, given, default)
+    for source in (recipe, given):
+        for name in (sections.KEY, "method_options"):
+            source.pop(name, None)
+    if has_sections:
+        recipe[sections.KEY] = by_method
+    if not every_method:
+        recipe |= sections.settings_for(by_method.get(sections.chosen(recipe, given, default), {}))
+
+
+def _default_method(config_types: Sequence[type]) -> str:
+    return next(str(entry.default) for kind in config_types for entry in fields(kind) if entry.name == "method")
 
 
 def _fill(config_type: type[Config], recipe: dict[str, Any], given: dict[str, Any], source: str) -> Config:
@@ -249,6 +280,20 @@ def read_recipe(path: Path, config_types: Sequence[type]) -> dict[str, Any]:
     Raises:
         `ValueError`: If it is no mapping, or names a setting that none of `config_types` has.
     """
+    settings = read_mapping(path)
+    known = {entry.name for config_type in config_types for entry in fields(config_type)}
+    unknown = sorted(str(name) for name in settings.keys() - known)
+    if unknown:
+        raise ValueError(f"{path} has unknown settings: {', '.join(unknown)}. Known are: {', '.join(sorted(known))}.")
+    return settings
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML recipe as [`read_recipe`] does, whatever its settings are.
+
+    Raises:
+        `ValueError`: If it is no mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         settings = yaml.load(text, Loader=_WordLoader)
@@ -260,10 +305,6 @@ def read_recipe(path: Path, config_types: Sequence[type]) -> dict[str, Any]:
     settings = {} if settings is None else settings
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must be a mapping of settings, such as 'learning_rate: 0.001'.")
-    known = {entry.name for config_type in config_types for entry in fields(config_type)}
-    unknown = sorted(str(name) for name in settings.keys() - known)
-    if unknown:
-        raise ValueError(f"{path} has unknown settings: {', '.join(unknown)}. Known are: {', '.join(sorted(known))}.")
     return settings
 
 
@@ -307,12 +348,15 @@ def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
         raise ValueError(f"{owner} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}.")
 
 
-def refuse_unused(configs: Sequence[Any], used: Sequence[str] = ()) -> None:
+def refuse_unused(
+    configs: Sequence[Any], used: Sequence[str] = (), where: str = "Without --dataset the embedded data is used, with"
+) -> None:
     """Check that nothing is set of a run on a data set where none was given.
 
     Args:
         configs (`Sequence`): Filled dataclasses.
         used (`Sequence[str]`): Names of the settings that count all the same.
+        where (`str`): Begins the message: what has settings of its own.
 
     Raises:
         `ValueError`: If another setting has a value that is not its default.
@@ -324,6 +368,5 @@ def refuse_unused(configs: Sequence[Any], used: Sequence[str] = ()) -> None:
     if given:
         listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
         raise ValueError(
-            f"Without --dataset the embedded data is used, with settings of its own; {listed} would have no effect. "
-            "Give --dataset as well, or leave that out."
+            f"{where} settings of its own; {listed} would have no effect. Give --dataset as well, or leave that out."
         )

@@ -267,7 +267,7 @@ def test_settings_that_an_architecture_does_not_have_are_refused(architecture):
 
 def test_settings_of_the_cascade_that_the_detector_gives_are_refused():
     for heads in ({"channels": 8}, {"num_classes": 3}, {"box_feature": 8}):
-        with pytest.raises(ValueError, match=f"heads has no setting {next(iter(heads))}; it has batch_norm"):
+        with pytest.raises(ValueError, match=f"heads has no setting {next(iter(heads))}; it has box_convs"):
             CascadeMaskRCNNConfig(heads=heads)
 
 

@@ -181,12 +181,12 @@ def test_the_command_of_results_says_what_makes_them(monkeypatch, words, kept):
 def test_a_real_data_set_without_its_splits_is_refused(tmp_path):
     data, config = DataConfig(dataset="digits"), ClassificationConfig()
     testbed = ClassificationTestbed(data, config, TrainingConfig())
-    splits = {"train": [], "validation": []}
+    splits = {"train": [1, 2, 3]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "mona_peft.finetuning.study.testbeds.recipes.load_data", lambda *_: SimpleNamespace(splits=splits)
         )
-        with pytest.raises(ValueError, match="digits has no test split"):
+        with pytest.raises(ValueError, match="digits: A study trains on one split.*has only train. Name"):
             testbed.task(Variant("mona", "mona"), 0, tmp_path)
 
 

@@ -265,6 +265,17 @@ def test_sct_trains_the_channels_of_the_training_images(base, tmp_path):
     assert all(torch.equal(kept[key], tensor) for key, tensor in saved.items())
 
 
+def test_a_run_is_not_resumed_on_renamed_classes(base, tmp_path):
+    data, classification, training = configs(base, tmp_path)
+    loaded = load_data(data)
+    Trainer(ClassificationTask(loaded, classification), training).close()
+    renamed = ClassificationData(loaded.name, loaded.splits, ("other", *loaded.class_names[1:]))
+    training.resume = True
+    with pytest.raises(ValueError, match=r"cannot be resumed.*class_names: \['5'\] then, \['other'\] now"):
+        Trainer(ClassificationTask(renamed, classification), training)
+    Trainer(ClassificationTask(loaded, classification), training).close()
+
+
 def test_a_resumed_sct_run_keeps_its_channels(base, tmp_path, monkeypatch):
     options = {"method": "sct", "checkpoint_steps": 1, "save_total_limit": 99}
     Trainer(sct_task(base), configs(base, tmp_path, **options)[2]).train()

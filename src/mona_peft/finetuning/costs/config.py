@@ -40,7 +40,7 @@ class CostsConfig(Settings):
     methods: list[str] = option(
         list(DEFAULT_SUBJECTS),
         "Methods to compare. The floor always takes part: the gradient goes back to the patch embedding's bias, which "
-        "trains (beside it the heads of a dense task, as with every method). With fixed the head alone trains.",
+        "trains (and the heads of a dense task, as with every method). With fixed the head alone trains.",
     )
     repeats: int = option(15, "Rounds that are timed.", least=1)
     warmup: int = option(3, "Rounds before them.", least=0)

@@ -9,6 +9,7 @@ without memory (on the meta device), and the base model's weights by what transf
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ __all__ = ["Loaded", "load"]
 # One model is built at a time. While transformers builds one it has its own functions in the place of torch.nn.init's;
 # two threads at once could leave them there, where they give no weights to layers that were loaded before.
 _building = threading.Lock()
+
+# Makes the bare model of a repository: from its class, its configuration, the repository and the base model.
+Build = Callable[[Any, PretrainedConfig, Repository, Base | None], PreTrainedModel]
 
 
 def load(
@@ -71,12 +75,31 @@ def load(
         elif (name := timm_base(repository, base_model)) is not None:
             loaded = load_foreign(repository, name)
         else:
-            loaded = _load_on_base(repository, base_model, token, trust_remote_code)
+            loaded = _load_on_base(repository, base_model, token, trust_remote_code, load_weights)
     return loaded._replace(model=loaded.model.to(device=device, dtype=dtype).eval())
 
 
+def load_with(
+    repository: Repository, base_model: str | Path | None, token: str | bool | None, code: bool, build: Build
+) -> Loaded:
+    """Load a repository whose bare model `build` makes; it has been checked that the repository fits it.
+
+    Args:
+        repository (`Repository`): An adapter for a model of transformers or of this package.
+        base_model (`str` or `Path`, *optional*): As in [`load`].
+        token (`str` or `bool`, *optional*): For private repositories.
+        code (`bool`): Whether to run code that the repository brings.
+        build (`Build`): Makes the bare model.
+
+    Raises:
+        RepositoryError: As in [`load`].
+    """
+    with _building:
+        return _load_on_base(repository, base_model, token, code, build)
+
+
 def _load_on_base(
-    repository: Repository, base_model: str | Path | None, token: str | bool | None, code: bool
+    repository: Repository, base_model: str | Path | None, token: str | bool | None, code: bool, build: Build
 ) -> Loaded:
     """Load a repository whose model is one of transformers' or of this package."""
     base = None if repository.is_whole else _find_base(repository, base_model, token)
@@ -93,7 +116,7 @@ def _load_on_base(
     elif repository.delta is not None:
         check_delta(blank, repository)
     with explained(f"{base.name if base else repository.folder}"):
-        bare = _load_weights(model_class, config, repository, base)
+        bare = build(model_class, config, repository, base)
     model = fill(bare, repository)
     processor = read_processor(repository, base, code, dense=architecture_of(config) is not None)
     if architecture_of(config) is not None:
@@ -119,7 +142,7 @@ def _adopt_classes(blank: PreTrainedModel, repository: Repository) -> None:
             blank.config.num_labels = shape[0]
 
 
-def _load_weights(
+def load_weights(
     model_class: Any, config: PretrainedConfig, repository: Repository, base: Base | None
 ) -> PreTrainedModel:
     """The whole model, or the base model with a head that the repository fills."""

@@ -15,6 +15,7 @@ from mona_peft.blocks.head import find_head
 from mona_peft.finetuning.environment import TORCHVISION
 from mona_peft.finetuning.validation import first_line
 
+from .drop_path import drop_mlp_branches, set_drop_path
 from .places import find_model
 from .positions import set_image_size
 from .pretrained import quiet_loading
@@ -27,12 +28,13 @@ def load_classifier(
     multilabel: bool = False,
     image_size: int | None = None,
 ) -> PreTrainedModel:
-    """Load a pretrained classifier; its head starts anew unless it was trained on these very classes.
+    """Load a pretrained classifier; its head is new unless it was trained on these very classes.
 
     Args:
         name_or_path (`str`): what [`find_model`] knows: a Hub id, a folder, a timm or torchvision name.
         class_names (`Sequence[str]`): by label.
-        drop_path (`float`, *optional*): stochastic depth rate of the last block; the model's own if left out.
+        drop_path (`float`, *optional*): stochastic depth rate of the last block, on both branches; the model's own,
+            as transformers applies it, if left out.
         multilabel (`bool`): whether an image has several labels.
         image_size (`int`, *optional*): side of the images; the model's own if left out.
 
@@ -55,6 +57,8 @@ def load_classifier(
         )
     if not same_classes:
         reset_head(model)
+    if drop_path is not None:
+        drop_mlp_branches(model)
     if image_size is not None:
         own = getattr(getattr(model, "torchvision_model", None), "image_size", image_size)
         if own != image_size:
@@ -95,26 +99,8 @@ def timm_size_arguments(architecture: str) -> dict[str, Any]:
     return {}
 
 
-def set_drop_path(config: Any, drop_path: float | None) -> None:
-    """Set the stochastic depth rate in a model's config.
-
-    Raises:
-        `ValueError`: if the config has no such setting.
-    """
-    if drop_path is None:
-        return
-    if config.model_type == "timm_wrapper":
-        config.model_args = {**(config.model_args or {}), "drop_path_rate": drop_path}
-        return
-    if not hasattr(config, "drop_path_rate"):
-        raise ValueError(
-            f"drop_path is {drop_path}, but {config.model_type} models have no drop_path_rate; leave it out."
-        )
-    config.drop_path_rate = drop_path
-
-
 def reset_head(model: nn.Module) -> None:
-    """Draw the linear layers of the head anew from torch's global generator: normal of 0.02, zero biases."""
+    """Draw the head's linear layers from torch's global generator: normal of 0.02, zero biases."""
     for path in find_head(model) or ():
         for module in model.get_submodule(path).modules():
             if isinstance(module, nn.Linear):

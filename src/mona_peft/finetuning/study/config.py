@@ -15,9 +15,12 @@ from mona_peft.finetuning.tasks.config import TASK_SETTINGS
 from mona_peft.finetuning.training.config import TrainingConfig
 
 from .ablations import GROUPS
+from .selection import CHOICES
 from .variants import PAPER_METHODS
 
 STUDY_SIZES = ("full", "tiny")
+#: Data sets of the study on a real backbone; `testbeds.real` has a row for each.
+REAL_SETS = ("clipart", "emoji", "flowers102", "oxford_pets", "voc2007")
 
 
 @dataclass
@@ -27,12 +30,25 @@ class StudyConfig(Settings):
     task: str = option("classification", f"What to compare on: {', '.join(TASKS)}.")
     study_dir: str = option("outputs/study", "Folder of the study; a study in it goes on where it was.")
     results_dir: str | None = option(None, "Where table, figures and report are written; in study_dir if unset.")
+    testbed: str | None = option(
+        None, "A data set of the study on a real backbone, with its own recipe; see --shots.", choices=REAL_SETS
+    )
+    material: str = option("data/study", "Where scripts/prepare_study.py wrote pictures and backbone.")
     study_size: str = option("full", "Without a dataset: the embedded study, full (minutes) or tiny.")
     learning_rates: list[float] = option(
         [], "The grid of learning rates; rates are chosen on the validation split.", above=0
     )
     seeds: int | None = option(None, "Runs of each variant at its chosen rate.", least=1)
     search_seeds: int | None = option(None, "Runs at each rate of the grid; all seeds if unset.", least=1)
+    select_on: str = option(
+        "validation",
+        "What rates and best weights are chosen on: validation (part of the training images where there is no such "
+        "split), or test, as the paper did.",
+        choices=CHOICES,
+    )
+    held_out: float = option(
+        0.1, "Share of the training images to choose on, where the data has no validation split.", above=0, below=1
+    )
     max_runs: int | None = option(None, "Stop after this many runs; the same command goes on from there.", least=1)
     report_only: bool = option(False, "Run nothing, write the results of the runs there are.")
 
@@ -41,6 +57,8 @@ class StudyConfig(Settings):
         super().__post_init__()
         if self.study_size not in STUDY_SIZES:
             raise ValueError(f"Unknown study_size {self.study_size!r}; choose one of {', '.join(STUDY_SIZES)}.")
+        if self.testbed and self.task != "classification":
+            raise ValueError(f"The testbed {self.testbed!r} is for classification, not for {self.task}.")
         if self.task not in TASKS:
             raise ValueError(f"Unknown task {self.task!r}; choose one of {', '.join(TASKS)}.")
 
@@ -67,7 +85,9 @@ class AblateConfig(Settings):
     full_rates: list[float] = option(
         [], "Grid of full fine-tuning, where backbones are compared; 0.003 on the digits.", above=0
     )
-    backbones: list[str] = option([], "Models, or sizes of the digits' Swin, to train with Mona and in full.")
+    backbones: list[str] = option(
+        [], "Models, recipes whose model is taken, or sizes of the digits' Swin, to train with Mona and in full."
+    )
 
 
 @dataclass
@@ -102,4 +122,4 @@ def parse_study(kind: type, arguments: Sequence[str] | None = None, program: Pro
     task_flag.add_argument("--task", default="classification")
     task = task_flag.parse_known_args(words)[0].task
     types = TASK_SETTINGS[StudyConfig(task=task).task]
-    return parse_arguments([StudyConfig, kind, *types, TrainingConfig], words, program)
+    return parse_arguments([StudyConfig, kind, *types, TrainingConfig], words, program, every_method=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from mona_peft.finetuning import sections
 from mona_peft.finetuning.data.fingerprint import describe_data
 from mona_peft.finetuning.model_card import usage_for
 from mona_peft.finetuning.repository import save_repository
@@ -28,8 +29,9 @@ class DataTask(Task):
         self.config = config
 
     def describe(self) -> dict[str, Any]:
-        """Recipe and data set."""
-        return {**asdict(self.config), **describe_data(self.data)}
+        """Recipe and data set; without what the recipe has for other methods."""
+        recipe = {name: value for name, value in asdict(self.config).items() if name != sections.KEY}
+        return {**recipe, **describe_data(self.data)}
 
     def facts(self) -> dict[str, Any]:
         """Base model, data set and method."""

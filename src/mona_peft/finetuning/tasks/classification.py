@@ -147,7 +147,9 @@ class ClassificationTask(DataTask):
                 f"The method {name!r} looks at all training images by class first, but these {found}; choose another "
                 "method or other data."
             )
-        images = ClassificationImages(rows, self.data, eval_transform(self.settings, self.config.resize_ratio))
+        images = ClassificationImages(
+            rows, self.data, eval_transform(self.settings, self.config.resize_ratio, self.config.interpolation)
+        )
         before = next(model.parameters()).device
         model.to(device)
         batches = (send_to_device(batch, device) for batch in eval_loader(images, stack_samples, batch_size))
@@ -161,9 +163,9 @@ class ClassificationTask(DataTask):
         config = self.config
         if split == "train":
             low, high = config.crop_scale
-            transform = train_transform(self.settings, (low, high), config.horizontal_flip)
+            transform = train_transform(self.settings, (low, high), config.horizontal_flip, config.interpolation)
         else:
-            transform = eval_transform(self.settings, config.resize_ratio)
+            transform = eval_transform(self.settings, config.resize_ratio, config.interpolation)
         rows = self.data.splits[split]
         if isinstance(rows, datasets.IterableDataset):
             return ClassificationStream(rows, self.data, transform, self.shuffle_buffer, torch.initial_seed() % 2**32)
@@ -227,7 +229,8 @@ class ClassificationTask(DataTask):
 
     def saved_processor(self) -> Any:
         """The model's own, with the crop of the recipe."""
-        return evaluation_processor(self.processor, self.config.resize_ratio, self.config.image_size)
+        config = self.config
+        return evaluation_processor(self.processor, config.resize_ratio, config.interpolation, config.image_size)
 
 
 def train_classifier(data: DataConfig, config: ClassificationConfig, training: TrainingConfig) -> dict[str, Any]:

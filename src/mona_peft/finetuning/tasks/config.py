@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from mona_peft.finetuning.data.dense import HUE_DEGREES
 from mona_peft.finetuning.data.sources.config import DataConfig, ObjectDataConfig, SegmentationDataConfig
 from mona_peft.finetuning.methods import METHODS, check_method
 from mona_peft.finetuning.models.names import CLASSIFICATION, DETECTORS, INSTANCE_SEGMENTERS, SEGMENTERS
-from mona_peft.finetuning.settings import Settings, option
+from mona_peft.finetuning.settings import Settings, check_names, check_values, option, read_options
 
 EVALUATIONS = ("whole", "slide")
-PROTOCOLS = ("coco", "voc")
+#: The figure that runs are judged by (of boxes), by protocol. VOC2007's own is the mean at 11 recalls, as mmdetection
+#: gives it for VOC; VOC2010's and later the area. Both are always given.
+PROTOCOLS = {"coco": "box_ap", "voc": "ap50", "voc07": "ap50_11point"}
 SIDES = ("short_side", "long_side", "crop_side")
 
 
@@ -21,7 +24,7 @@ class ModelConfig(Settings):
 
     model: str = option(
         "microsoft/swin-tiny-patch4-window7-224",
-        "Pretrained model: Hub id or folder; to classify also a timm name (vit_tiny_patch16_224) or torchvision/swin_t.",
+        "Pretrained model: Hub id or folder; or a timm name (vit_tiny_patch16_224) or torchvision/swin_t.",
     )
     image_size: int | None = option(
         None, "Side of the images, pixels; what the model was pretrained with (or the recipe says) if unset.", least=1
@@ -33,11 +36,49 @@ class ModelConfig(Settings):
     drop_path: float | None = option(
         None, "Stochastic depth rate of the last block; the model's own if unset.", least=0, below=1
     )
+    by_method: dict[str, Any] = option(
+        {},
+        'What a method has of its own, as JSON or in a recipe: {"full": {"learning_rate": 6e-5, "drop_path": 0.3}}.',
+    )
 
     def __post_init__(self) -> None:
         """Check what can be checked without data or model."""
         super().__post_init__()
         check_method(self.method, self.method_options)
+        self.by_method = {name: read_section(name, section) for name, section in self.by_method.items()}
+
+
+@dataclass
+class MethodSection(Settings):
+    """What a recipe has for one method alone."""
+
+    options: dict[str, Any] = option({}, "Settings of the method.")
+    learning_rate: float | None = option(None, "Its learning rate, in place of the recipe's.", above=0)
+    drop_path: float | None = option(None, "Its drop path, in place of the recipe's.", least=0, below=1)
+
+
+def read_section(method: str, section: Any) -> dict[str, Any]:
+    """Check what a recipe has for one method.
+
+    Args:
+        method (`str`): A key of `METHODS`.
+        section (`Any`): What stands under its name in `by_method`.
+
+    Returns:
+        `dict[str, Any]`: The fields of `MethodSection`.
+
+    Raises:
+        `ValueError`: If there is no such method, or no such setting, or a value does not fit.
+    """
+    owner = f"The section of {method!r} in by_method"
+    given = read_options(owner, section)
+    check_names(owner, given, [entry.name for entry in fields(MethodSection)])
+    try:
+        settings = MethodSection(**check_values(MethodSection, given, words=True))
+    except ValueError as error:
+        raise ValueError(f"{owner}: {error}") from None
+    check_method(method, settings.options)
+    return asdict(settings)
 
 
 @dataclass
@@ -52,6 +93,11 @@ class ClassificationConfig(ModelConfig):
     )
     horizontal_flip: float = option(0.5, "Probability of mirroring a training image.", least=0, most=1)
     resize_ratio: float = option(256 / 224, "Resized short side over crop side of test images.", least=1)
+    interpolation: str = option(
+        "bicubic",
+        "How images are resized: bicubic, as most models were pretrained, or bilinear, as in the paper.",
+        choices=("bicubic", "bilinear"),
+    )
 
     def __post_init__(self) -> None:
         """Check what can be checked without data or model."""
@@ -70,6 +116,9 @@ class DenseConfig(ModelConfig):
     )
     out_indices: list[int] = option(
         [], "Stages of the backbone to use, from 1; the architecture's usual ones if unset.", least=1
+    )
+    freeze_patch_embedding: bool = option(
+        False, "Train nothing of the patch embedding, whatever the method trains, as in the paper's VOC runs."
     )
     gradient_checkpointing: bool = option(False, "Recompute the backbone in the backward pass, for less memory.")
     short_side: int = option(
@@ -113,20 +162,29 @@ class ObjectConfig(DenseConfig):
         [], "Least and greatest side of a training crop taken before resizing; no crop if unset.", least=1
     )
     crop_share: float = option(0.5, "Share of training images that are cropped.", least=0, most=1)
-    protocol: str = option("coco", f"How average precision is computed: one of {', '.join(PROTOCOLS)}.")
+    crop_short_sides: list[int] = option(
+        [], "Shorter sides to one of which an image is resized before it is cropped; not resized if unset.", least=1
+    )
+    skip_empty_images: bool = option(False, "Leave out training images without an object to train on.")
+    protocol: str = option(
+        "coco",
+        "How average precision is computed: coco; voc: at IoU 0.5, the area under the curve; voc07: the mean at 11 "
+        "recalls, as in the paper.",
+        choices=tuple(PROTOCOLS),
+    )
 
     def __post_init__(self) -> None:
         """Check what can be checked without data or model."""
         super().__post_init__()
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"Unknown protocol {self.protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
         if self.crop and (len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1]):
             raise ValueError(f"crop is {self.crop}; give the least and the greatest side, such as --crop 384 600.")
+        if self.crop_short_sides and not self.crop:
+            raise ValueError(f"crop_short_sides is {self.crop_short_sides}, but there is no crop; give crop as well.")
 
     @property
     def metric(self) -> str:
         """The figure that runs are judged by: the protocol's own."""
-        return "ap50" if self.protocol == "voc" else "box_ap"
+        return PROTOCOLS[self.protocol]
 
 
 @dataclass
@@ -170,6 +228,12 @@ class SemanticSegmentationConfig(DenseConfig):
     )
     scale: list[float] = option([0.5, 2.0], "Least and greatest factor by which training images are resized.", above=0)
     photometric: bool = option(True, "Vary brightness, contrast, saturation and hue of training images.")
+    hue_degrees: float = option(
+        HUE_DEGREES,
+        "Most degrees by which the hue varies; mmsegmentation's 18 are steps of 2 degrees.",
+        least=0,
+        most=180,
+    )
     evaluation: str = option(
         "whole", "whole: predict an image at once; slide: slide a window of crop_side over it.", choices=EVALUATIONS
     )

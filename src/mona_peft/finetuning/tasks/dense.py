@@ -77,6 +77,8 @@ def build_dense_model(config: DenseConfig, class_names: Sequence[str]) -> nn.Mod
     )
     prepared = apply_method(model, config.method, head=head_paths(model), **config.method_options)
     freeze_final_norm(model)
+    if config.freeze_patch_embedding:
+        freeze_patch_embedding(model)
     if config.gradient_checkpointing:
         # Non-reentrant: the reentrant kind gives no gradients behind inputs that need none, as a frozen stem's output.
         find_backbone_module(model)[1].gradient_checkpointing_enable({"use_reentrant": False})
@@ -92,3 +94,21 @@ def freeze_final_norm(model: nn.Module) -> None:
         norm = getattr(child, "layernorm", None)
         if isinstance(norm, nn.LayerNorm):
             norm.requires_grad_(False)
+
+
+def freeze_patch_embedding(model: nn.Module) -> None:
+    """Leave out of training the projection of the patches and the norm after it, as mmdetection's `frozen_stages=1`.
+
+    Raises:
+        ValueError: If the backbone has no patch embedding under a known name.
+    """
+    _, backbone = find_backbone_module(model)
+    parts = {f"embeddings.{name}" for name in ("patch_embeddings", "norm")}
+    found = [module for path, module in backbone.named_modules() if path.endswith(tuple(parts))]
+    if not found:
+        raise ValueError(
+            f"freeze_patch_embedding is set, but {type(backbone).__name__} has no embeddings.patch_embeddings to "
+            "freeze; leave the setting out."
+        )
+    for module in found:
+        module.requires_grad_(False)

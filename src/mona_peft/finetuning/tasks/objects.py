@@ -13,7 +13,13 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mona_peft.finetuning.data.dense.masks import decode_mask, encode_mask
-from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage, measured, training_targets
+from mona_peft.finetuning.data.dense.objects import (
+    ObjectData,
+    ObjectImage,
+    measured,
+    training_targets,
+    without_empty,
+)
 from mona_peft.finetuning.data.dense.transforms import (
     DenseSettings,
     ObjectTransform,
@@ -93,7 +99,7 @@ class ObjectMeter(Meter):
     Args:
         data (`ObjectData`): names the categories.
         images (`Sequence[ObjectImage]`): the split that is measured, with what is annotated.
-        protocol (`str`): `coco` or `voc`.
+        protocol (`str`): a key of `PROTOCOLS`.
         with_masks (`bool`): whether to give mask AP too.
     """
 
@@ -122,7 +128,7 @@ class ObjectMeter(Meter):
 
     def compute(self) -> dict[str, Any]:
         """Average precision by the protocol."""
-        return self._compute_voc() if self.protocol == "voc" else self._compute_coco()
+        return self._compute_coco() if self.protocol == "coco" else self._compute_voc()
 
     def _compute_voc(self) -> dict[str, Any]:
         label_of = {category: label for label, category in enumerate(self.data.category_ids)}
@@ -167,7 +173,7 @@ class ObjectTask(DenseTask):
 
     def metrics(self) -> dict[str, bool]:
         """Average precisions (and recalls) by the protocol, all better when greater."""
-        if self.config.protocol == "voc":
+        if self.config.protocol != "coco":
             return {"ap50": True, "ap50_11point": True}
         prefixes = ("box_", "mask_") if self.with_masks else ("box_",)
         return {f"{prefix}{name}": True for prefix in prefixes for name in FIGURES}
@@ -176,14 +182,19 @@ class ObjectTask(DenseTask):
         """Samples of a split."""
         if split not in self.data.splits:
             return None
-        config, transform = self.config, None
+        config, transform, images = self.config, None, self.data.splits[split]
         if split == "train":
             transform = object_train_transform(
-                self.settings, config.train_short_sides, config.horizontal_flip, config.crop, config.crop_share
+                self.settings,
+                config.train_short_sides,
+                config.horizontal_flip,
+                config.crop,
+                config.crop_share,
+                config.crop_short_sides,
             )
-        return ObjectSamples(
-            self.data.splits[split], self.data.category_ids, self.settings, transform, self.with_masks
-        )
+            if config.skip_empty_images:
+                images = without_empty(images)
+        return ObjectSamples(images, self.data.category_ids, self.settings, transform, self.with_masks)
 
     def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
         """Pad the images."""
@@ -207,7 +218,7 @@ class ObjectTask(DenseTask):
         return ObjectMeter(self.data, self.data.splits[split], self.config.protocol, self.with_masks)
 
     def report(self, meter: Meter, split: str, folder: Path) -> None:
-        """Draw what was found in the first images beside what is annotated."""
+        """Draw the objects found in the first images next to the annotated ones."""
         if not isinstance(meter, ObjectMeter):
             return
         rows = []

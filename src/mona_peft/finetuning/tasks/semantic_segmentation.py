@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
+from transformers import AutoConfig
 
 from mona_peft.finetuning.data.dense.segmentation import SegmentationData
-from mona_peft.finetuning.data.dense.transforms import LabelMapTransform, eval_pixels, pad_batch
+from mona_peft.finetuning.data.dense.transforms import PAD_TO, LabelMapTransform, eval_pixels, pad_batch
 from mona_peft.finetuning.data.images import IGNORED
 from mona_peft.finetuning.metrics.mean_iou import mean_iou, pixel_counts
+from mona_peft.finetuning.models.backbones import pads_itself
 from mona_peft.finetuning.models.sliding import slide_logits
 from mona_peft.finetuning.training.task import Meter
 
@@ -40,7 +43,12 @@ class SegmentationSamples(Dataset):
         self.transform = None
         if split == "train":
             self.transform = LabelMapTransform(
-                task.settings, config.crop_side, config.scale, config.horizontal_flip, config.photometric
+                task.settings,
+                config.crop_side,
+                config.scale,
+                config.horizontal_flip,
+                config.photometric,
+                config.hue_degrees,
             )
 
     def __len__(self) -> int:
@@ -62,9 +70,14 @@ def collate_train(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
     }
 
 
-def collate_eval(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Pad test images to one batch; label maps stay as large as their originals, one by one."""
-    pixel_values, sizes = pad_batch([sample["pixels"] for sample in samples])
+def collate_eval(samples: list[dict[str, Any]], multiple: int = PAD_TO) -> dict[str, Any]:
+    """Pad test images to one batch; label maps stay as large as their originals, one by one.
+
+    Args:
+        samples (`list[dict]`): of [`SegmentationSamples`].
+        multiple (`int`): the padded sides are multiples of it; with 1, an image alone is not padded at all.
+    """
+    pixel_values, sizes = pad_batch([sample["pixels"] for sample in samples], multiple)
     return {
         "pixel_values": pixel_values,
         "sizes": sizes,
@@ -118,8 +131,11 @@ class SemanticSegmentationTask(DenseTask):
         return SegmentationSamples(self.data, split, self) if split in self.data.splits else None
 
     def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
-        """Stack the crops, or pad the test images."""
-        return collate_train if split == "train" else collate_eval
+        """Stack the crops, or pad the test images no further than their backbone needs."""
+        if split == "train":
+            return collate_train
+        checkpoint = AutoConfig.from_pretrained(self.config.model, trust_remote_code=False)
+        return partial(collate_eval, multiple=1 if pads_itself(checkpoint) else PAD_TO)
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """The architecture's own loss; UperNet adds 0.4 times that of its auxiliary head."""

@@ -181,9 +181,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """Records of a `metrics.jsonl`.
 
     A last line cut off by a kill is left out; so is a damaged one, with a warning that names it.
+
+    Raises:
+        `ValueError`: If it is no file.
     """
     if not path.exists():
         return []
+    if not path.is_file():
+        raise ValueError(f"{path} is no file. It holds the log of the run; put it back from a copy, or delete it.")
     records = []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, 1):

@@ -29,11 +29,11 @@ class BlockTunerConfig(PeftConfig):
         init_weights (`bool`): True starts as the base model; False at random.
         target_modules (`list[str]` or `str`, *optional*): The blocks to adapt, as suffixes of their names or a regular
             expression; by default all known blocks.
-        exclude_modules (`list[str]` or `str`, *optional*): Blocks to leave out, given alike.
+        exclude_modules (`list[str]` or `str`, *optional*): Blocks to leave out, given in the same way.
         layers_to_transform (`list[int]` or `int`, *optional*): Indices of the blocks to adapt, counted over the whole
             backbone from the input; negative from the output.
         layers_pattern (`list[str]` or `str`, *optional*): Names of the containers whose blocks are counted.
-        modules_to_save (`list[str]`, *optional*): Modules beside the adapters to train and save, such as the head.
+        modules_to_save (`list[str]`, *optional*): Modules to train and save besides the adapters, such as the head.
         block_specs (`list[BlockSpec]`, *optional*): Layouts of blocks that this package does not know, or others
             for those that it does.
         provided_by (`str`): Always `PROVIDED_BY`, for readers of `adapter_config.json`: PEFT alone does not know the

@@ -24,6 +24,10 @@ from mona_peft.compat import AuxiliaryTrainingWrapper
 BASE = "__base__"
 
 
+class UnknownRows(ValueError):
+    """A module sees rows of which it is unknown which image they belong to."""
+
+
 class _Thread(threading.local):
     names: list[str] | None = None
 
@@ -103,14 +107,14 @@ def row_groups(rows: int) -> list[tuple[list[str], Tensor]] | None:
         rows (`int`): Rows that the module sees.
 
     Raises:
-        ValueError: If they are not equally many for each image.
+        UnknownRows: If they are not equally many for each image.
     """
     names = None if torch.compiler.is_compiling() else _thread.names
     if names is None:
         return None
     each, rest = divmod(rows, len(names))
     if rest or not each:
-        raise ValueError(
+        raise UnknownRows(
             f"adapter_names cannot be used with this model: one of its adapted modules sees {rows} rows for "
             f"{len(names)} images, so which row belongs to which image is unknown. Call the model once for each "
             "adapter."

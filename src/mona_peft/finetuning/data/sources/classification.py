@@ -22,6 +22,9 @@ from .hub import find_image_column, find_label_column, load_splits, pick_splits
 from .labels import encode_labels, find_class_names, unlabelled
 from .presets import PRESETS, Preset, check_sizes, download
 
+#: Labelled scans a class of the digits, where no number is asked for.
+DIGITS_SHOTS = 8
+
 
 def load_data(config: DataConfig, seed: int = 0) -> ClassificationData:
     """Load the data set that `config` names, with undecoded images.
@@ -46,7 +49,30 @@ def load_data(config: DataConfig, seed: int = 0) -> ClassificationData:
     if "validation" not in splits and config.validation_fraction > 0:
         require_training(data)
         splits = _hold_out(data.with_splits(splits), config, seed)
+    if config.shots and config.dataset != "digits":
+        splits["train"] = draw_shots(require_training(data.with_splits(splits)), config.shots, seed)
     return data.with_splits(splits)
+
+
+def draw_shots(data: ClassificationData, shots: int, seed: int) -> datasets.Dataset:
+    """Draw as many training images of each class; a class that has fewer gives all it has.
+
+    Args:
+        data (`ClassificationData`): With a training split.
+        shots (`int`): Images a class.
+        seed (`int`): Of the draw.
+
+    Raises:
+        ValueError: If the images have several labels each, or are a stream.
+    """
+    train = data.splits["train"]
+    if data.multilabel or not isinstance(train, datasets.Dataset):
+        found = "its images have several labels each" if data.multilabel else "a stream cannot be drawn from"
+        raise ValueError(f"shots={shots} draws images by class from {data.name}, but {found}; leave it out.")
+    order = np.random.default_rng(seed).permutation(len(train))
+    labels = arrow_column(train, data.label_column).to_numpy(zero_copy_only=False)[order]
+    drawn = [order[labels == label][:shots] for label in range(len(data.class_names))]
+    return train.select(sorted(np.concatenate(drawn).tolist()))
 
 
 def require_training(data: ClassificationData) -> ClassificationData:
@@ -63,7 +89,7 @@ def require_training(data: ClassificationData) -> ClassificationData:
 
 
 def _from_digits(config: DataConfig, seed: int) -> ClassificationData:
-    splits = load_adaptation_digits(shots=config.shots, seed=seed)
+    splits = load_adaptation_digits(shots=config.shots or DIGITS_SHOTS, seed=seed)
     return ClassificationData("digits", splits, tuple(splits["train"].features["label"].names))
 
 

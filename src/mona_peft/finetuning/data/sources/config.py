@@ -59,7 +59,9 @@ class DataConfig(SourceConfig):
         "VOC2007: multi (20 labels an image) or single (largest object not difficult).",
         choices=("multi", "single"),
     )
-    shots: int = option(8, "Labelled scans a class of the digits.", least=1)
+    shots: int | None = option(
+        None, "Train on this many images a class, drawn by the seed; all if unset, 8 scans of the digits.", least=1
+    )
     streaming: bool = option(False, "Read the training split as a stream, sharded by process.")
     shuffle_buffer: int = option(1000, "Samples among which a stream is shuffled.", least=1)
 

@@ -9,7 +9,7 @@ from peft import get_peft_model, inject_adapter_in_model
 from torch import nn
 
 from mona_peft import Mona, MonaConfig, MonaLayer
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 from tests.support.models import TINY_MODELS, features, images, predict, randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")

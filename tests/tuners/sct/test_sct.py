@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import transformers
 from peft import PeftModel, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 
@@ -12,10 +11,6 @@ from tests.support.models import TINY_MODELS, images, predict, randomise
 from tests.tuners.plain_blocks import run_swin, run_vit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-written_for_5 = pytest.mark.skipif(
-    transformers.__version__.startswith("4."), reason="the compositions name modules as transformers 5 does"
-)
 
 RUNNERS = {"swin-model": run_swin, "vit-model": run_vit}
 BOTH = ("attention", "mlp")
@@ -44,7 +39,6 @@ def count_hooks(model):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
-@written_for_5
 @pytest.mark.parametrize("name", list(RUNNERS))
 @pytest.mark.parametrize("positions", [("attention",), ("mlp",), BOTH], ids="-".join)
 def test_channels_of_the_stream_are_mapped(name, positions):

@@ -208,7 +208,7 @@ def test_active_adapters_deltas_add(tiny):
     model.add_adapter("second", MonaConfig(layers_to_transform=0, positions=("attention",), bottleneck_dim=4))
     randomise(model)
     layer = next(m for m in model.modules() if isinstance(m, MonaLayer))
-    layout = mona_peft.blocks.tap.TokenLayout(4, 4)
+    layout = mona_peft.blocks.layout.TokenLayout(4, 4)
     x = torch.randn(2, 16, layer.dim)
     deltas = {}
     for names in (["default"], ["second"], ["default", "second"]):

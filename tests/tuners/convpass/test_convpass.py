@@ -4,21 +4,16 @@ import threading
 
 import pytest
 import torch
-import transformers
 from peft import get_peft_model, inject_adapter_in_model
 from torch.nn import functional as F
 
 from mona_peft import AdaptFormerConfig, BlockSpec, ConvpassConfig, MonaConfig
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 from mona_peft.tuners.convpass import Convpass
 from tests.support.models import TINY_MODELS, features, images, predict, randomise
 from tests.tuners.plain_blocks import plain_norm, run_swin, run_vit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-written_for_5 = pytest.mark.skipif(
-    transformers.__version__.startswith("4."), reason="the compositions name modules as transformers 5 does"
-)
 
 RUNNERS = {"swin-model": run_swin, "vit-model": run_vit}
 
@@ -43,7 +38,6 @@ def bypass(adapter, x, grid):
     return z @ adapter.up.weight.T + adapter.up.bias
 
 
-@written_for_5
 @pytest.mark.parametrize("name", list(RUNNERS))
 @pytest.mark.parametrize("positions", [("attention", "mlp"), ("attention",), ("mlp",)], ids="-".join)
 def test_bypasses_read_what_their_branches_read(name, positions):
@@ -144,7 +138,6 @@ def test_pickling(name, tmp_path):
     assert not torch.allclose(predict(again, images()), predict(model, images()))
 
 
-@written_for_5
 @pytest.mark.parametrize("first", [True, False])
 def test_beside_other_tuners_of_the_same_blocks(first):
     """What each adds to the stream after attention is computed apart, whichever came first."""
@@ -257,3 +250,9 @@ def test_gradients_of_forwards_of_two_sizes_under_checkpointing():
     assert gradients[0].keys() == gradients[1].keys() and any("convpass_" in name for name in gradients[0])
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(0, 13, 8), (0, 3, 4, 8)], ids=str)
+def test_an_empty_batch_stays_one(shape):
+    adapter = Convpass(8, bottleneck_dim=2)
+    assert adapter(torch.zeros(shape), TokenLayout(3, 4, 1 if len(shape) == 3 else 0)).shape == shape

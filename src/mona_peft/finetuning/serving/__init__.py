@@ -1,0 +1,1 @@
+"""One base model in memory that serves many adapters."""
