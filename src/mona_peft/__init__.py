@@ -77,6 +77,6 @@ def __getattr__(name: str) -> Any:
         if (error.name or "").partition(".")[0] == __name__:
             raise
         raise ImportError(
-            f"mona_peft.{name} needs {error.name}, which is not installed: pip install 'mona-peft[train]'",
+            f"mona_peft.{name} needs {error.name}, which is not installed: install mona-peft with its extra [train].",
             name=error.name,
         ) from error

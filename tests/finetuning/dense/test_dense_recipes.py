@@ -10,13 +10,13 @@ from mona_peft.finetuning.models.cascade_mask_rcnn import CascadeMaskRCNNConfig
 from mona_peft.finetuning.models.retinanet import RetinaNetConfig
 from mona_peft.finetuning.settings import parse_arguments
 
-SCRIPTS = {
-    "ade20k": ("train_semantic_segmentation", "segmentation"),
-    "voc0712": ("train_detection", "detection"),
-    "coco": ("train_instance_segmentation", "instances"),
+WORDS = {
+    "ade20k": "segmentation",
+    "voc0712": "detection",
+    "coco": "instances",
 }
 RECIPES = [
-    path for path in map(recipes.path, recipes.names()) if yaml.safe_load(path.read_text()).get("dataset") in SCRIPTS
+    path for path in map(recipes.path, recipes.names()) if yaml.safe_load(path.read_text()).get("dataset") in WORDS
 ]
 IMAGES = {"ade20k": 20210, "voc0712": 16551, "coco": 118287}
 GLOBAL_BATCH = {"ade20k": 16, "voc0712": 8, "coco": 16}
@@ -30,10 +30,10 @@ def test_the_papers_three_systems_have_a_recipe():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_is_valid(path):
     dataset = yaml.safe_load(path.read_text())["dataset"]
-    script, word = SCRIPTS[dataset]
+    word = WORDS[dataset]
     data, config, training, _ = parse_arguments(arguments(word), [str(path), "--output_dir", "x"])
     head = path.read_text().split("\n\n")[0]
-    assert f" {path.stem} " in head and f"scripts/{script}.py" in head and "Expected" in head
+    assert f" {path.stem} " in head and f"-m mona_peft train {word} " in head and "Expected" in head
     processes = 8 if "--num_processes 8" in head else 1
     assert training.batch_size * training.gradient_accumulation_steps * processes == GLOBAL_BATCH[dataset]
     assert config.method == "mona" and config.method_options == {"bottleneck_dim": 64}
