@@ -25,7 +25,7 @@ PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 #: Blocks that are only looked at.
 SHOWN = {"text", "yaml", "bibtex", "json"}
-TRAIN = "--max_steps 1 --batch_size 2 --cpu --num_workers 0 --mixed_precision no --image_size 32 --no_progress_bar"
+TRAIN = "--max_steps 1 --batch_size 2 --cpu --num_workers 0 --mixed_precision no --no_progress_bar"
 STUDY = "--study_size tiny --study_dir study --methods mona fixed --learning_rates 0.01"
 #: What makes a command small and offline, by how it begins; later ones win.
 SMALL = {
