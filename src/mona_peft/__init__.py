@@ -20,6 +20,7 @@ from .official import load_official_checkpoint, save_official_checkpoint, to_off
 from .summary import summary
 
 if TYPE_CHECKING:
+    from mona_peft.finetuning.exporting.export import export
     from mona_peft.finetuning.inference.loading import load
     from mona_peft.finetuning.serving.router import AdapterRouter
 
@@ -46,6 +47,7 @@ __all__ = [
     "SSFModel",
     "VPTConfig",
     "VPTModel",
+    "export",
     "load",
     "load_official_checkpoint",
     "save_official_checkpoint",
@@ -57,6 +59,7 @@ __all__ = [
 # These need the extra [train]; they are imported when first asked for.
 _LAZY = {
     "AdapterRouter": ".finetuning.serving.router",
+    "export": ".finetuning.exporting.export",
     "load": ".finetuning.inference.loading",
 }
 
