@@ -4,15 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The versions the tests ran with; TESTED="torch torchvision transformers" takes the newest ones.
 TESTED ?= torch==2.14.1 torchvision==0.29.1 transformers==5.23.0 peft==0.21.2
-# "dev,quantization" adds the tests of quantised base models.
-EXTRAS ?= dev
+# "dev,docs,quantization" adds the tests of quantised base models.
+EXTRAS ?= dev,docs
 DEMO_SIZE ?= full
 DEMO_OUTPUT ?= outputs/demo
 WORKERS ?= 2
 KILLS ?= 200
 N ?= 10000
 
-.PHONY: help env demo demo-dense backbones versions test test-slow conformance hostile faults quality style clean
+.PHONY: help env demo demo-dense backbones docs versions test test-slow conformance hostile faults quality style clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -35,14 +35,18 @@ demo-dense: env  ## Segmentation, detection and instance segmentation on compose
 	$(BIN)/python scripts/train_instance_segmentation.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)-dense
 
 backbones: env  ## Run the matrix of backbones and write its table into docs/ and the README
-	$(BIN)/python -m pytest tests/families --write-backbones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not campaign" tests/families
+	$(BIN)/python -m tests.families.table --write
+
+docs: env  ## Build the site into site/, with every warning as an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 versions: env  ## Run the core of the tests on the oldest and the newest supported releases (several gigabytes)
 	$(BIN)/nox
 
 test: env  ## Run the tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not campaign" --ignore tests/families
-	$(BIN)/python -m pytest -m "not slow and not campaign" tests/families  # in one process: the table of backbones is read from it
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not campaign"
+	$(BIN)/python -m tests.families.table  # the written table of backbones is what the run found
 
 test-slow: env  ## Run the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "slow and not campaign"

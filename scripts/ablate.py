@@ -1,18 +1,9 @@
-"""Compare settings of Mona. Without a dataset: the ablations on scanned digits, offline.
+"""Compare settings of Mona: `mona-peft ablate` without an installed command.
 
 python scripts/ablate.py --study_size tiny --groups design positions
-python scripts/ablate.py recipes/mona_swin_large_flowers102.yaml --study_dir studies/flowers-ablations
 """
 
-from __future__ import annotations
-
-from mona_peft.finetuning.study.command import AblateConfig, parse_study, run_ablation
-
-
-def main() -> None:
-    """Parse the command line and run."""
-    run_ablation(*parse_study(AblateConfig))
-
+from mona_peft.finetuning.commands.main import exit_with
 
 if __name__ == "__main__":
-    main()
+    exit_with("ablate")

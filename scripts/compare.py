@@ -1,20 +1,9 @@
-"""Compare fine-tuning methods. Without a dataset: the study on scanned digits, or scenes of them, offline.
+"""Compare fine-tuning methods: `mona-peft compare` without an installed command.
 
 python scripts/compare.py --study_size tiny
-python scripts/compare.py recipes/mona_swin_large_flowers102.yaml --study_dir studies/flowers --seeds 3
-python scripts/compare.py --task semantic_segmentation --study_dir outputs/scenes
-python scripts/compare.py --parameters
 """
 
-from __future__ import annotations
-
-from mona_peft.finetuning.study.command import CompareConfig, parse_study, run_comparison
-
-
-def main() -> None:
-    """Parse the command line and run."""
-    run_comparison(*parse_study(CompareConfig))
-
+from mona_peft.finetuning.commands.main import exit_with
 
 if __name__ == "__main__":
-    main()
+    exit_with("compare")

@@ -1,20 +1,9 @@
-"""Predict labels of images with a trained repository.
+"""Predict images with a trained model: `mona-peft predict` without an installed command.
 
 python scripts/predict.py --model runs/flowers/model --images photo.jpg holiday/ --output labels.json
-accelerate launch scripts/predict.py --model user/name --dataset oxford_pets --split test --output labels.parquet
 """
 
-from __future__ import annotations
-
-from mona_peft.finetuning.data.sources.classification import DataConfig
-from mona_peft.finetuning.inference.predict import PredictionConfig, predict
-from mona_peft.finetuning.settings import parse_arguments
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Parse the command line and predict."""
-    predict(*parse_arguments((PredictionConfig, DataConfig), arguments))
-
+from mona_peft.finetuning.commands.main import exit_with
 
 if __name__ == "__main__":
-    main()
+    exit_with("predict")

@@ -1,33 +1,11 @@
-r"""Fine-tune a detector. Without a dataset: the demo on composed scenes, offline.
+r"""Fine-tune a detector: `mona-peft train detection` without an installed command.
 
 python scripts/train_detection.py --demo_size tiny
-accelerate launch scripts/train_detection.py \
-    recipes/mona_swin_large_retinanet_voc0712.yaml --data_dir data/VOCdevkit --output_dir runs/voc
+accelerate launch scripts/train_detection.py swin-large-retinanet-voc0712 \
+    --data_dir data/VOCdevkit --output_dir runs/voc
 """
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
-from mona_peft.finetuning.data.sources.dense import ObjectDataConfig, load_objects
-from mona_peft.finetuning.settings import parse_arguments, refuse_unused
-from mona_peft.finetuning.study.demo import DenseDemoConfig, run_dense_demo
-from mona_peft.finetuning.tasks.detection import DetectionConfig, DetectionTask
-from mona_peft.finetuning.training.config import TrainingConfig
-from mona_peft.finetuning.training.run import run_task
-
-ARGUMENTS = (ObjectDataConfig, DetectionConfig, TrainingConfig, DenseDemoConfig)
-
-
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Parse the command line and run."""
-    data, config, training, demo = parse_arguments(ARGUMENTS, arguments)
-    if data.dataset is None:
-        refuse_unused((data, config, training), used=["architecture"])
-        return run_dense_demo("detection", config.architecture, demo.demo_size, Path(demo.demo_dir))
-    return run_task(DetectionTask(load_objects(data), config), training)
-
+from mona_peft.finetuning.commands.main import exit_with
 
 if __name__ == "__main__":
-    main()
+    exit_with("train", "detection")

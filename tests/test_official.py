@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import SwinBackbone, SwinConfig, SwinForImageClassification
 
 from mona_peft import Mona, MonaConfig, load_official_checkpoint, save_official_checkpoint, to_official_state_dict
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 from mona_peft.official import ADAPTER_NAMES
 from tests.support.models import TINY_MODELS
 

@@ -3,25 +3,30 @@
 Importing this package registers its tuners with PEFT.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mona_peft.blocks.spec import BlockSpec
-from mona_peft.tuners.adaptformer import AdaptFormerConfig, AdaptFormerModel
-from mona_peft.tuners.bottleneck import BottleneckConfig, BottleneckModel
-from mona_peft.tuners.convpass import ConvpassConfig, ConvpassModel
-from mona_peft.tuners.lorand import LoRandConfig, LoRandModel
-from mona_peft.tuners.mona import Mona, MonaConfig, MonaLayer, MonaModel
-from mona_peft.tuners.sct import SCTConfig, SCTModel, select_salient_channels
-from mona_peft.tuners.ssf import SSFConfig, SSFModel
-from mona_peft.tuners.vpt import VPTConfig, VPTModel
+from .asked import only_explains
 
-from .official import load_official_checkpoint, save_official_checkpoint, to_official_state_dict
-from .summary import summary
+if TYPE_CHECKING or not only_explains(sys.orig_argv):
+    from mona_peft.blocks.spec import BlockSpec
+    from mona_peft.tuners.adaptformer import AdaptFormerConfig, AdaptFormerModel
+    from mona_peft.tuners.bottleneck import BottleneckConfig, BottleneckModel
+    from mona_peft.tuners.convpass import ConvpassConfig, ConvpassModel
+    from mona_peft.tuners.lorand import LoRandConfig, LoRandModel
+    from mona_peft.tuners.mona import Mona, MonaConfig, MonaLayer, MonaModel
+    from mona_peft.tuners.sct import SCTConfig, SCTModel, select_salient_channels
+    from mona_peft.tuners.ssf import SSFConfig, SSFModel
+    from mona_peft.tuners.vpt import VPTConfig, VPTModel
+
+    from .official import load_official_checkpoint, save_official_checkpoint, to_official_state_dict
+    from .summary import summary
 
 if TYPE_CHECKING:
     from mona_peft.finetuning.exporting.export import export
     from mona_peft.finetuning.inference.loading import load
+    from mona_peft.finetuning.inference.saving import save
     from mona_peft.finetuning.serving.router import AdapterRouter
 
 __version__ = "0.1.0"
@@ -50,6 +55,7 @@ __all__ = [
     "export",
     "load",
     "load_official_checkpoint",
+    "save",
     "save_official_checkpoint",
     "select_salient_channels",
     "summary",
@@ -61,10 +67,19 @@ _LAZY = {
     "AdapterRouter": ".finetuning.serving.router",
     "export": ".finetuning.exporting.export",
     "load": ".finetuning.inference.loading",
+    "save": ".finetuning.inference.saving",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
+    if name not in _LAZY:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    try:
         return getattr(import_module(_LAZY[name], __name__), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == __name__:
+            raise
+        raise ImportError(
+            f"mona_peft.{name} needs {error.name}, which is not installed: install mona-peft with its extra [train].",
+            name=error.name,
+        ) from error

@@ -179,7 +179,7 @@ def _read(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
         if isinstance(state_dict.get(wrapper), Mapping):
             state_dict = state_dict[wrapper]
     if any(key.startswith("backbone.") for key in state_dict):
-        # what stands beside the backbone, neck and heads, is no part of the adapted Swin
+        # the rest, neck and heads, is no part of the adapted Swin
         state_dict = {key.removeprefix("backbone."): v for key, v in state_dict.items() if key.startswith("backbone.")}
     return dict(state_dict)
 

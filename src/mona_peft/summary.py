@@ -95,7 +95,7 @@ def summary(model: nn.Module) -> Summary:
     tuner_layers = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
     prefix, task_model = _task_model(model)
     head = find_head(task_model)
-    if head is None:  # what trains beside the adapters is then taken for the head
+    if head is None:  # what trains besides the adapters is then taken for the head
         saved = [name for name, module in model.named_modules() if isinstance(module, AuxiliaryTrainingWrapper)]
         head = tuple(name.removeprefix(prefix) for name in saved)
     for name, parameter in model.named_parameters():

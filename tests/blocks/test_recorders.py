@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mona_peft import MonaConfig
 from mona_peft.blocks.recorders import recorders_of
-from mona_peft.blocks.tap import TappedBlock
+from mona_peft.blocks.tapped import TappedBlock
 from tests.families.family import Family, loss, tapped_blocks, tensors
 from tests.families.matrix import FAMILIES
 from tests.families.timm_models import PLAIN as TIMM

@@ -15,7 +15,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from mona_peft import AdaptFormerConfig, ConvpassConfig, MonaConfig
 from mona_peft.blocks.recorders import recorders_of
 from mona_peft.blocks.source import LayoutSource
-from mona_peft.blocks.tap import TappedBlock
+from mona_peft.blocks.tapped import TappedBlock
 from tests.families.family import tapped_blocks
 from tests.families.transformers_models import PLAIN
 from tests.support.models import TINY_MODELS, images, predict, randomise

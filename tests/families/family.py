@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mona_peft.blocks.tap import TappedBlock
+from mona_peft.blocks.tapped import TappedBlock
 
 Size = tuple[int, int]
 
@@ -40,6 +40,7 @@ class Family:
         inputs: Arguments of a call with images of a size.
         sizes: Image sizes that the family supports, the square one first.
         extra: Tokens before and after the patches of block number i.
+        branches: Whether blocks have an attention and an MLP branch; if not, one adapter acts on their result.
         arrangement: `"tokens"` `(B, N, C)`, `"channels_last"` or `"channels_first"`.
         places: From the inputs, where each patch of the grid is found among the patch tokens, if they are shuffled.
         row_grids: From the inputs, the grid of each row, if they differ.
@@ -55,12 +56,13 @@ class Family:
     library: str
     build: Callable[[], nn.Module]
     blocks: int
-    mlp: Callable[[nn.Module, Tensor, Size], Tensor]
+    mlp: Callable[[nn.Module, Tensor, Size], Tensor] | None
     silence: str
     grid: Callable[[int, Size], Size]
     inputs: Callable[[int, int], dict[str, Any]] = pixels
     sizes: tuple[Size, ...] = ((32, 32), (32, 48))
     extra: Callable[[int], tuple[int, int]] = lambda i: (0, 0)
+    branches: bool = True
     arrangement: str = "tokens"
     places: Callable[[dict[str, Any]], Tensor] | None = None
     row_grids: Callable[[dict[str, Any]], list[Size]] | None = None
@@ -191,9 +193,13 @@ def after_attention(family: Family, plain: nn.Module, args: tuple, kwargs: dict)
 def compose(family: Family, block: TappedBlock, number: int, size: Size, args: tuple, kwargs: dict) -> Tensor:
     """The adapted block written out: attention branch, first adapter, MLP branch, second adapter."""
     plain = plain_copy(block)
-    x1 = after_attention(family, plain, args, kwargs)
     adapters = block.mona
-    x1 = adapt_rows(family, adapters.mona_attention["default"], x1, number, size)
-    y = x1 + family.mlp(plain, x1, family.grid(number, size))
+    if family.branches:
+        x1 = after_attention(family, plain, args, kwargs)
+        x1 = adapt_rows(family, adapters.mona_attention["default"], x1, number, size)
+        y = x1 + family.mlp(plain, x1, family.grid(number, size))
+    else:
+        y = plain(*args, **kwargs).permute(0, 2, 3, 1)
+        assert y.shape[1:3] == torch.Size(family.grid(number, size))
     y = adapt_rows(family, adapters.mona_mlp["default"], y, number, size)
     return y.permute(0, 3, 1, 2) if family.arrangement == "channels_first" else y

@@ -1,10 +1,17 @@
-"""The table of backbones, as the test run found them."""
+"""The table of backbones, as the newest run of tests/families found them.
+
+`python -m tests.families.table` compares the written table with what the run found; `--write` writes it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from tests.families import outcomes
 from tests.families.composites import COMPOSITES
 from tests.families.family import Family
 from tests.families.matrix import FAMILIES
@@ -28,9 +35,9 @@ TESTS = tuple(test for tests in COLUMNS.values() for test in tests)
 COMPOSITE_TEST = "test_only_the_backbone_is_adapted"
 
 INTRODUCTION = """\
-Written by the test run from what passed: `pytest tests/families --write-backbones`. A dot means that the library has
-no such thing for this family. "Exact": with random weights, every block agrees with its parts computed one after the
-other, in float64 to 1e-10. "Sizes": whether images that are not square were run as well.
+Written from what passed: `make backbones`. A dot means that the library has no such thing for this family. "Exact":
+with random weights, every block agrees with its parts computed one after the other, in float64 to 1e-10. "Sizes":
+whether images that are not square were run as well.
 """
 
 
@@ -39,24 +46,20 @@ def family_id(family: Family) -> str:
     return f"{family.library}-{family.name}"
 
 
-def mark(outcomes: list[str]) -> str:
+def mark(found: list[str]) -> str:
     """One cell: failed if anything did, passed if anything did, else left out."""
-    if not outcomes or "failed" in outcomes:
+    if not found or "failed" in found:
         return "no"
-    return "yes" if "passed" in outcomes else "."
+    return "yes" if "passed" in found else "."
 
 
-def render(results: dict[tuple[str, str], list[str]]) -> str:
-    """Both tables as Markdown.
-
-    Args:
-        results: Outcomes (`"passed"`, `"failed"`, `"skipped"`) by test and by name of the family or composite.
-    """
+def render(results: outcomes.Outcomes) -> str:
+    """Both tables as Markdown."""
     header = ["library", "backbone", *COLUMNS, "sizes"]
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for family in FAMILIES:
         cells = [
-            mark([outcome for test in tests for outcome in results.get((test, family_id(family)), [])])
+            mark([found for test in tests for found in results.get((test, family_id(family)), [])])
             for tests in COLUMNS.values()
         ]
         sizes = "all" if any(h != w for h, w in family.sizes) and len(family.sizes) > 1 else "one"
@@ -66,7 +69,7 @@ def render(results: dict[tuple[str, str], list[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def complete(results: dict[tuple[str, str], list[str]]) -> bool:
+def complete(results: outcomes.Outcomes) -> bool:
     """Whether every test of the table ran for every row."""
     wanted = {(test, family_id(family)) for test in TESTS for family in FAMILIES}
     return wanted | {(COMPOSITE_TEST, c.name) for c in COMPOSITES} <= results.keys()
@@ -89,3 +92,21 @@ def written() -> list[str]:
     if BEGIN in readme:
         tables.append(readme.split(BEGIN)[1].split(END)[0].lstrip("\n"))
     return tables
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare the written table with the newest run, or write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the table into docs/ and the README")
+    writes = parser.parse_args(arguments).write
+    results = outcomes.read()
+    if not complete(results):
+        sys.exit("The newest run of tests/families left tests out: run all of it, `pytest -n 2 tests/families`.")
+    if writes:
+        write(render(results))
+    elif any(text != render(results) for text in written()):
+        sys.exit(f"{PAGE.name} is not what the tests found: run `make backbones`.")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ import torch
 from peft import get_peft_model
 
 from mona_peft import MonaConfig
-from mona_peft.blocks.tap import TappedBlock
+from mona_peft.blocks.tapped import TappedBlock
 from tests.families.composites import COMPOSITES
 from tests.families.family import loss
 from tests.families.test_families import same

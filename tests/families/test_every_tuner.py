@@ -26,10 +26,7 @@ from tests.families.test_refusals import unchanged
 from tests.families.transformers_models import PLAIN
 from tests.support.models import images, randomise, swin_config
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.skipif(tr.__version__.startswith("4."), reason="the table of refusals is that of transformers 5"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 CONFIGS = {
     "mona": MonaConfig(bottleneck_dim=4),
@@ -51,6 +48,7 @@ NO_NORM = "it must have a norm before its attention"
 NO_ATTENTION = "it must have its attention under one of"
 ARGUMENTS = "its attention is told .* which would not fit more tokens"
 BIAS = "its attention adds a position bias"
+CONVOLUTIONAL = "is convolutional: it has no attention and no MLP branch"
 
 #: What each tuner refuses, and why; what is not here has to work.
 REFUSED: dict[str, dict[str, str]] = {
@@ -92,6 +90,11 @@ REFUSED: dict[str, dict[str, str]] = {
         "transformers-aimv2": NO_NORM,
         "transformers-vitdet": IMAGE,
         "transformers-pvt": NO_NORM,
+        "transformers-pvt_v2": NO_NORM,
+        "transformers-sam": NO_NORM,
+        "transformers-sam_hq": NO_NORM,
+        "transformers-sam3": NO_NORM,
+        "timm-sam vit": IMAGE,
         "transformers-segformer": ARGUMENTS,
         "timm-vit, norms after the branches": NO_NORM,
         "timm-beit": ARGUMENTS,
@@ -106,6 +109,12 @@ REFUSED: dict[str, dict[str, str]] = {
         "torchvision-swinv2": NO_NORM,
     },
 }
+for family in FAMILIES:
+    if not family.branches:
+        REFUSED["bottleneck"][family_id(family)] = NO_ATTENTION_OUTPUT
+        REFUSED["vpt"][family_id(family)] = NO_ATTENTION
+        for refusing in ("adaptformer", "convpass", "sct"):
+            REFUSED.setdefault(refusing, {})[family_id(family)] = CONVOLUTIONAL
 REFUSED["lorand"] = REFUSED["bottleneck"]
 
 
@@ -142,7 +151,13 @@ def test_every_parameter_acts_or_the_family_is_refused(method, family):
 
 
 #: Families of which the attention is refused and the MLP is not.
-MLP_ALONE = [f for f in REFUSED["bottleneck"] if f not in ("transformers-dinov3_vit", "transformers-aimv2")]
+MLP_ALONE = [
+    family_id(family)
+    for family in FAMILIES
+    if REFUSED["bottleneck"].get(family_id(family), NO_MLP_OUTPUT) != NO_MLP_OUTPUT
+    and family.branches
+    and family.name != "aimv2"
+]
 
 
 @pytest.mark.parametrize("method", ["bottleneck", "lorand"])

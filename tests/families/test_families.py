@@ -5,7 +5,6 @@ import copy
 
 import pytest
 import torch
-import transformers
 from peft import PeftModel, get_peft_model
 
 from mona_peft import MonaConfig
@@ -15,9 +14,6 @@ from tests.families.recording import recorded_calls
 from tests.support.models import randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-# Before transformers 5 the last hidden state is the one behind the final norm.
-OLD_TRANSFORMERS = transformers.__version__.startswith("4.")
 
 
 def every_family_of(families):
@@ -100,7 +96,7 @@ def test_hidden_states_carry_the_adapters(family):
         block.register_forward_hook(lambda m, args, out: outputs.append(out[0] if isinstance(out, tuple) else out))
     states = hidden_states(family, model)
     for number in family.recorded:
-        if family.processed or (OLD_TRANSFORMERS and number == family.recorded[-1]):
+        if family.processed:
             found = states_between(family, model, number)
         else:
             found = [same(state, as_tokens(outputs[number])) for state in states]

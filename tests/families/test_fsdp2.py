@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import fully_shard
 
 from mona_peft import MonaConfig
-from mona_peft.blocks.tap import TappedBlock
+from mona_peft.blocks.tapped import TappedBlock
 from tests.support.models import TINY_MODELS, images, randomise
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -10,12 +10,11 @@ from peft.utils.other import fsdp_auto_wrap_policy
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 from tests.support.models import TINY_MODELS, features, images
-from tests.tuners.test_other_tuners_lifecycle import CASES, OLD_TRANSFORMERS
+from tests.tuners.test_other_tuners_lifecycle import CASES
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),
-    pytest.mark.skipif(OLD_TRANSFORMERS, reason="prompts need a newer transformers for Swin"),
 ]
 
 METHODS = ("bottleneck", "lorand", "ssf", "vpt", "convpass", "adaptformer", "sct")

@@ -15,7 +15,7 @@ from peft import (
 )
 
 from mona_peft import BlockSpec, MonaConfig
-from mona_peft.blocks.tap import TappedBlock
+from mona_peft.blocks.tapped import TappedBlock
 from tests.families.matrix import FAMILIES
 from tests.families.test_families import same
 from tests.support.models import TINY_MODELS, images, predict, randomise

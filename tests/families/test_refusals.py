@@ -10,7 +10,7 @@ from peft import get_peft_model
 from timm.models import vision_transformer as tvt
 
 from mona_peft import MonaConfig
-from mona_peft.blocks.tap import TappedBlock
+from mona_peft.blocks.tapped import TappedBlock
 from tests.families.family import Family, pixels, tensors
 from tests.families.matrix import FAMILIES
 from tests.families.timm_models import PLAIN as TIMM

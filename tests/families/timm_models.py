@@ -103,6 +103,13 @@ FAMILIES: tuple[Family, ...] = (
         post=True,
         sizes=SQUARE,
     ),
+    vit(
+        "sam vit",
+        partial(tm.VisionTransformerSAM, **PLAIN, window_size=3, global_attn_indexes=(1,), use_rel_pos=True),
+        sizes=SQUARE,
+        arrangement="channels_last",
+        rounding=1e-12,
+    ),
     swin("swin", partial(tm.SwinTransformer, **SWIN, window_size=4)),
     swin("swinv2", partial(tm.SwinTransformerV2, **SWIN, window_size=4), post=True),
     vit(

@@ -18,6 +18,7 @@ SWIN: dict[str, Any] = dict(image_size=32, patch_size=2, embed_dim=8, depths=[2,
 TEXT: dict[str, Any] = dict(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50
 )
+SAM: dict[str, Any] = PLAIN | dict(window_size=3, global_attn_indexes=[1])
 SQUARE: tuple[Size, ...] = ((32, 32),)
 
 
@@ -315,6 +316,47 @@ FAMILIES: tuple[Family, ...] = (
         checkpointing=False,
     ),
     Family(
+        name="pvt_v2",
+        library="transformers",
+        build=lambda: tr.PvtV2Model(
+            tr.PvtV2Config(
+                image_size=64,
+                hidden_sizes=[8, 16, 16, 16],
+                depths=[1, 1, 1, 1],
+                num_attention_heads=[1, 2, 2, 2],
+                mlp_ratios=[2, 2, 2, 2],
+            )
+        ),
+        blocks=4,
+        mlp=lambda block, x, grid: block.mlp(block.layer_norm_2(x), *grid),
+        reentrant=False,  # its checkpointed stages give nested tuples, whose tensors that kind does not see
+        silence="mlp",
+        grid=pvt_grid,
+        sizes=((64, 64), (64, 96)),
+        recorded=(0, 1, 2, 3),
+        processed=True,
+    ),
+    *(
+        Family(
+            name=name,
+            library="transformers",
+            build=build,
+            blocks=2,
+            mlp=after_norm("layer_norm2"),
+            silence="mlp",
+            grid=patches(8),
+            sizes=SQUARE,
+            arrangement="channels_last",
+            recorded=(0, 1),
+            rounding=1e-12,
+        )
+        for name, build in (
+            ("sam", lambda: tr.SamVisionModel(tr.SamVisionConfig(**SAM, mlp_dim=32, output_channels=8))),
+            ("sam_hq", lambda: tr.SamHQVisionModel(tr.SamHQVisionConfig(**SAM, mlp_dim=32, output_channels=8))),
+            ("sam3", lambda: tr.Sam3ViTModel(tr.Sam3ViTConfig(**SAM, pretrain_image_size=32))),
+        )
+    ),
+    Family(
         name="segformer",
         library="transformers",
         build=lambda: tr.SegformerModel(
@@ -335,18 +377,14 @@ FAMILIES: tuple[Family, ...] = (
         recorded=(0, 1, 2, 3),
         processed=True,
     ),
+    plain(
+        "clip (two towers)",
+        tr.CLIPModel,
+        tr.CLIPConfig,
+        prefix=1,
+        norm="layer_norm2",
+        build=two_towers(tr.CLIPModel, tr.CLIPConfig),
+        inputs=with_text(interpolated),
+        recorded=None,
+    ),
 )
-
-if not tr.__version__.startswith("4."):  # where the text tower's mask overflows in float64
-    FAMILIES += (
-        plain(
-            "clip (two towers)",
-            tr.CLIPModel,
-            tr.CLIPConfig,
-            prefix=1,
-            norm="layer_norm2",
-            build=two_towers(tr.CLIPModel, tr.CLIPConfig),
-            inputs=with_text(interpolated),
-            recorded=None,
-        ),
-    )

@@ -30,7 +30,7 @@ def test_metadata(folder):
     data = card_of(folder).data
     assert data.library_name == "peft" and data.base_model == "microsoft/swin-tiny"
     assert data.base_model_relation == "adapter" and data.datasets == ["user/pets"]
-    assert data.metrics == ["accuracy", "samples"] and data.get("license") is None
+    assert data.metrics == ["accuracy"] and data.get("license") is None
     found = {(result.dataset_split, result.metric_type): result.metric_value for result in data.eval_results}
     assert found == {("test", "loss"): 0.5, ("test", "accuracy"): 0.9, ("test", "samples"): 12}
 
@@ -50,7 +50,7 @@ def test_folders_are_named_in_the_text_only(folder, tmp_path, monkeypatch):
     base, data = tmp_path / "base", tmp_path / "photos"
     base.mkdir()
     data.mkdir()
-    words = ["train.py", f"--model_name_or_path={base}", "--data_dir", str(data), "--output_dir", "runs/x"]
+    words = ["train.py", f"--model={base}", "--data_dir", str(data), "--output_dir", "runs/x"]
     words += ["--options", f'{{"table": "{data}/a.csv", "rate": "1/2"}}', "~/recipe.yaml", "../up/there"]
     monkeypatch.setattr(sys, "argv", words)
     card = card_of(folder, {**FACTS, "base_model": str(base), "dataset": str(data)})

@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import pytest
 
+from mona_peft.finetuning.commands.main import run
 from mona_peft.finetuning.costs.config import CostsConfig
 from mona_peft.finetuning.data.sources.classification import DataConfig
 from mona_peft.finetuning.data.sources.dense import ObjectDataConfig, SegmentationDataConfig
@@ -16,7 +17,6 @@ from mona_peft.finetuning.tasks.detection import DetectionConfig
 from mona_peft.finetuning.tasks.instance_segmentation import InstanceSegmentationConfig
 from mona_peft.finetuning.tasks.semantic_segmentation import SemanticSegmentationConfig
 from mona_peft.finetuning.training.config import TrainingConfig
-from tests.support.scripts import load_script
 
 CONFIGS = (
     TrainingConfig,
@@ -43,7 +43,7 @@ def parse(tmp_path, recipe, *flags, types=(TrainingConfig,)):
 
 def test_flags_win_over_the_recipe(tmp_path):
     recipe = "learning_rate: 1.0e-3\nbatch_size: 8\nstep_epochs: [3, 5]\n"
-    config = parse(tmp_path, recipe, "--batch_size", "4", "--resume", "--warmup-steps=2", "--no_progress_bar")
+    config = parse(tmp_path, recipe, "--batch_size", "4", "--resume", "--warmup_steps=2", "--no_progress_bar")
     assert (config.learning_rate, config.batch_size, config.step_epochs) == (1e-3, 4, [3, 5])
     assert config.resume and config.num_epochs == TrainingConfig().num_epochs
     assert config.warmup_steps == 2 and not config.progress_bar
@@ -154,12 +154,9 @@ def test_every_setting_checks_its_type_and_has_a_sensible_range(config_type):
             assert limits["least"] is not None or limits["above"] is not None, entry.name
 
 
-@pytest.mark.parametrize(
-    "script",
-    ["train_classification", "train_semantic_segmentation", "train_detection", "train_instance_segmentation"],
-)
-def test_the_demos_refuse_settings_that_they_would_not_use(script, tmp_path):
+@pytest.mark.parametrize("word", ["classification", "segmentation", "detection", "instances"])
+def test_the_demos_refuse_settings_that_they_would_not_use(word, tmp_path):
     flags = ["--demo_size", "tiny", "--demo_dir", str(tmp_path), "--data_dir", "photos", "--learning_rate", "0.1"]
     with pytest.raises(ValueError, match="data_dir='photos', learning_rate=0.1 would have no effect. Give --dataset"):
-        load_script(script).main(flags)
+        run("train", word, *flags)
     assert not list(tmp_path.iterdir())

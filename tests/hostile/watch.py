@@ -184,17 +184,19 @@ class Watch:
         elif event in self.CHANGING:
             touched = args[1:2] if event in ("os.symlink", "os.link") else args[: 2 if event == "os.rename" else 1]
             for path in touched:
-                self._check(event, _full_path(path, args))
+                self._check(event, _full_path(path, args), follow=False)
         elif event == "exec" and args and self._is_inside(getattr(args[0], "co_filename", "")):
             self.seen.append(f"code of {args[0].co_filename} was run")
 
-    def _check(self, event: str, path: Any) -> None:
-        if isinstance(path, str | bytes | os.PathLike) and not self._is_allowed(os.fsdecode(path)):
+    def _check(self, event: str, path: Any, follow: bool = True) -> None:
+        if isinstance(path, str | bytes | os.PathLike) and not self._is_allowed(os.fsdecode(path), follow):
             self.seen.append(f"{event} of {os.fsdecode(path)}")
 
-    def _is_allowed(self, path: str) -> bool:
+    def _is_allowed(self, path: str, follow: bool) -> bool:
+        """Whether a path may be written or changed; what removes or renames a link leaves its target alone."""
         allowed = (str(self.root), "/dev/null", "/dev/shm", tempfile.gettempdir())
-        full = os.path.realpath(path)
+        folder, name = os.path.split(path)
+        full = os.path.realpath(path) if follow else os.path.join(os.path.realpath(folder), name)
         return full.startswith(allowed) or "__pycache__" in full
 
     def _is_inside(self, path: str) -> bool:

@@ -7,14 +7,15 @@ from typing import Any
 
 from transformers import SwinConfig
 
-from tests.support.scripts import SCRIPTS, load_script
+from mona_peft.finetuning.commands.main import run
+from tests.support.scripts import SCRIPTS
 
 SCRIPT = SCRIPTS / "benchmark.py"
 TINY = ["--model", "swin-nano", "--image_size", "32", "--batch_size", "2", "--repeats", "2", "--warmup", "1"]
 
 
 def script_main(arguments: list[str]) -> dict[str, Any]:
-    return load_script("benchmark").main(arguments)
+    return run("benchmark", *arguments)
 
 
 def write_swin(folder: Path) -> str:

@@ -10,12 +10,9 @@ import torch
 from peft import get_peft_model
 
 from tests.support.models import TINY_MODELS, images, predict, randomise
-from tests.tuners.test_other_tuners_lifecycle import CASES, OLD_TRANSFORMERS
+from tests.tuners.test_other_tuners_lifecycle import CASES
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.skipif(OLD_TRANSFORMERS, reason="prompts need a newer transformers for Swin"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 MODELS = ("swin-classifier", pytest.param("vit-model", marks=pytest.mark.slow))
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from peft import (
     AutoPeftModel,
     PeftConfig,
@@ -81,10 +80,6 @@ class Case:
         return model
 
 
-# Before transformers 5 Swin's position bias is no module of its own, so that prompts are refused.
-OLD_TRANSFORMERS = transformers.__version__.startswith("4.")
-VPT_MODELS = ("vit-classifier", "vit-model") if OLD_TRANSFORMERS else Case.models
-
 CASES = {
     "bottleneck": Case(BottleneckConfig, {"bottleneck_dim": 8}, {"bottleneck_dim": 4, "init_weights": False}),
     "lorand": Case(LoRandConfig, {"lorand_beta": 4}, {"lorand_alpha": 1, "init_weights": False}),
@@ -95,7 +90,7 @@ CASES = {
     ),
     # Only models whose every layer has a part in the output.
     "ssf": Case(SSFConfig, {}, {"init_weights": False}, ("swin-classifier", "swin-model", "vit-classifier")),
-    "vpt": Case(VPTConfig, {"vpt_tokens": 3}, {"vpt_tokens": 2}, VPT_MODELS, starts_as_base=False, adds=False),
+    "vpt": Case(VPTConfig, {"vpt_tokens": 3}, {"vpt_tokens": 2}, starts_as_base=False, adds=False),
     "convpass": Case(
         ConvpassConfig,
         {"bottleneck_dim": 6, "convpass_scale": 0.5},
@@ -283,7 +278,7 @@ def added(layer, delta):
         x = torch.randn(2, 16, layer.base_layer.in_features, generator=torch.Generator().manual_seed(2))
         return layer(x) - layer.base_layer(x)
     x = torch.randn(2, 16, layer.dim, generator=torch.Generator().manual_seed(2))
-    return getattr(layer, delta)(x, mona_peft.blocks.tap.TokenLayout(4, 4))
+    return getattr(layer, delta)(x, mona_peft.blocks.layout.TokenLayout(4, 4))
 
 
 @pytest.mark.parametrize("call", ["merge_and_unload", "merge_adapter"])

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-import transformers
 from peft import PeftConfig, PeftModel, get_peft_model
 
 from mona_peft import AdaptFormerConfig, BottleneckConfig, LoRandConfig, SSFConfig, VPTConfig
@@ -12,10 +11,6 @@ from tests.support.models import TINY_MODELS, images, predict, randomise
 from tests.tuners.plain_blocks import run_swin, run_vit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-written_for_5 = pytest.mark.skipif(
-    transformers.__version__.startswith("4."), reason="the compositions name modules as transformers 5 does"
-)
 
 RUNNERS = {"swin-model": run_swin, "vit-model": run_vit}
 
@@ -48,7 +43,6 @@ def double(config, name):
     return model
 
 
-@written_for_5
 @pytest.mark.parametrize("name", list(RUNNERS))
 @pytest.mark.parametrize(
     ("config", "formula", "attribute"),
@@ -73,7 +67,6 @@ def test_outputs_are_adapted_before_the_residual_addition(name, config, formula,
     torch.testing.assert_close(predict(model, images().double()), expected, rtol=1e-12, atol=1e-12)
 
 
-@written_for_5
 @pytest.mark.parametrize("name", list(RUNNERS))
 @pytest.mark.parametrize(("options", "activation"), [({}, relu), ({"adaptformer_activation": "gelu"}, gelu)])
 def test_adaptformer_stands_beside_the_mlp(name, options, activation):
@@ -118,7 +111,6 @@ def test_prompts_start_within_the_bound_of_the_first_stage(bound_of):
             assert 0.98 * bound < prompts.abs().max() <= bound
 
 
-@written_for_5
 @pytest.mark.parametrize("name", ["swin-model", "vit-model"])
 def test_the_dropout_of_prompts_is_that_of_an_image(name):
     """Images of a batch have masks of their own; the windows of an image share theirs."""
@@ -174,7 +166,6 @@ def attend(attention, tokens, prompts, bias=0.0):
     return linear(attention.o_proj, mixed.transpose(1, 2).flatten(2))
 
 
-@written_for_5
 @pytest.mark.parametrize("name", ["swin-model", "vit-model"])
 def test_prompts_are_attended_to_and_dropped(name):
     model = double(VPTConfig(vpt_tokens=3), name).base_model.model
@@ -199,7 +190,6 @@ def test_prompts_are_attended_to_and_dropped(name):
     assert len(blocks) == TINY_MODELS[name].blocks
 
 
-@written_for_5
 def test_attention_with_a_position_bias_of_its_own_takes_no_prompts():
     model = TINY_MODELS["swin-model"].build()
     attention = model.encoder.layers[0].blocks[1].attention
@@ -235,13 +225,26 @@ def test_lorand_shares_its_kernel_between_down_and_up():
     assert sum(p.numel() for p in adapter.parameters()) == 2 * 2 * 8 * (6 + 4) + 2 * 8**2
 
 
+@pytest.mark.parametrize("config", [BottleneckConfig, AdaptFormerConfig])
+def test_official_first_weights_reach_the_adapters(config):
+    """Truncated normal of 0.02 with zero biases, the up projection too: the model starts away from the base."""
+    tiny = TINY_MODELS["vit-classifier"]
+    model = get_peft_model(tiny.build(), config(init_weights="official")).eval()
+    drawn = {n: p for n, p in model.named_parameters() if p.requires_grad and (".down." in n or ".up." in n)}
+    weights = torch.cat([p.flatten() for n, p in drawn.items() if n.endswith("weight")])
+    assert weights.std().item() == pytest.approx(0.02, rel=0.05) and len(drawn) >= 8
+    assert not any(p.any() for n, p in drawn.items() if n.endswith("bias"))
+    assert not torch.allclose(predict(model, images()), predict(tiny.build(), images()))
+
+
 @pytest.mark.parametrize(
     ("config", "values", "message"),
     [
         (BottleneckConfig, {"bottleneck_dim": 0}, "bottleneck_dim=0"),
         (BottleneckConfig, {"bottleneck_dropout": 1.0}, "bottleneck_dropout=1.0"),
         (BottleneckConfig, {"positions": ("attn",)}, "positions="),
-        (BottleneckConfig, {"init_weights": "official"}, "init_weights='official'"),
+        (BottleneckConfig, {"init_weights": "authors"}, "init_weights='authors' must be True or False or 'official'"),
+        (LoRandConfig, {"init_weights": "official"}, "init_weights='official'"),
         (LoRandConfig, {"lorand_alpha": 0}, "lorand_alpha=0"),
         (LoRandConfig, {"lorand_beta": True}, "lorand_beta=True"),
         (LoRandConfig, {"bottleneck_dim": -1}, "bottleneck_dim=-1"),
@@ -265,7 +268,6 @@ def test_models_without_known_blocks_are_refused(config):
         get_peft_model(model, config())
 
 
-@written_for_5
 @pytest.mark.parametrize("config", [BottleneckConfig, LoRandConfig])
 def test_a_block_without_the_output_is_refused_and_left_alone(config):
     model = TINY_MODELS["vit-model"].build()

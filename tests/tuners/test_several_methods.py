@@ -11,7 +11,7 @@ from peft.tuners.lora import LoraLayer
 
 import mona_peft
 from tests.support.models import TINY_MODELS, images, predict, randomise
-from tests.tuners.test_other_tuners_lifecycle import CASES, OLD_TRANSFORMERS, snapshot
+from tests.tuners.test_other_tuners_lifecycle import CASES, snapshot
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -29,7 +29,6 @@ def put(model, name, adapter):
     return tuner
 
 
-@pytest.mark.skipif(OLD_TRANSFORMERS, reason="prompts need a newer transformers for Swin")
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 @pytest.mark.parametrize("first_off", [0, 1])
 @pytest.mark.parametrize("model_name", ["swin-classifier", "vit-model"])
@@ -97,8 +96,6 @@ def test_a_head_goes_with_its_adapter(name):
 @pytest.mark.parametrize("name", ["bottleneck", "lorand", "ssf", "vpt", "mona"])
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_gradient_checkpointing_switched_on_before(name, use_reentrant):
-    if OLD_TRANSFORMERS and name == "vpt":
-        pytest.skip("prompts need a newer transformers for Swin")
     gradients = []
     for checkpointing in (False, True):
         base = TINY_MODELS["swin-classifier"].build()

@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .modules import ancestors
 
-#: Before transformers 5 a checkpoint covers a module's hooks, of which none then runs before it.
+#: Whether a checkpoint covers a module's hooks, so that none runs before it; so it does in transformers 5.0.
 CHECKPOINT_WRAPS_CALL = "__call__" in vars(GradientCheckpointingLayer)
 
 
@@ -104,9 +104,7 @@ def restore_embeddings(model: nn.Module) -> None:
 
 def _enable_input_require_grads(model: nn.Module) -> None:
     type(model).enable_input_require_grads(model)  # type: ignore[attr-defined]
-    # releases of transformers before 5 keep a single hook
-    single = [model._require_grads_hook] if hasattr(model, "_require_grads_hook") else []
-    for handle in [*getattr(model, "_require_grads_hooks", []), *single]:
+    for handle in getattr(model, "_require_grads_hooks", []):
         hooks_of_module = handle.hooks_dict_ref()
         if hooks_of_module is not None and handle.id in hooks_of_module:
             hooks_of_module[handle.id] = _require_output_grad

@@ -33,7 +33,7 @@ def find_head(model: nn.Module) -> tuple[str, ...] | None:
         return tuple(_outside(model, backbone))
     child = _backbone_child(model)
     if child is not None:
-        # a wrapper of a whole classifier has nothing beside it
+        # a wrapper of a whole classifier has nothing else
         return tuple(_outside(model, child)) or tuple(
             f"{child}.{path}" for path in find_head(model.get_submodule(child)) or ()
         )

@@ -1,8 +1,8 @@
 """Which modules are transformer blocks, where their residual stream can be reached, and where the token grid is known.
 
 One row for each block class. A row says which child of the block starts the MLP branch (its input is the residual
-stream after attention), how the height and width of the token grid are found, and how many tokens stand before and
-after the patch tokens. What the fields mean is said in [`BlockSpec`].
+stream after attention; convolutional blocks have none), how the height and width of the token grid are found, and how
+many tokens stand before and after the patch tokens. What the fields mean is said in [`BlockSpec`].
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ BLOCK_SPECS: tuple[BlockSpec, ...] = (
     _transformers("MaskFormerSwinLayer", "layernorm_after", "input_dimensions"),
     _transformers("DonutSwinLayer", "layernorm_after", "input_dimensions"),
     _transformers("PvtLayer", "layer_norm_2", "height,width", optional_tokens=(1,)),  # class token in the last stage
+    _transformers("PvtV2BlockLayer", "layer_norm_2", "height,width"),
     _transformers("SegformerLayer", "layernorm_after", "height,width"),
     _transformers("SegformerLayer", "layer_norm_2", "height,width"),
     # transformers: plain
@@ -71,6 +72,14 @@ BLOCK_SPECS: tuple[BlockSpec, ...] = (
     _transformers("CLIPEncoderLayer", "layer_norm2", prefix_tokens=(1,), inside="CLIPVision"),
     _transformers("MetaClip2EncoderLayer", "layer_norm2", prefix_tokens=(1,), inside="MetaClip2Vision"),
     _transformers("Aimv2EncoderLayer", "rms_norm2", inside="Aimv2Vision"),
+    _transformers("SamVisionLayer", "layer_norm2", "channels_last"),
+    _transformers("SamHQVisionLayer", "layer_norm2", "channels_last"),
+    _transformers("Sam3ViTLayer", "layer_norm2", "channels_last"),
+    # transformers: convolutional
+    _transformers("ConvNextLayer", grid="channels_first"),
+    _transformers("ConvNextV2Layer", grid="channels_first"),
+    _transformers("ResNetBasicLayer", grid="channels_first"),
+    _transformers("ResNetBottleNeckLayer", grid="channels_first"),
     # timm
     _timm("Block", "norm2", package="timm.models.vision_transformer"),
     _timm("ResPostBlock", "mlp", package="timm.models.vision_transformer"),
@@ -81,6 +90,10 @@ BLOCK_SPECS: tuple[BlockSpec, ...] = (
     _timm("EvaBlockPostNorm", "mlp", package="timm.models.eva"),
     BlockSpec("SwinTransformerBlock", "norm2", "channels_last", package="timm.models.swin_transformer"),
     BlockSpec("SwinTransformerV2Block", "mlp", "channels_last", package="timm.models.swin_transformer_v2"),
+    BlockSpec("Block", "norm2", "channels_last", package="timm.models.vision_transformer_sam"),
+    BlockSpec("ConvNeXtBlock", grid="channels_first", package="timm.models.convnext"),
+    BlockSpec("BasicBlock", grid="channels_first", package="timm.models.resnet"),
+    BlockSpec("Bottleneck", grid="channels_first", package="timm.models.resnet"),
     BlockSpec("ParallelScalingBlock", package="timm.models", refusal=_PARALLEL),
     BlockSpec("DiffParallelScalingBlock", package="timm.models", refusal=_PARALLEL),
     BlockSpec(
@@ -92,6 +105,9 @@ BLOCK_SPECS: tuple[BlockSpec, ...] = (
     _torchvision("EncoderBlock", "ln_2", prefix_tokens=(1,)),
     _torchvision("SwinTransformerBlock", "norm2", "channels_last"),
     _torchvision("SwinTransformerBlockV2", "mlp", "channels_last"),
+    _torchvision("CNBlock", grid="channels_first"),
+    _torchvision("BasicBlock", grid="channels_first"),
+    _torchvision("Bottleneck", grid="channels_first"),
 )
 
 
@@ -128,7 +144,7 @@ def find_blocks(model: nn.Module, specs: Sequence[BlockSpec] | None = None) -> d
 
 def known_block_classes() -> list[str]:
     """Names of the block classes in the table that can be adapted, for messages."""
-    return sorted({spec.block for spec in BLOCK_SPECS if spec.entry})
+    return sorted({spec.block for spec in BLOCK_SPECS if spec.entry or not spec.refusal})
 
 
 def _is_inside(model: nn.Module, name: str, prefix: str) -> bool:

@@ -114,9 +114,13 @@ def remove_hooks(module: nn.Module, ours: Callable[[Any], bool]) -> None:
 def stream_width(block: nn.Module, spec: BlockSpec) -> int:
     """Channels of the residual stream: the inputs of the entry's first linear layer, or the size of its norm's weight.
 
+    Those of a convolutional block are the outputs of its last layer.
+
     Raises:
-        ValueError: If the entry has no parameters.
+        ValueError: If the entry has no parameters, or the block no layer that tells.
     """
+    if not spec.entry:
+        return _outputs(_last_layer(block))
     module = _first_with_parameters(block, spec)
     features = getattr(module, "in_features", None)  # a quantised weight has another shape
     return features if isinstance(features, int) else next(module.parameters(recurse=False)).shape[-1]
@@ -130,7 +134,7 @@ def stream_type(block: nn.Module, spec: BlockSpec) -> tuple[torch.device, torch.
     Raises:
         ValueError: If the entry has no parameters.
     """
-    holder = _first_with_parameters(block, spec)
+    holder = _first_with_parameters(block, spec) if spec.entry else _last_layer(block)
     first = next(holder.parameters(recurse=False))
     parameters = [first, *block.parameters()]
     dtypes = [p.dtype for p in parameters if p.is_floating_point() and p.dtype.itemsize > 1]
@@ -150,6 +154,34 @@ def _first_with_parameters(block: nn.Module, spec: BlockSpec) -> nn.Module:
     raise ValueError(
         f"'{spec.entry}' of {type(block).__name__} has no parameters, so the width of the residual stream is unknown."
     )
+
+
+def keep_frozen_statistics(model: nn.Module) -> None:
+    """Leave batch norms whose parameters do not train, or that have none, in evaluation mode."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(
+            p.requires_grad for p in module.parameters()
+        ):
+            module.eval()
+
+
+def _outputs(module: nn.Module) -> int:
+    """Channels that a convolution or a linear layer gives; 0 for another module."""
+    channels = getattr(module, "out_channels", getattr(module, "out_features", 0))
+    return channels if isinstance(channels, int) else 0
+
+
+def _last_layer(block: nn.Module) -> nn.Module:
+    """The last convolution or linear layer of a block, not of its adapters."""
+    tap: Any = getattr(block, "_tap", None)
+    adapters = [] if tap is None else tap.adapters
+    own = [module for name, module in block.named_modules() if name.split(".")[0] not in adapters]
+    layers = [module for module in own if _outputs(module) and any(True for _ in module.parameters(False))]
+    if not layers:
+        raise ValueError(
+            f"{type(block).__name__} has no convolution and no linear layer, so how many channels it gives is unknown."
+        )
+    return layers[-1]
 
 
 def _lookup(model: nn.Module, name: str, attribute: str) -> int:

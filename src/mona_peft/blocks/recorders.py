@@ -1,4 +1,4 @@
-"""What modules beside a block tell of its layout, recorded by hooks for the blocks that come after them.
+"""What modules outside a block tell of its layout, recorded by hooks for the blocks that come after them.
 
 What is told belongs to the tensor that comes of it: the output of the embedding, then the input and the output of
 every adapted block. A block that runs again, in a backward pass or on tokens kept from before, finds it by its input.

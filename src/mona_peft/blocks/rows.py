@@ -145,6 +145,20 @@ def group_rows(layouts: Layout, batch: int) -> Layout:
     return RowLayout(tuple(groups))
 
 
+def on_grid(layouts: Layout, height: int, width: int) -> Layout:
+    """The same groups of rows on another grid: that of the image a convolutional block gives.
+
+    Args:
+        layouts (`Layout`): Of the image the block was given, without extra tokens.
+        height (`int`): Rows of the other grid.
+        width (`int`): Its columns.
+    """
+    layout = TokenLayout(height, width)
+    if not isinstance(layouts, RowLayout):
+        return layout
+    return RowLayout(tuple(group._replace(layout=layout) for group in layouts.groups))
+
+
 def select_rows(layout: TokenLayout | ShuffledLayout, rows: list[int]) -> TokenLayout | ShuffledLayout:
     """The layout of some rows of a batch."""
     return layout if isinstance(layout, TokenLayout) else ShuffledLayout(layout.layout, layout.places[rows])

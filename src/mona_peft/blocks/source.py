@@ -1,4 +1,4 @@
-"""Where a block's token layout comes from: its arguments, its input's shape, or what modules beside it did."""
+"""Where a block's token layout comes from: its arguments, its input's shape, or what modules outside it did."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ class LayoutSource:
         holder = find_beside(model, self.name, path)
         if holder is None:
             raise ValueError(
-                f"The layout of block '{self.name}' ({self.spec.block}) comes from a module '{path}' beside it, which "
-                "no module around it has. Adapt the model that contains it, not a part without it."
+                f"The layout of block '{self.name}' ({self.spec.block}) comes from a module '{path}' outside it, "
+                "which no module around it has. Adapt the model that contains it, not a part without it."
             )
         return holder, path
 

@@ -11,6 +11,9 @@ from torch import nn
 #: Among the suffix tokens: however many tokens are left, as padding is.
 PADDING = "*"
 
+#: Sources of the grid of blocks whose results are images, `(B, C, H, W)` and `(B, H, W, C)`.
+IMAGES = ("channels_first", "channels_last")
+
 #: Where the norm that starts the MLP branch goes by one of these names, the norm before attention goes by the other.
 NORM_BEFORE_ATTENTION = {
     "layernorm_after": "layernorm_before",
@@ -27,21 +30,23 @@ class BlockSpec:
     """Where the residual stream of one class of transformer blocks is and how its tokens are laid out.
 
     The identity that adapters rely on has to hold: the block must compute `x1 + MLP(entry(x1))` from the stream after
-    attention x1, and `entry` must be called once, with x1 as its first argument.
+    attention x1, and `entry` must be called once, with x1 as its first argument. A convolutional block has no such
+    stream inside it and no `entry`: adapters act on its result alone.
 
     Args:
         block (`str` or `type`): The block's class, or its name.
-        entry (`str`): Path, inside the block, of the first module of the MLP branch.
+        entry (`str`): Path, inside the block, of the first module of the MLP branch; empty for a convolutional block,
+            whose result is an image (`grid="channels_first"` or `"channels_last"`).
         grid (`str`): Where the grid's height and width come from: `"patch_embed"` (the output of the patch
             embedding's convolution), `"channels_last"` (the block's input is `(B, H, W, C)`), `"channels_first"` (it
             is `(B, C, H, W)`), the names of arguments of the block's forward, separated by commas (one that holds
-            `(height, width)`, or two), or `"module.argument"`, an argument of a module beside the blocks.
+            `(height, width)`, or two), or `"module.argument"`, an argument of a module outside the blocks.
         prefix_tokens (`tuple[int | str, ...]`): Tokens before the patch tokens: a sum of numbers and of attributes
             of the nearest enclosing module or its `config`.
-        suffix_tokens (`tuple[int | str, ...]`): Tokens after the patch tokens, given alike; `"*"` for any number.
+        suffix_tokens (`tuple[int | str, ...]`): Tokens after the patch tokens, given so too; `"*"` for any number.
         optional_tokens (`tuple[int | str, ...]`): Further tokens before the others, which some blocks get and some do
             not; their number tells.
-        order (`str`): Name of a module beside the blocks that shuffles the patch tokens: the last item of its output
+        order (`str`): Name of a module outside the blocks that shuffles the patch tokens: the last item of its output
             holds each patch's place among them, `(B, N)`. Empty if they are in order.
         package (`str`): Module that defines the class, or a package above it; empty for any.
         inside (`str`): How the class name of a module around the block must begin; empty for any.
@@ -74,10 +79,12 @@ class BlockSpec:
             object.__setattr__(self, name, _terms(name, getattr(self, name)))
         texts = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.endswith("_tokens")}
         wrong = {name: value for name, value in texts.items() if not isinstance(value, str)}
-        if wrong or not self.block or not (self.entry or self.refusal) or not self.grid:
+        reachable = self.entry or self.refusal or self.grid in IMAGES
+        if wrong or not self.block or not reachable or not self.grid:
             raise ValueError(
                 f"BlockSpec(block={self.block!r}, entry={self.entry!r}, grid={self.grid!r}) needs the block's class, "
-                f"the path of its MLP branch's first module and a source of the grid, all as strings; {wrong} are not."
+                "the path of its MLP branch's first module (none if the block is convolutional and its grid is one of "
+                f"{IMAGES}) and a source of the grid, all as strings; {wrong} are not."
             )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shlex
@@ -13,6 +14,8 @@ from pathlib import Path, PureWindowsPath
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+#: What a name begins with that torchvision, not the Hub, has weights for.
+TORCHVISION = "torchvision/"
 PACKAGES = ("mona-peft", "torch", "transformers", "peft", "accelerate", "datasets", "scikit-learn", "numpy")
 # A path from the root, from a home or from a drive, inside a longer word such as `--options={"table": "/data/a.csv"}`.
 INNER_PATH = re.compile(r"(?<![\w./~])(?:~|[A-Za-z]:(?=\\)|(?=/))(?:[/\\][^\s'\"/\\,;:=]+)+[/\\]?")
@@ -35,8 +38,7 @@ def command_line(without: Collection[str] = ()) -> str:
     Args:
         without (`Collection[str]`): Flags to leave out, with their values.
     """
-    script = Path(sys.argv[0])
-    words = ["python", f"scripts/{script.name}" if script.is_absolute() else str(script)]
+    words = _program()
     leaving_out = False
     for word in sys.argv[1:]:
         if word.startswith("--"):
@@ -44,6 +46,14 @@ def command_line(without: Collection[str] = ()) -> str:
         if not leaving_out:
             words.append(without_paths(word))
     return shlex.join(words)
+
+
+def _program() -> list[str]:
+    """How this program is called: by its command, or as a script."""
+    script = Path(sys.argv[0])
+    if script.stem == "mona-peft" or (script.name == "__main__.py" and script.parent.name == "mona_peft"):
+        return ["mona-peft"]
+    return ["python", f"scripts/{script.name}" if script.is_absolute() else str(script)]
 
 
 def without_paths(word: str) -> str:
@@ -69,9 +79,28 @@ def last_name(path: str) -> str:
     return PureWindowsPath(path).name or "."
 
 
+def looks_like_path(name: str) -> bool:
+    """Whether a name can only be a place on this machine, not an id on the Hub."""
+    if Path(name).exists() or names_a_place(name) or name.startswith("."):
+        return True
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return True
+    return False
+
+
+def say(line: str) -> None:
+    """Print a line, once for all processes of a run."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(line, flush=True)
+
+
 def is_hub_id(name: str | None) -> bool:
     """Whether a name is `user/name` on the Hub, as far as its form tells, and no file or folder here."""
     if not name or name.count("/") != 1 or Path(name).exists() or names_a_place(name):
+        return False
+    if is_torchvision(name):
         return False
     try:
         validate_repo_id(name)
@@ -80,6 +109,16 @@ def is_hub_id(name: str | None) -> bool:
     return True
 
 
+def is_torchvision(name: str) -> bool:
+    """Whether a name is that of a model of torchvision."""
+    return name.startswith(TORCHVISION)
+
+
+def is_public(name: str) -> bool:
+    """Whether a name means the same on every machine: it is on the Hub, or torchvision has it."""
+    return is_hub_id(name) or is_torchvision(name)
+
+
 def public_name(name: str) -> str:
     """A Hub id or name as it is; of a path, its last name."""
-    return name if is_hub_id(name) or not (names_a_place(name) or Path(name).exists()) else Path(name).resolve().name
+    return name if is_public(name) or not (names_a_place(name) or Path(name).exists()) else Path(name).resolve().name

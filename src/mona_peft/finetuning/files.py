@@ -15,8 +15,16 @@ TEMPORARY = ".incomplete"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; what is there in the end is flushed to disk and replaces `path`."""
+    """Give a temporary name to write to; what is there in the end is flushed to disk and replaces `path`.
+
+    Raises:
+        `ValueError`: If `path` is a folder.
+    """
+    if path.is_dir() and not path.is_symlink():
+        raise ValueError(f"{path} is a folder, and a file has to be written there. Move it away.")
     temporary = path.with_name(path.name + TEMPORARY)
+    if not temporary.is_file() or temporary.is_symlink():  # a pipe would be waited for, a link followed
+        temporary.unlink(missing_ok=True)
     yield temporary
     flush(temporary)
     temporary.replace(path)
@@ -42,12 +50,23 @@ def read_json(path: Path, remedy: str) -> Any:
         remedy (`str`): What to do where it cannot be read, for the message.
 
     Raises:
-        `ValueError`: If it cannot be read.
+        ValueError: If it cannot be read.
     """
     try:
+        refuse_special(path)
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({error}). {remedy}") from error
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse what opens like a file and may never end, such as a pipe or a device.
+
+    Raises:
+        `ValueError`: If `path` is there, and is neither a file nor a folder.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is a pipe or a device and not a file")
 
 
 def flush(path: Path) -> None:
@@ -63,8 +82,3 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def value_digest(value: Any) -> str:
-    """SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -9,30 +9,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from peft import LoraConfig, PeftConfig, get_peft_model
-from torch import Tensor, nn
-
-from mona_peft.blocks.head import find_head, is_head
-from mona_peft.blocks.known import find_blocks
-from mona_peft.blocks.modules import has_submodule
 from mona_peft.finetuning.settings import check_names
-from mona_peft.tuners.adaptformer import AdaptFormerConfig
-from mona_peft.tuners.bottleneck import BottleneckConfig
-from mona_peft.tuners.convpass import ConvpassConfig
-from mona_peft.tuners.lorand import LoRandConfig
-from mona_peft.tuners.mona import MonaConfig
-from mona_peft.tuners.sct import SCTConfig, select_salient_channels
-from mona_peft.tuners.ssf import SSFConfig
-from mona_peft.tuners.vpt import VPTConfig
+
+# Names and descriptions are wanted for a help text, which torch and PEFT would keep waiting: they are imported in use.
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import Tensor, nn
 
 # Names of the query and value projections, by the conventions of the libraries that define the models. A fused
 # projection (timm) can only be adapted as a whole.
 QUERY_VALUE_NAMES = (("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"), ("q", "v"), ("qkv",))
 
 # Fits a prepared model to training data: pairs of the model's inputs (a mapping) and one label an image `(B,)`.
-Calibrate = Callable[[nn.Module, Iterable[tuple[Any, Tensor]]], None]
+Calibrate = Callable[["nn.Module", Iterable[tuple[Any, "Tensor"]]], None]
 
 
 @dataclass(frozen=True)
@@ -43,15 +35,31 @@ class Method:
         name (`str`): the name given on the command line.
         prepare (`Callable`): `prepare(model, head, **options)` gives back the model to train.
         description (`str`): what trains in the backbone, in a few words.
-        options (`frozenset[str]`): names of the settings that `prepare` takes.
+        config_class (`str` or `type`, *optional*): configuration of the adapter whose settings `prepare` passes on, a
+            class or `module:Class`.
         calibrate (`Calibrate`, *optional*): fits the prepared model to training data before it trains.
+        learning_rate (`float`): where to start with AdamW and batches of 16 on a pretrained classifier.
     """
 
     name: str
     prepare: Callable[..., nn.Module]
     description: str
-    options: frozenset[str]
+    config_class: str | type[PeftConfig] | None = None
     calibrate: Calibrate | None = None
+    learning_rate: float = 1e-3
+
+    @property
+    def options(self) -> frozenset[str]:
+        """Names of the settings that `prepare` takes: its own arguments, and those of the configuration."""
+        own = list(inspect.signature(self.prepare).parameters.values())[2:]
+        options = {parameter.name for parameter in own if parameter.kind is not parameter.VAR_KEYWORD}
+        if self.config_class is not None:
+            from peft import PeftConfig
+
+            # What every adapter has is set by PEFT, and the head by `apply_method`.
+            shared = {field.name for field in fields(PeftConfig)} | {"modules_to_save", "provided_by"}
+            options |= {field.name for field in fields(find_class(self.config_class)) if field.init} - shared
+        return frozenset(options)
 
 
 METHODS: dict[str, Method] = {}
@@ -61,7 +69,8 @@ def register_method(
     name: str,
     description: str,
     calibrate: Calibrate | None = None,
-    config_class: type[PeftConfig] | None = None,
+    config_class: str | type[PeftConfig] | None = None,
+    learning_rate: float = 1e-3,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Add the decorated `prepare(model, head, **options)` to the table under `name`; see [`Method`].
 
@@ -69,8 +78,9 @@ def register_method(
         name (`str`): a name that is free.
         description (`str`): what trains in the backbone.
         calibrate (`Calibrate`, *optional*): see [`Method`].
-        config_class (`type[PeftConfig]`, *optional*): of the adapter whose settings `prepare` passes on; without one,
-            the settings are the arguments that `prepare` has of its own.
+        config_class (`str` or `type`, *optional*): see [`Method`]; without one, the settings are the arguments that
+            `prepare` has of its own.
+        learning_rate (`float`): see [`Method`].
 
     Raises:
         `ValueError`: If the name is taken.
@@ -79,27 +89,35 @@ def register_method(
     def add(prepare: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         if name in METHODS:
             raise ValueError(f"A method named {name!r} exists already; choose another name.")
-        own = list(inspect.signature(prepare).parameters.values())[2:]
-        options = {parameter.name for parameter in own if parameter.kind is not parameter.VAR_KEYWORD}
-        if config_class is not None:
-            # What every adapter has is set by PEFT, and the head by `apply_method`.
-            shared = {field.name for field in fields(PeftConfig)} | {"modules_to_save"}
-            options |= {field.name for field in fields(config_class) if field.init} - shared
-        METHODS[name] = Method(name, prepare, description, frozenset(options), calibrate)
+        METHODS[name] = Method(name, prepare, description, config_class, calibrate, learning_rate)
         return prepare
 
     return add
 
 
 def register_adapter(
-    name: str, config_class: type[PeftConfig], description: str, calibrate: Calibrate | None = None
+    name: str,
+    config_class: str | type[PeftConfig],
+    description: str,
+    calibrate: Calibrate | None = None,
+    learning_rate: float = 1e-3,
 ) -> None:
     """Add a method that trains an adapter, with the settings of its configuration; see [`register_method`]."""
 
     def prepare(model: nn.Module, head: tuple[str, ...], **options: Any) -> nn.Module:
-        return get_peft_model(model, config_class(modules_to_save=list(head), **options))  # type: ignore[call-arg]
+        from peft import get_peft_model
 
-    register_method(name, description, calibrate, config_class)(prepare)
+        return get_peft_model(model, find_class(config_class)(modules_to_save=list(head), **options))
+
+    register_method(name, description, calibrate, config_class, learning_rate)(prepare)
+
+
+def find_class(config: str | type[PeftConfig]) -> Any:
+    """A configuration class, given as it is or as `module:Class`."""
+    if not isinstance(config, str):
+        return config
+    module, _, name = config.partition(":")
+    return getattr(import_module(module), name)
 
 
 def check_method(name: str, options: Mapping[str, Any]) -> Method:
@@ -136,6 +154,9 @@ def apply_method(model: nn.Module, name: str, head: Iterable[str] | None = None,
         `ValueError`: If no method has that name, it has no such setting, a path in `head` names no module with
             parameters, or the model's head cannot be told from its backbone.
     """
+    from mona_peft.blocks.head import find_head
+    from mona_peft.blocks.modules import has_submodule
+
     method = check_method(name, options)
     found = find_head(model) if head is None else tuple(head)
     if found is None:
@@ -162,6 +183,8 @@ def query_value_targets(model: nn.Module) -> list[str]:
     Raises:
         `ValueError`: if no known pair of names is there.
     """
+    from torch import nn
+
     leaves = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     for names in QUERY_VALUE_NAMES:
         if leaves.issuperset(names):
@@ -171,56 +194,95 @@ def query_value_targets(model: nn.Module) -> list[str]:
     )
 
 
-@register_method("full", "everything")
+def _is_head(name: str, head: tuple[str, ...]) -> bool:
+    from mona_peft.blocks.head import is_head
+
+    return is_head(name, head)
+
+
+# The rates to start with: what adds few parameters wants ten times what the whole pretrained model bears.
+@register_method("full", "everything", learning_rate=1e-4)
 def prepare_full(model: nn.Module, head: tuple[str, ...]) -> nn.Module:
     """Train every parameter."""
     return freeze_all_but(model, lambda name: True)
 
 
-@register_method("fixed", "nothing")
+@register_method("fixed", "nothing", learning_rate=3e-3)
 def prepare_fixed(model: nn.Module, head: tuple[str, ...]) -> nn.Module:
     """Train the head alone."""
-    return freeze_all_but(model, lambda name: is_head(name, head))
+    return freeze_all_but(model, lambda name: _is_head(name, head))
 
 
 @register_method("bitfit", "every parameter with 'bias' in its name")
 def prepare_bitfit(model: nn.Module, head: tuple[str, ...]) -> nn.Module:
     """Train biases, relative-position tables included (their name holds `bias`), and the head."""
-    return freeze_all_but(model, lambda name: "bias" in name or is_head(name, head))
+    return freeze_all_but(model, lambda name: "bias" in name or _is_head(name, head))
 
 
 @register_method("norm", "every norm layer")
 def prepare_norm(model: nn.Module, head: tuple[str, ...]) -> nn.Module:
     """Train the parameters with `norm` in their name, and the head."""
-    return freeze_all_but(model, lambda name: "norm" in name or is_head(name, head))
+    return freeze_all_but(model, lambda name: "norm" in name or _is_head(name, head))
 
 
-@register_method("partial-1", "the last block")
+@register_method("partial-1", "the last block", learning_rate=3e-4)
 def prepare_partial(model: nn.Module, head: tuple[str, ...], blocks: int = 1) -> nn.Module:
     """Train the last block, or the last `blocks` of them, and the head.
 
     Raises:
         `ValueError`: if the model has no known block, or fewer than `blocks`.
     """
+    from mona_peft.blocks.known import find_blocks
+
     names = list(find_blocks(model))
     if not 1 <= blocks <= len(names):
         raise ValueError(f"blocks={blocks!r} must be at least 1 and at most the {len(names)} blocks the model has.")
     last = tuple(f"{name}." for name in names[-blocks:])
-    return freeze_all_but(model, lambda name: name.startswith(last) or is_head(name, head))
+    return freeze_all_but(model, lambda name: name.startswith(last) or _is_head(name, head))
 
 
-@register_method("lora", "rank-64 updates of the query and value projections", config_class=LoraConfig)
-def prepare_lora(model: nn.Module, head: tuple[str, ...], r: int = 64, **options: Any) -> nn.Module:
-    """Train rank `r` updates of q and v, scaled by `lora_alpha / r` (1 unless `lora_alpha` is given), and the head."""
+LORA_RANK = 64
+
+
+def lora_scaling(options: Mapping[str, Any]) -> float:
+    """The factor `lora_alpha / r` of LoRA's updates: 1 unless `lora_alpha` is given; the paper's code has alpha 1."""
+    rank = options.get("r", LORA_RANK)
+    return options.get("lora_alpha", rank) / rank
+
+
+@register_method("lora", "rank-64 updates of the query and value projections", config_class="peft:LoraConfig")
+def prepare_lora(model: nn.Module, head: tuple[str, ...], r: int = LORA_RANK, **options: Any) -> nn.Module:
+    """Train rank `r` updates of q and v, scaled as [`lora_scaling`] says, and the head."""
+    from peft import LoraConfig, get_peft_model
+
     options = {"target_modules": query_value_targets(model), "lora_alpha": r, **options}
     return get_peft_model(model, LoraConfig(r=r, modules_to_save=list(head), **options))
 
 
-register_adapter("bottleneck", BottleneckConfig, "two bottleneck adapters a block, on the attention and MLP outputs")
-register_adapter("adaptformer", AdaptFormerConfig, "a scaled bottleneck beside each MLP")
-register_adapter("lorand", LoRandConfig, "two bottleneck adapters a block made of low-rank products")
-register_adapter("mona", MonaConfig, "two Mona adapters a block")
-register_adapter("ssf", SSFConfig, "scales and shifts of every layer's output")
-register_adapter("vpt", VPTConfig, "ten prompts a block")
-register_adapter("convpass", ConvpassConfig, "two convolutional bypasses a block, beside attention and MLP")
-register_adapter("sct", SCTConfig, "a map of the salient channels in each block", select_salient_channels)
+def _select_salient_channels(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> None:
+    from mona_peft.tuners.sct import select_salient_channels
+
+    select_salient_channels(model, batches)
+
+
+_TUNERS = "mona_peft.tuners"
+register_adapter(
+    "bottleneck",
+    f"{_TUNERS}.bottleneck:BottleneckConfig",
+    "two bottleneck adapters a block, on the attention and MLP outputs",
+)
+register_adapter("adaptformer", f"{_TUNERS}.adaptformer:AdaptFormerConfig", "a scaled bottleneck beside each MLP")
+register_adapter(
+    "lorand", f"{_TUNERS}.lorand:LoRandConfig", "two bottleneck adapters a block made of low-rank products"
+)
+register_adapter("mona", f"{_TUNERS}.mona:MonaConfig", "two Mona adapters a block")
+register_adapter("ssf", f"{_TUNERS}.ssf:SSFConfig", "scales and shifts of every layer's output")
+register_adapter("vpt", f"{_TUNERS}.vpt:VPTConfig", "ten prompts a block", learning_rate=3e-3)
+register_adapter(
+    "convpass",
+    f"{_TUNERS}.convpass:ConvpassConfig",
+    "two convolutional bypasses a block, beside attention and MLP",
+)
+register_adapter(
+    "sct", f"{_TUNERS}.sct:SCTConfig", "a map of the salient channels in each block", _select_salient_channels
+)

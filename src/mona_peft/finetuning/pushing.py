@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import warnings
 from pathlib import Path
@@ -14,8 +15,13 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 
-from mona_peft.finetuning.environment import is_hub_id
+from mona_peft.finetuning.environment import is_public, public_name
+from mona_peft.finetuning.model_card import MARK, load_arguments
+from mona_peft.finetuning.repository import ADAPTER_CONFIG, DELTA_CONFIG
+from mona_peft.finetuning.validation import read_json
 
+# The call in a card of ours that loads the repository.
+LOADING = re.compile(r'mona_peft\.load\("(?:[^"\\]|\\.)*"')
 #: Settings that name where a model came from.
 ORIGINS = ("base_model_name_or_path", "_name_or_path", "name_or_path")
 
@@ -77,8 +83,9 @@ def _public_content(path: Path, folder: Path, repo_id: str) -> Path | bytes:
     if path.name == "README.md":
         text = path.read_text(encoding="utf-8")
         for place in sorted({str(folder), str(folder.resolve())}, key=len, reverse=True):
-            text = text.replace(f'"{place}"', f'"{repo_id}"').replace(place, repo_id)
-        return text.encode("utf-8")
+            text = text.replace(place, repo_id)
+        call = f"mona_peft.load({load_arguments(repo_id, unpublished_base(folder))}"
+        return (LOADING.sub(lambda found: call, text) if MARK in text else text).encode("utf-8")
     if path.suffix == ".json":
         content = json.loads(path.read_text(encoding="utf-8"))
         if _forget_places(content):
@@ -86,12 +93,21 @@ def _public_content(path: Path, folder: Path, repo_id: str) -> Path | bytes:
     return path
 
 
+def unpublished_base(folder: Path) -> str | None:
+    """What the card calls the base model that users have to name, because it is not on the Hub."""
+    for name in (ADAPTER_CONFIG, DELTA_CONFIG):
+        if (folder / name).exists():
+            base = read_json(folder / name).get("base_model_name_or_path")
+            return None if base and is_public(base) else public_name(str(base or "FOLDER"))
+    return None
+
+
 def _forget_places(content: Any) -> bool:
     """Take out, at any depth, names of base models that are folders; gives back whether there was one."""
     found = False
     if isinstance(content, dict):
         for key, value in content.items():
-            if key in ORIGINS and isinstance(value, str) and value and not is_hub_id(value):
+            if key in ORIGINS and isinstance(value, str) and value and not is_public(value):
                 content[key], found = None, True
             found |= _forget_places(value)
     elif isinstance(content, list):

@@ -17,6 +17,8 @@ from huggingface_hub.errors import HFValidationError
 from peft import PeftModel
 from torch import nn
 
+from mona_peft.finetuning.environment import TORCHVISION
+from mona_peft.finetuning.models.places import find_model
 from mona_peft.finetuning.models.weights import save_weights, trainable_names
 from mona_peft.finetuning.validation import (
     RepositoryError,
@@ -33,12 +35,14 @@ MODEL_WEIGHTS = "model.safetensors"
 MODEL_INDEX = "model.safetensors.index.json"
 PICKLED_WEIGHTS = "pytorch_model.bin"
 PROCESSOR_CONFIG = "preprocessor_config.json"
+#: Names of the classes, by label, of a model that has no `config.json`.
+LABELS = "labels.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 DELTA_CONFIG = "delta_config.json"
 DELTA_WEIGHTS = "delta_model.safetensors"
 BASE_FILES = [MODEL_CONFIG, PROCESSOR_CONFIG, MODEL_INDEX, "model*.safetensors"]
-REPOSITORY_FILES = [*BASE_FILES, ADAPTER_CONFIG, ADAPTER_WEIGHTS, DELTA_CONFIG, DELTA_WEIGHTS]
+REPOSITORY_FILES = [*BASE_FILES, LABELS, ADAPTER_CONFIG, ADAPTER_WEIGHTS, DELTA_CONFIG, DELTA_WEIGHTS]
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,8 @@ def find_folder(
     """
     if Path(name).is_dir():
         return Path(name)
+    if str(name).startswith(TORCHVISION):
+        return Path(find_model(str(name)))
     try:
         return Path(snapshot_download(str(name), revision=revision, token=token, allow_patterns=patterns))
     except (OSError, ValueError, HFValidationError) as error:
@@ -219,7 +225,7 @@ def save_repository(model: nn.Module, processor: Any, folder: Path) -> Path:
 
     Args:
         model (`nn.Module`): A transformers model that a method was applied to, or the `PeftModel` around it.
-        processor (`Any`): The image processor whose preparation the model was evaluated with.
+        processor (`Any`): The image processor whose preparation the model was evaluated with, or `None`.
         folder (`Path`): Created where missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -227,13 +233,16 @@ def save_repository(model: nn.Module, processor: Any, folder: Path) -> Path:
     if isinstance(model, PeftModel):
         model.active_peft_config.revision = known_commit(bare.config.name_or_path) or model.active_peft_config.revision
         model.save_pretrained(str(folder))
+    elif getattr(model, "_hf_peft_config_loaded", False):  # after transformers' own add_adapter
+        bare.save_pretrained(folder)
     elif all(parameter.requires_grad for parameter in model.parameters()):
         bare.save_pretrained(folder)
     else:
         save_delta(model, folder)
     bare.config.architectures = [type(bare).__name__]
     bare.config.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    if processor is not None:
+        processor.save_pretrained(folder)
     return folder
 
 

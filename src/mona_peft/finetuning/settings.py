@@ -6,22 +6,27 @@ as they are written until their field tells the type, so `mixed_precision: no` i
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
 import types
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, Field, field, fields
+from dataclasses import Field, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from mona_peft.finetuning import recipes, sections
+from mona_peft.finetuning.arguments import Parser, Program
+
 Config = TypeVar("Config")
 
 NULLS = ("none", "null", "~", "")
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+RECIPE_FLAG = "--recipe"
+#: Settings of records written earlier, and what they are called.
+RENAMED = {"model_name_or_path": "model"}
 KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
 
 
@@ -162,24 +167,87 @@ def _range_text(entry: Field) -> str:
     return ", " + " and ".join(given) if given else ""
 
 
-def parse_arguments(config_types: Sequence[type], arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
-    """Fill dataclasses from `[recipe.yaml] [--flag value ...]`; flags win over the recipe.
+def parse_arguments(
+    config_types: Sequence[type],
+    arguments: Sequence[str] | None = None,
+    program: Program | None = None,
+    every_method: bool = False,
+) -> tuple[Any, ...]:
+    """Fill dataclasses from a command line; see [`read_command_line`]."""
+    return read_command_line(config_types, arguments, program, every_method)[0]
+
+
+def read_command_line(
+    config_types: Sequence[type],
+    arguments: Sequence[str] | None = None,
+    program: Program | None = None,
+    every_method: bool = False,
+) -> tuple[tuple[Any, ...], frozenset[str]]:
+    """Fill dataclasses from `[RECIPE] [--flag value ...]`, a packaged recipe or a file; flags win over the recipe.
 
     Args:
         config_types (`Sequence[type]`): Dataclasses with disjoint field names.
         arguments (`Sequence[str]`, *optional*): `sys.argv[1:]` if left out.
+        program (`Program`, *optional*): Of the help text.
+        every_method (`bool`): Whether the settings are for several methods: sections then stay in `by_method`, and are
+            not applied.
+
+    Returns:
+        The dataclasses, and the names of the settings that recipe and flags gave.
 
     Raises:
-        `ValueError`: If the recipe names a setting that does not exist, or a value has the wrong type or range.
+        `ValueError`: If there is no such recipe, it names a setting that does not exist, or a value has the wrong type
+            or range.
+        `SystemExit`: If help was asked for, or there is no such flag.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    recipe: dict[str, Any] = {}
-    source = ""
-    if words and words[0].endswith((".yaml", ".yml")):
-        source = words.pop(0)
-        recipe = read_recipe(Path(source), config_types)
-    given = vars(_parser(config_types).parse_args(words))
-    return tuple(_fill(config_type, recipe, given, source) for config_type in config_types)
+    parser = Parser(config_types, program or Program(), "--help-all" in words)
+    words, source = _take_recipe(words)
+    given = vars(parser.parse_args(words))
+    recipe = read_recipe(recipes.path(source), config_types) if source else {}
+    if any(entry.name == sections.KEY for config_type in config_types for entry in fields(config_type)):
+        _apply_sections(recipe, given, _default_method(config_types), every_method)
+    filled: tuple[Any, ...] = tuple(_fill(config_type, recipe, given, source) for config_type in config_types)
+    return filled, frozenset(recipe) | frozenset(given)
+
+
+def _take_recipe(words: list[str]) -> tuple[list[str], str]:
+    """The command line without its recipe, and the recipe: the first word, or the value of `--recipe`.
+
+    Raises:
+        `ValueError`: If there are two, or `--recipe` has no value.
+    """
+    found = [words.pop(0)] if words and not words[0].startswith("-") else []
+    for place in [i for i, word in enumerate(words) if word.partition("=")[0] == RECIPE_FLAG][::-1]:
+        word = words.pop(place)
+        named = word.partition("=")[2] or (words.pop(place) if place < len(words) else "")
+        if not named or named.startswith("-"):
+            raise ValueError(f"{RECIPE_FLAG} needs the name of a recipe or a YAML file.")
+        found.append(named)
+    if len(found) > 1:
+        raise ValueError(f"There are two recipes, {' and '.join(found)}; give one.")
+    return words, found[0] if found else ""
+
+
+def _apply_sections(recipe: dict[str, Any], given: dict[str, Any], default: str, every_method: bool) -> None:
+    """Sort what belongs to one method into its section, and give the method that runs what is in its own."""
+    for source in (recipe, given):
+        for name in (sections.KEY, "method_options"):
+            if name in source:
+                source[name] = read_options(name, source[name])
+    has_sections = every_method or sections.KEY in {**recipe, **given}
+    by_method = sections.sections(recipe, given, default)
+    for source in (recipe, given):
+        for name in (sections.KEY, "method_options"):
+            source.pop(name, None)
+    if has_sections:
+        recipe[sections.KEY] = by_method
+    if not every_method:
+        recipe |= sections.settings_for(by_method.get(sections.chosen(recipe, given, default), {}))
+
+
+def _default_method(config_types: Sequence[type]) -> str:
+    return next(str(entry.default) for kind in config_types for entry in fields(kind) if entry.name == "method")
 
 
 def _fill(config_type: type[Config], recipe: dict[str, Any], given: dict[str, Any], source: str) -> Config:
@@ -191,36 +259,6 @@ def _fill(config_type: type[Config], recipe: dict[str, Any], given: dict[str, An
         raise ValueError(f"{source}: {error}") from None
     values |= check_values(config_type, {name: given[name] for name in names if name in given}, words=True)
     return config_type(**values)
-
-
-def _parser(config_types: Sequence[type]) -> argparse.ArgumentParser:
-    """A flag for each field; what is not given is not in the result."""
-    parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS, allow_abbrev=False)
-    for config_type in config_types:
-        group = parser.add_argument_group((config_type.__doc__ or config_type.__name__).splitlines()[0])
-        hints = get_type_hints(config_type)
-        for entry in fields(config_type):
-            default = _default(entry)
-            text = f"{entry.metadata.get('help', '')} (default: {default})".replace("%", "%%")
-            flags = flags_of(entry.name)
-            if hints[entry.name] is bool:
-                group.add_argument(*flags, dest=entry.name, nargs="?", const=True, help=text)
-                if default is True:
-                    off = [flag.replace("--", "--no_" if "_" in flag else "--no-", 1) for flag in flags]
-                    group.add_argument(*off, dest=entry.name, action="store_false", help=argparse.SUPPRESS)
-            else:
-                many = "+" if get_origin(hints[entry.name]) is list else None
-                group.add_argument(*flags, dest=entry.name, nargs=many, metavar="VALUE", help=text)
-    return parser
-
-
-def flags_of(name: str) -> list[str]:
-    """How a setting may be written on the command line."""
-    return list(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
-
-
-def _default(entry: Field) -> Any:
-    return entry.default if entry.default_factory is MISSING else entry.default_factory()
 
 
 class _WordLoader(yaml.SafeLoader):
@@ -242,6 +280,20 @@ def read_recipe(path: Path, config_types: Sequence[type]) -> dict[str, Any]:
     Raises:
         `ValueError`: If it is no mapping, or names a setting that none of `config_types` has.
     """
+    settings = read_mapping(path)
+    known = {entry.name for config_type in config_types for entry in fields(config_type)}
+    unknown = sorted(str(name) for name in settings.keys() - known)
+    if unknown:
+        raise ValueError(f"{path} has unknown settings: {', '.join(unknown)}. Known are: {', '.join(sorted(known))}.")
+    return settings
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML recipe as [`read_recipe`] does, whatever its settings are.
+
+    Raises:
+        `ValueError`: If it is no mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         settings = yaml.load(text, Loader=_WordLoader)
@@ -253,10 +305,6 @@ def read_recipe(path: Path, config_types: Sequence[type]) -> dict[str, Any]:
     settings = {} if settings is None else settings
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must be a mapping of settings, such as 'learning_rate: 0.001'.")
-    known = {entry.name for config_type in config_types for entry in fields(config_type)}
-    unknown = sorted(str(name) for name in settings.keys() - known)
-    if unknown:
-        raise ValueError(f"{path} has unknown settings: {', '.join(unknown)}. Known are: {', '.join(sorted(known))}.")
     return settings
 
 
@@ -279,6 +327,11 @@ def read_options(name: str, given: Any) -> dict[str, Any]:
     return options
 
 
+def with_new_names(settings: dict[str, Any]) -> dict[str, Any]:
+    """Recorded settings under the names that they have now."""
+    return {RENAMED.get(name, name): value for name, value in settings.items()}
+
+
 def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Refuse settings that nothing reads.
 
@@ -295,12 +348,15 @@ def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
         raise ValueError(f"{owner} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known)) or 'none'}.")
 
 
-def refuse_unused(configs: Sequence[Any], used: Sequence[str] = ()) -> None:
+def refuse_unused(
+    configs: Sequence[Any], used: Sequence[str] = (), where: str = "Without --dataset the embedded data is used, with"
+) -> None:
     """Check that nothing is set of a run on a data set where none was given.
 
     Args:
         configs (`Sequence`): Filled dataclasses.
         used (`Sequence[str]`): Names of the settings that count all the same.
+        where (`str`): Begins the message: what has settings of its own.
 
     Raises:
         `ValueError`: If another setting has a value that is not its default.
@@ -312,6 +368,5 @@ def refuse_unused(configs: Sequence[Any], used: Sequence[str] = ()) -> None:
     if given:
         listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
         raise ValueError(
-            f"Without --dataset the embedded data is used, with settings of its own; {listed} would have no effect. "
-            "Give --dataset as well, or leave that out."
+            f"{where} settings of its own; {listed} would have no effect. Give --dataset as well, or leave that out."
         )

@@ -55,7 +55,12 @@ def test_of_dense_data(load):
     assert load(SIZES, SceneSettings(size=64)).fingerprint() == data.fingerprint()
     others = [load(SIZES, SceneSettings(size=32)), load({**SIZES, "test": 3}, SceneSettings(size=64))]
     assert len({data.fingerprint(), *(other.fingerprint() for other in others)}) == 3
-    assert describe_data(data) == {"dataset": "scenes", "split_sizes": SIZES, "data_fingerprint": data.fingerprint()}
+    assert describe_data(data) == {
+        "dataset": "scenes",
+        "class_names": list(data.class_names),
+        "split_sizes": SIZES,
+        "data_fingerprint": data.fingerprint(),
+    }
 
 
 def test_of_boxes_and_categories():

@@ -5,8 +5,14 @@ import pytest
 import torch
 from PIL import Image
 from transformers import ConvNextImageProcessor, ViTImageProcessor
+from transformers.image_utils import PILImageResampling
 
-from mona_peft.finetuning.data.classification.transforms import ImageSettings, eval_transform, train_transform
+from mona_peft.finetuning.data.classification.transforms import (
+    ImageSettings,
+    eval_transform,
+    evaluation_processor,
+    train_transform,
+)
 
 SETTINGS = ImageSettings(height=32, width=32, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
 
@@ -37,6 +43,20 @@ def test_resize_ratio_crops_the_border():
 
 def test_non_square_models():
     assert eval_transform(ImageSettings(16, 48))(Image.new("RGB", (50, 50))).shape == (3, 16, 48)
+
+
+@pytest.mark.parametrize("name", ["bilinear", "bicubic"])
+def test_every_transform_and_the_saved_processor_resize_as_asked(name):
+    """By Pillow's own filters."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8))
+    settings = ImageSettings(24, 24, (0,) * 3, (1,) * 3)
+    resized = image.resize((24, 24), Image.Resampling[name.upper()])
+    wanted = torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255
+    cropped = train_transform(settings, crop_scale=(1.0, 1.0), horizontal_flip=0.0, interpolation=name)(image)
+    for pixels in (eval_transform(settings, 1.0, name)(image), cropped):
+        torch.testing.assert_close(pixels, wanted)
+    saved = evaluation_processor(ViTImageProcessor(size={"height": 24, "width": 24}), 8 / 7, name)
+    assert saved.resample == PILImageResampling[name.upper()]
 
 
 def test_flip_can_be_turned_off():

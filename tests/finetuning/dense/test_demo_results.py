@@ -1,4 +1,4 @@
-"""The README's table of the dense demo is that of the committed results."""
+"""The page's table of the dense demo is that of the committed results."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("architecture", sorted(MODELS))
-def test_readme_shows_the_demo_results(architecture):
+def test_the_page_shows_the_demo_results(architecture):
     result = json.loads((ROOT / "results" / "demo-dense" / f"{architecture}.json").read_text(encoding="utf-8"))
     rows, model = result["rows"], MODELS[architecture]
     assert (result["architecture"], result["task"]) == (architecture, ARCHITECTURES[architecture].task)
@@ -26,4 +26,4 @@ def test_readme_shows_the_demo_results(architecture):
     cells = [f"{100 * mean(row['test']):.1f} ± {100 * stdev(row['test']):.1f}" for row in rows]
     (metric,) = {row["metric"] for row in rows}
     line = f"| {model.title}, {METRIC_NAMES[metric]} | {' | '.join(cells)} |"
-    assert line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert line in (ROOT / "docs" / "results.md").read_text(encoding="utf-8").splitlines()

@@ -1,43 +1,40 @@
 """Every dense recipe is valid, says how to run it, and holds the paper's settings."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 
+from mona_peft.finetuning import recipes
+from mona_peft.finetuning.commands.train import arguments
 from mona_peft.finetuning.models.architectures import ARCHITECTURES
 from mona_peft.finetuning.models.cascade_mask_rcnn import CascadeMaskRCNNConfig
 from mona_peft.finetuning.models.retinanet import RetinaNetConfig
 from mona_peft.finetuning.settings import parse_arguments
-from tests.support.scripts import load_script
 
-ROOT = Path(__file__).parents[3]
-SCRIPTS = {
-    "ade20k": "train_semantic_segmentation",
-    "voc0712": "train_detection",
-    "coco": "train_instance_segmentation",
+WORDS = {
+    "ade20k": "segmentation",
+    "voc0712": "detection",
+    "coco": "instances",
 }
-RECIPES = sorted(
-    path for path in (ROOT / "recipes").glob("*.yaml") if yaml.safe_load(path.read_text()).get("dataset") in SCRIPTS
-)
+RECIPES = [
+    path for path in map(recipes.path, recipes.names()) if yaml.safe_load(path.read_text()).get("dataset") in WORDS
+]
 IMAGES = {"ade20k": 20210, "voc0712": 16551, "coco": 118287}
 GLOBAL_BATCH = {"ade20k": 16, "voc0712": 8, "coco": 16}
 
 
-def test_the_papers_three_systems_have_both_recipes():
-    systems = ("swin_large_upernet_ade20k", "swin_large_retinanet_voc0712", "swin_base_cascade_coco")
-    assert {path.stem for path in RECIPES} >= {f"mona_{name}{gpus}" for name in systems for gpus in ("", "_1gpu")}
+def test_the_papers_three_systems_have_a_recipe():
+    systems = {"swin-large-upernet-ade20k", "swin-large-retinanet-voc0712", "swin-base-cascade-coco"}
+    assert {path.stem for path in RECIPES} >= systems
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_is_valid(path):
     dataset = yaml.safe_load(path.read_text())["dataset"]
-    script = SCRIPTS[dataset]
-    data, config, training, _ = parse_arguments(load_script(script).ARGUMENTS, [str(path), "--output_dir", "x"])
+    word = WORDS[dataset]
+    data, config, training, _ = parse_arguments(arguments(word), [str(path), "--output_dir", "x"])
     head = path.read_text().split("\n\n")[0]
-    assert f"recipes/{path.name}" in head and f"scripts/{script}.py" in head and "Expected" in head
-    processes = 1 if path.stem.endswith("1gpu") else 8
-    assert ("--num_processes 8" in head) == (processes == 8)
+    assert f" {path.stem} " in head and f"-m mona_peft train {word} " in head and "Expected" in head
+    processes = 8 if "--num_processes 8" in head else 1
     assert training.batch_size * training.gradient_accumulation_steps * processes == GLOBAL_BATCH[dataset]
     assert config.method == "mona" and config.method_options == {"bottleneck_dim": 64}
     assert config.architecture in ARCHITECTURES and data.dataset in path.stem

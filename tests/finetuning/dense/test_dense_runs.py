@@ -114,7 +114,7 @@ def test_two_processes_evaluate_as_one(swin, architecture, tmp_path):
     script = ROOT / "tests" / "finetuning" / "dense" / "evaluate_tiny.py"
     words = [[architecture, str(swin), str(tmp_path / f"{processes}.json")] for processes in (1, 2)]
     subprocess.run([sys.executable, str(script), *words[0]], check=True)
-    launch("recipes/accelerate/cpu.yaml", script, words[1])
+    launch("src/mona_peft/finetuning/recipes/accelerate/cpu.yaml", script, words[1])
     metrics = [json.loads(Path(line[-1]).read_text()) for line in words]
     assert [one.pop("processes") for one in metrics] == [1, 2]
     assert metrics[0]["num_samples"] == metrics[1]["num_samples"] == 5

@@ -243,7 +243,7 @@ def test_a_method_that_selects_by_class_is_refused(swin):
 
 def test_settings_are_checked(swin):
     with pytest.raises(ValueError, match="one of retinanet, detr, conditional_detr"):
-        DetectionTask(None, DetectionConfig(model_name_or_path=str(swin), architecture="yolo"))
+        DetectionTask(None, DetectionConfig(model=str(swin), architecture="yolo"))
     with pytest.raises(ValueError, match="protocol"):
         tiny_task("retinanet", swin, protocol="pascal")
     with pytest.raises(ValueError, match="masks are measured"):
@@ -267,7 +267,7 @@ def test_settings_that_an_architecture_does_not_have_are_refused(architecture):
 
 def test_settings_of_the_cascade_that_the_detector_gives_are_refused():
     for heads in ({"channels": 8}, {"num_classes": 3}, {"box_feature": 8}):
-        with pytest.raises(ValueError, match=f"heads has no setting {next(iter(heads))}; it has batch_norm"):
+        with pytest.raises(ValueError, match=f"heads has no setting {next(iter(heads))}; it has box_convs"):
             CascadeMaskRCNNConfig(heads=heads)
 
 

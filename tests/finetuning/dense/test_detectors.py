@@ -1,11 +1,15 @@
 """The parts of the detectors against their definitions."""
 
+import itertools
+import math
+
 import pytest
 import torch
 from torch import nn
 from transformers import SwinConfig
 
 from mona_peft.finetuning.models.cascade_heads import CascadeHeads, CascadeSettings, _box_loss, _refine
+from mona_peft.finetuning.models.detector_base import image_list
 from mona_peft.finetuning.models.outputs import find_detections, pixel_mask
 from mona_peft.finetuning.models.retinanet import RetinaNetConfig, RetinaNetForObjectDetection
 from mona_peft.finetuning.models.sliding import slide_logits, window_starts
@@ -45,6 +49,35 @@ def test_anchors_are_those_of_the_paper():
     assert [list(level) for level in sizes] == [pytest.approx(level) for level in expected]
 
 
+def test_anchors_stand_at_the_strides_of_the_paper_whatever_the_padding():
+    """As mmdetection's AnchorGenerator: sides stride * 4 * 2^(n/3) by ratio, centres at multiples of the stride."""
+    model = retinanet()
+    pixels = torch.zeros(1, 3, 608, 800)  # of 608 and 800 pixels P6 has 10 and 13 places, P7 5 and 7
+    levels = list(model.pyramid(pixels).values())
+    assert [tuple(level.shape[-2:]) for level in levels] == [(76, 100), (38, 50), (19, 25), (10, 13), (5, 7)]
+    found = model.detector.anchor_generator(image_list(pixels, torch.tensor([[600, 800]])), levels)[0]
+    expected = []
+    for stride, (rows, columns) in zip((8, 16, 32, 64, 128), [level.shape[-2:] for level in levels], strict=True):
+        for row, column in itertools.product(range(rows), range(columns)):
+            for ratio, octave in itertools.product((0.5, 1.0, 2.0), range(3)):
+                side = stride * 4 * 2 ** (octave / 3)
+                width, height = side / math.sqrt(ratio), side * math.sqrt(ratio)
+                x, y = column * stride, row * stride
+                expected.append((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
+    assert torch.allclose(found, torch.tensor(expected), atol=1e-3)
+
+
+def test_there_is_no_relu_before_p7():
+    """mmdetection's FPN with `relu_before_extra_convs=False`: what is negative in P6 reaches P7."""
+    top = retinanet().neck.extra_blocks
+    last = torch.randn(1, 64, 9, 7)
+    maps, names = top([torch.zeros(1, 16, 9, 7)], [last], ["0"])
+    sixth = nn.functional.conv2d(last, top.p6.weight, top.p6.bias, stride=2, padding=1)
+    seventh = nn.functional.conv2d(sixth, top.p7.weight, top.p7.bias, stride=2, padding=1)
+    assert (sixth < 0).any() and names == ["0", "p6", "p7"]
+    assert torch.allclose(maps[1], sixth, atol=1e-6) and torch.allclose(maps[2], seventh, atol=1e-6)
+
+
 def test_padding_is_no_part_of_an_image():
     model = retinanet(score_threshold=0.0).eval()
     with torch.no_grad():
@@ -64,8 +97,8 @@ def test_boxes_are_given_in_pixels_of_the_original():
 
 
 def test_cascade_matches_at_rising_overlaps_and_weighs_its_stages():
-    settings = CascadeSettings(num_classes=2, channels=8, box_convs=0, box_features=8, mask_convs=1, batch_norm=False)
-    heads = CascadeHeads(settings, ["0"])
+    settings = CascadeSettings(num_classes=2, channels=8, box_convs=0, box_features=8, mask_convs=1, head_norm="none")
+    heads = CascadeHeads(settings, [4])
     assert [stage.proposal_matcher.high_threshold for stage in heads.stages] == [0.5, 0.6, 0.7]
     assert [stage.box_predictor.bbox_pred.out_features for stage in heads.stages] == [
         12,
@@ -81,7 +114,7 @@ def test_cascade_matches_at_rising_overlaps_and_weighs_its_stages():
     losses = []
     for scale in ((1.0, 0.5, 0.25), (1.0, 1.0, 1.0)):
         torch.manual_seed(0)
-        heads = CascadeHeads(CascadeSettings(**{**vars(settings), "loss_weights": scale}), ["0"])
+        heads = CascadeHeads(CascadeSettings(**{**vars(settings), "loss_weights": scale}), [4])
         torch.manual_seed(0)
         proposals = [torch.tensor([[8.0, 8, 40, 40], [6, 6, 40, 40], [30, 30, 60, 60]])]
         losses.append(heads.losses(features, proposals, [(64, 64)], [target]))

@@ -131,9 +131,7 @@ def test_hub_columns(data, tmp_path):
         features=Features({"image": ImageFeature(), "annotation": ImageFeature()}),
     )
     rows.to_parquet(str(tmp_path / "data" / "train.parquet"))
-    loaded = load_hub_segmentation(
-        str(tmp_path / "data"), data.class_names, reduce_zero_label=True, cache_dir=str(tmp_path / "cache")
-    )
+    loaded = load_hub_segmentation(str(tmp_path / "data"), data.class_names, reduce_zero_label=True)
     for sample, (image, labels) in zip(loaded.splits["train"], samples, strict=True):
         read = loaded.read(sample)
         assert np.array_equal(np.asarray(read[0]), np.asarray(image)) and np.array_equal(read[1], labels)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import tv_tensors
 
 from mona_peft.finetuning.data.dense.objects import Targets
 from mona_peft.finetuning.data.dense.transforms import (
@@ -71,6 +72,60 @@ def test_label_maps_go_with_the_image_and_padding_is_left_out():
         assert ((pixels[0] > 0.5).long() != cropped)[counted].float().mean() < 0.06
         assert (pixels[:, ~counted] == 0).all()
     assert padded
+
+
+def test_padding_is_the_mean_colour():
+    """mmsegmentation pads after normalising, with zeros; and photometric distortion never sees the padding."""
+    image, targets = scene()
+    settings = DenseSettings(20, 40, (0.4, 0.5, 0.6), (0.2, 0.2, 0.2))
+    transform = LabelMapTransform(settings, crop=48, scale=(1.0, 1.0), flip=0.0, photometric=True)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        pixels, cropped = transform(image, targets.masks[0].astype(np.int64))
+        assert (pixels[:, 20:] == 0).all() and (pixels[:, :, 30:] == 0).all()
+        assert (cropped[20:] == 255).all() and (cropped[:, 30:] == 255).all() and (cropped[:20, :30] != 255).all()
+
+
+def noting(seen, transform):
+    """A transform that notes how it resizes or crops images."""
+
+    def noted(inpt, params):
+        if isinstance(inpt, tv_tensors.Image) and {"size", "top"} & params.keys():
+            seen.append(params)
+        return transform(inpt, params)
+
+    return noted
+
+
+def test_an_image_is_resized_before_and_after_its_crop():
+    """The second policy of the COCO recipe: a short side of 400, 500 or 600, a crop of 384 to 600, and a resize."""
+    settings = DenseSettings(800, 1333, (0.0,) * 3, (1.0,) * 3)
+    sides = range(480, 801, 32)
+    nothing = Targets(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    image = Image.new("RGB", (640, 427))
+    shapes, ratios = set(), []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        transform = object_train_transform(
+            settings, sides, flip=0.0, crop=(384, 600), crop_share=1.0, crop_short_sides=[400, 500, 600]
+        )
+        seen = []
+        for step in transform.steps.transforms:
+            for part in getattr(step, "transforms", [step]):
+                part.transform = noting(seen, part.transform)
+        pixels, _ = transform(image, nothing)
+        first, crop, last = seen
+        assert first["size"] in ([400, 600], [500, 749], [600, 899])
+        for name, side in zip(("height", "width"), first["size"], strict=True):
+            assert min(384, side) <= crop[name] <= 600
+        assert min(last["size"]) in sides or max(last["size"]) == 1333
+        assert list(pixels.shape[-2:]) == last["size"]
+        shapes.add(tuple(first["size"]))
+        ratios.append(crop["width"] / crop["height"])
+    assert len(shapes) == 3 and max(ratios) > 1.2 and min(ratios) < 0.9
+    # Without the crop there is one resize alone.
+    plain = object_train_transform(settings, [480], 0.0, (384, 600), crop_share=0.0, crop_short_sides=[400])
+    assert plain(image, nothing)[0].shape[-2:] == (480, 719)
 
 
 def test_photometric_distortion_leaves_the_labels():

@@ -101,7 +101,7 @@ def _write(model, folder):
 def tiny_task(architecture, backbone, method="mona", data=None, **changes):
     """A task of the architecture on 6 training and 5 validation scenes."""
     settings = {
-        "model_name_or_path": str(backbone),
+        "model": str(backbone),
         "architecture": architecture,
         "architecture_options": ARCHITECTURE_OPTIONS[architecture],
         "method": method,

@@ -27,7 +27,7 @@ import torch
 from mona_peft.finetuning.environment import package_versions
 from mona_peft.finetuning.study.plan import Plan
 from mona_peft.finetuning.study.runs import Study
-from mona_peft.finetuning.study.testbeds.digits import DIGITS_SIZES, DigitsTestbed
+from mona_peft.finetuning.study.testbeds.digits import STUDY_SIZES, DigitsTestbed
 from mona_peft.finetuning.study.variants import Variant
 from mona_peft.finetuning.training import Trainer
 from tests.finetuning.dense.tiny import tiny_task, tiny_training, write_swin
@@ -50,7 +50,7 @@ def run_study(prepared: Path, folder: Path, resume: bool) -> None:
     if not (folder / "prepared").exists():
         (folder / "prepared").symlink_to(prepared)
     variants = (Variant("mona", "mona", {"bottleneck_dim": 4}), Variant("fixed", "fixed"))
-    Study(DigitsTestbed(DIGITS_SIZES["tiny"]), Plan(variants, (1e-3, 1e-2), 1), folder).run()
+    Study(DigitsTestbed(STUDY_SIZES["tiny"]), Plan(variants, (1e-3, 1e-2), 1), folder).run()
 
 
 def assert_same_study(first: Path, second: Path) -> None:
@@ -62,8 +62,14 @@ def assert_same_study(first: Path, second: Path) -> None:
     assert records[0] == records[1] and records[0]
 
 
-def kill_runs(name: str, target: Callable[..., Any], same: Callable[[Path, Path], None], kills: int) -> dict[str, Any]:
-    """Kill runs of `target` until there were so many kills; each run that ends has to be as one never killed."""
+def kill_runs(
+    name: str, target: Callable[..., Any], same: Callable[[Path, Path], None], kills: int, seconds: float
+) -> dict[str, Any]:
+    """Kill runs of `target` until there were so many kills; each run that ends has to be as one never killed.
+
+    No run is begun after so many seconds.
+    """
+    begun = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         target(folder / "whole", False)
@@ -71,7 +77,7 @@ def kill_runs(name: str, target: Callable[..., Any], same: Callable[[Path, Path]
         target(folder / "again", False)
         longest = (time.perf_counter() - started) / 3
         killed = runs = 0
-        while killed < kills:
+        while killed < kills and (not runs or time.monotonic() - begun < seconds):
             cut = folder / f"cut{runs}"
             killed += kill_until_done(target, (cut,), min(kills - killed, 10), longest, seed=runs)
             same(folder / "whole", cut)
@@ -133,6 +139,7 @@ def write_report(path: Path, rows: list[dict[str, Any]], minutes: float) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="for the kills; fewer are done then")
     parser.add_argument("--report", type=Path, required=True)
     parser.add_argument("--kills_only", action="store_true", help="leave the other faults out")
     options = parser.parse_args()
@@ -142,13 +149,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         models = Path(place)
         classifier, swin = write_classifier(models / "classifier"), write_swin(models / "swin")
-        DigitsTestbed(DIGITS_SIZES["tiny"]).prepare([Variant("fixed", "fixed")], models / "prepared")
+        DigitsTestbed(STUDY_SIZES["tiny"]).prepare([Variant("fixed", "fixed")], models / "prepared")
         kinds = {
             "classification": (partial(train_digits, classifier), assert_same_run, 0.5),
             "semantic segmentation": (partial(train_dense, swin), assert_same_run, 0.3),
             "a study": (partial(run_study, models / "prepared"), assert_same_study, 0.2),
         }
-        rows = [kill_runs(name, run, same, round(options.kills * share)) for name, (run, same, share) in kinds.items()]
+        rows = [
+            kill_runs(name, run, same, round(options.kills * share), options.minutes * 60 * share)
+            for name, (run, same, share) in kinds.items()
+        ]
     if not options.kills_only:
         rows += other_faults()
     write_report(options.report, rows, (time.perf_counter() - started) / 60)

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, RepoUrl
 
 from mona_peft.finetuning import pushing
 from mona_peft.finetuning.inference.loading import load
-from mona_peft.finetuning.model_card import write_card
+from mona_peft.finetuning.model_card import usage_for, write_card
 from tests.finetuning.inference.saved import save
 from tests.finetuning.tasks.tiny_classifier import as_flags, configs, write_classifier
 from tests.finetuning.training.launching import SCRIPT
@@ -36,6 +36,23 @@ PUSH = """
 import sys
 from mona_peft.finetuning.pushing import main
 main(sys.argv[1:])
+"""
+SAVE = """
+import sys, torch
+from peft import get_peft_model
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+import mona_peft
+
+model = AutoModelForImageClassification.from_pretrained("user/base", num_labels=2, ignore_mismatched_sizes=True)
+model = get_peft_model(model, mona_peft.MonaConfig(bottleneck_dim=4, modules_to_save=["classifier"]))
+processor = AutoImageProcessor.from_pretrained("user/base")
+mona_peft.save(model, sys.argv[1], processor, ["rose", "tulip"], "user/pets", {"test": {"accuracy": 0.5}})
+"""
+LOAD = """
+import sys
+import mona_peft
+from PIL import Image
+print(mona_peft.load(sys.argv[1], revision=sys.argv[2]).predict([Image.new("RGB", (40, 30))]))
 """
 
 
@@ -98,12 +115,13 @@ def test_a_base_model_of_this_machine_is_not_published(tmp_path, client):
     hub, run = client
     base = write_classifier(tmp_path / "base")
     folder = save(base, tmp_path / "run" / "model")
-    write_card(folder, {"task": "image-classification", "base_model": str(base)}, {}, f'mona_peft.load("{folder}")')
+    usage = usage_for("image-classification", str(folder))
+    write_card(folder, {"task": "image-classification", "base_model": str(base)}, {}, usage)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert "Pushed to user/other" in run("-c", PUSH, str(folder), "user/other")
     pushed = hub.repositories["user/other"]
     assert not [name for name, content in pushed.items() if str(tmp_path).encode() in content]
-    assert b'mona_peft.load("user/other")' in pushed["README.md"]
+    assert b'mona_peft.load("user/other", base_model="base")' in pushed["README.md"]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     (logits,) = json.loads(run("-c", PREDICT, "user/other", str(base)).splitlines()[-1])
     assert torch.allclose(torch.tensor(logits), logits_of(load(folder)), atol=1e-5)
@@ -121,6 +139,29 @@ def test_a_card_that_the_hub_refuses_is_not_pushed(tmp_path, client):
     hub.invalid = ""
     run("-c", PUSH, str(folder), "user/x", "--private")
     assert hub.private["user/x"] and "adapter_model.safetensors" in hub.repositories["user/x"]
+
+
+@pytest.mark.slow
+def test_a_model_of_any_loop_is_saved_pushed_and_loaded_at_a_revision(tmp_path, client):
+    """As the README has it: PEFT, `mona_peft.save`, the Hub, `mona_peft.load`; and what others pickled is refused."""
+    hub, run = client
+    base = write_classifier(tmp_path / "base")
+    hub.repositories["user/base"] = {path.name: path.read_bytes() for path in base.iterdir()}
+    run("-c", SAVE, str(tmp_path / "flowers"))
+    run("-c", PUSH, str(tmp_path / "flowers"), "user/flowers")
+    pushed = hub.repositories["user/flowers"]
+    (tmp_path / "README.md").write_bytes(pushed["README.md"])
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == "user/base" and card.data.base_model_relation == "adapter"
+    assert card.data.datasets == ["user/pets"] and card.data.metrics == ["accuracy"] and "mona" in card.data.tags
+    assert 'mona_peft.load("user/flowers")' in card.text and "pip install" in card.text and "KeyError" in card.text
+    hub.asked.clear()
+    assert "rose" in run("-c", LOAD, "user/flowers", COMMIT)
+    assert {revision for name, revision, _ in hub.asked if name == "user/flowers"} == {COMMIT}
+    weights = pushed.pop("adapter_model.safetensors")
+    pushed["adapter_model.bin"] = weights
+    with pytest.raises(AssertionError, match="no whole|missing|pickle"):
+        run("-c", LOAD, "user/flowers", "2" * 40)
 
 
 @pytest.mark.slow

@@ -167,6 +167,8 @@ def test_script_predicts_a_data_set_alike_in_two_processes(runs, tmp_path):
     right = sum(row["label"] == row["true"] for row in rows)
     assert f"Accuracy: {right / 600:.2%} ({right} of 600)" in printed
     assert right / 600 == pytest.approx(accuracy, abs=0.01)  # transformers resizes by other code
-    assert "Accuracy" in launch("recipes/accelerate/cpu.yaml", SCRIPT, [*flags, str(two)]).stdout
+    assert (
+        "Accuracy" in launch("src/mona_peft/finetuning/recipes/accelerate/cpu.yaml", SCRIPT, [*flags, str(two)]).stdout
+    )
     again = json.loads(two.read_text())
     assert [(r["image"], r["label"]) for r in again] == [(r["image"], r["label"]) for r in rows]

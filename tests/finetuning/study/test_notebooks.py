@@ -6,22 +6,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
+
+from tests.support.notebooks import execute, outputs
 
 ROOT = Path(__file__).parents[3]
-
-
-def execute(name, monkeypatch, folder, **environment):
-    for key, value in environment.items():
-        monkeypatch.setenv(key, str(value))
-    notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
-    return notebook
-
-
-def outputs(notebook, kind):
-    found = [o for cell in notebook.cells for o in cell.get("outputs", []) if o["output_type"] != "stream"]
-    return [o["data"][kind] for o in found if kind in o["data"]]
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def test_compare_takes_any_data_set(tmp_path):
     subprocess.run([sys.executable, "-c", make, str(tmp_path / "base")], check=True)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"dataset: digits\nshots: 2\nmodel_name_or_path: {tmp_path / 'base' / 'model'}\n"
+        f"dataset: digits\nshots: 2\nmodel: {tmp_path / 'base' / 'model'}\n"
         "num_epochs: 1\nbatch_size: 10\nlearning_rate: 0.01\nreport_to: [none]\nprogress_bar: false\n"
     )
     options = '{"lora": {"r": 2}}'
@@ -181,12 +181,12 @@ def test_the_command_of_results_says_what_makes_them(monkeypatch, words, kept):
 def test_a_real_data_set_without_its_splits_is_refused(tmp_path):
     data, config = DataConfig(dataset="digits"), ClassificationConfig()
     testbed = ClassificationTestbed(data, config, TrainingConfig())
-    splits = {"train": [], "validation": []}
+    splits = {"train": [1, 2, 3]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "mona_peft.finetuning.study.testbeds.recipes.load_data", lambda *_: SimpleNamespace(splits=splits)
         )
-        with pytest.raises(ValueError, match="digits has no test split"):
+        with pytest.raises(ValueError, match="digits: A study trains on one split.*has only train. Name"):
             testbed.task(Variant("mona", "mona"), 0, tmp_path)
 
 

@@ -74,7 +74,7 @@ def multilabel_task(base) -> ClassificationTask:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Sequence(datasets.Value("int8"))})
     split = datasets.Dataset.from_dict(rows, features=features)
     data = ClassificationData("toy", {"train": split, "test": split}, ("a", "b", "c"), multilabel=True)
-    return ClassificationTask(data, ClassificationConfig(model_name_or_path=str(base), method="fixed"))
+    return ClassificationTask(data, ClassificationConfig(model=str(base), method="fixed"))
 
 
 def test_multilabel_loss_leaves_out_what_does_not_count(base):
@@ -99,7 +99,7 @@ def test_multilabel_run(base):
 def test_mixing_and_smoothing_are_refused_for_several_labels(base):
     data = multilabel_task(base).data
     with pytest.raises(ValueError, match="one label an image"):
-        ClassificationTask(data, ClassificationConfig(model_name_or_path=str(base), mixup=0.1))
+        ClassificationTask(data, ClassificationConfig(model=str(base), mixup=0.1))
 
 
 def test_mixed_batches_train(base):
@@ -263,6 +263,17 @@ def test_sct_trains_the_channels_of_the_training_images(base, tmp_path):
     loaded = mona_peft.load(tmp_path / "run" / "model").model
     kept = get_peft_model_state_dict(loaded)
     assert all(torch.equal(kept[key], tensor) for key, tensor in saved.items())
+
+
+def test_a_run_is_not_resumed_on_renamed_classes(base, tmp_path):
+    data, classification, training = configs(base, tmp_path)
+    loaded = load_data(data)
+    Trainer(ClassificationTask(loaded, classification), training).close()
+    renamed = ClassificationData(loaded.name, loaded.splits, ("other", *loaded.class_names[1:]))
+    training.resume = True
+    with pytest.raises(ValueError, match=r"cannot be resumed.*class_names: \['5'\] then, \['other'\] now"):
+        Trainer(ClassificationTask(renamed, classification), training)
+    Trainer(ClassificationTask(loaded, classification), training).close()
 
 
 def test_a_resumed_sct_run_keeps_its_channels(base, tmp_path, monkeypatch):

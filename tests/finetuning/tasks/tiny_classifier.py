@@ -30,7 +30,7 @@ def configs(
     """Settings of a run of a few steps."""
     data = DataConfig(dataset="digits", shots=4)
     classification = ClassificationConfig(
-        model_name_or_path=str(model),
+        model=str(model),
         method=method,
         method_options='{"bottleneck_dim": 4}' if method == "mona" else "{}",
         drop_path=0.1,

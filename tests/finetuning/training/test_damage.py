@@ -1,6 +1,7 @@
 """Checkpoints with damaged files: the run goes on from the newest whole one, or says which file and what to do."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -31,7 +32,12 @@ def fill(path):
     path.write_bytes(b"[1, 2]")
 
 
-DAMAGE = (flip_a_bit, cut, empty, fill)
+def make_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGE = (flip_a_bit, cut, empty, fill, make_pipe)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +114,21 @@ def test_damaged_best_weights_are_found_again_or_named(tmp_path, damage):
         resumed.train()
         again = load_file(folder / "best.safetensors")
         assert best == 2 and all(torch.equal(right[name], again[name]) for name in right)
+
+
+@pytest.mark.timeout(120)
+def test_a_folder_or_a_pipe_where_a_file_was_is_named(tmp_path):
+    trained(tmp_path)
+    (tmp_path / "best.safetensors").unlink()
+    (tmp_path / "best.safetensors").mkdir()
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"best\.safetensors is a folder.*Move it away"):
+        trained(tmp_path, resume=True)
+    for name in ("run.json", "written.json", "metrics.jsonl"):
+        folder = tmp_path / name.partition(".")[0]
+        trained(folder, num_epochs=1)
+        make_pipe(folder / name)
+        with pytest.raises(ValueError, match=rf"{name} (cannot be read|is no file)"):
+            trained(folder, num_epochs=1, resume=True)
 
 
 def test_a_flipped_bit_of_the_best_weights_is_seen_at_the_end(tmp_path):

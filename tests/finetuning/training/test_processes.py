@@ -32,11 +32,11 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path, compiled):
     train_classifier(*run_configs(model, tmp_path / "one", 6))
     settings = {"torch_compile": True, "torch_compile_backend": "aot_eager", "checkpoint_steps": 5}
     run = run_configs(model, tmp_path / "two", 3, **settings if compiled else {})
-    launch("recipes/accelerate/cpu.yaml", SCRIPT, as_flags(*run))
+    launch("src/mona_peft/finetuning/recipes/accelerate/cpu.yaml", SCRIPT, as_flags(*run))
     if compiled:
         shutil.rmtree(tmp_path / "two" / "checkpoint-00000010")
         written = (tmp_path / "two" / "checkpoint-00000005").stat().st_mtime_ns
-        launch("recipes/accelerate/cpu.yaml", SCRIPT, [*as_flags(*run), "--resume"])
+        launch("src/mona_peft/finetuning/recipes/accelerate/cpu.yaml", SCRIPT, [*as_flags(*run), "--resume"])
         assert (tmp_path / "two" / "checkpoint-00000005").stat().st_mtime_ns == written, "it started anew"
     one, two = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "two"))
     assert one["steps"] == two["steps"] == 10
@@ -53,7 +53,7 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path, compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["recipes/accelerate/cpu.yaml", FSDP_ON_CPU])
+@pytest.mark.parametrize("recipe", ["src/mona_peft/finetuning/recipes/accelerate/cpu.yaml", FSDP_ON_CPU])
 def test_processes_select_the_same_channels(tmp_path, recipe):
     model = write_classifier(tmp_path / "model")
     config = tmp_path / "accelerate.yaml"

@@ -24,6 +24,14 @@ def test_resuming_under_other_settings_is_refused(tmp_path):
     open_run(tmp_path, {"seed": 1, "num_workers": 4}, FREE, resume=True, overwrite=False)
 
 
+def test_settings_are_known_under_the_names_they_had(tmp_path):
+    open_run(tmp_path, {"model_name_or_path": "swin"}, FREE, resume=False, overwrite=False).close()
+    with pytest.raises(ValueError, match="model: 'swin' then, 'vit' now"):
+        open_run(tmp_path, {"model": "vit"}, FREE, resume=True, overwrite=False)
+    run = open_run(tmp_path, {"model": "swin"}, FREE, resume=True, overwrite=False)
+    assert run.settings == {"model": "swin"}
+
+
 @pytest.mark.parametrize("resume, overwrite", [(True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("name", ["thesis.txt", "run.json", "metrics.json"])
 def test_foreign_folders_are_neither_deleted_nor_taken_up(tmp_path, name, resume, overwrite):

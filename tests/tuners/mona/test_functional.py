@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from mona_peft import Mona
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 from mona_peft.tuners.mona import fast
 from mona_peft.tuners.mona.dropout import dropout
 from mona_peft.tuners.mona.reference import plain_delta

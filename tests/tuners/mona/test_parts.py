@@ -14,7 +14,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.nn.utils import parametrizations, prune
 
 from mona_peft import Mona, MonaConfig
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 from mona_peft.tuners.mona.reference import plain_delta
 from tests.support.models import TINY_MODELS, images, predict, randomise
 from tests.tuners.mona.test_functional import LAYOUTS, assert_equal, make_mona, make_tokens, run

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 from mona_peft.tuners.mona import Mona, fast
 from mona_peft.tuners.mona.weights import Parameters
 

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from mona_peft import Mona
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 from mona_peft.tuners.mona import use_triton
+from mona_peft.tuners.mona.fast import Filters
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 HERE = Path(__file__).parent
@@ -139,7 +140,7 @@ def test_without_a_gpu_the_switch_is_refused():
     mona = Mona(4, 2)
     with pytest.raises(RuntimeError, match="torch.cuda.is_available"):
         use_triton(mona)
-    assert not mona.triton and use_triton(mona, enabled=False) is mona
+    assert mona.filters is Mona.filters and use_triton(mona, enabled=False) is mona
 
 
 @needs_triton
@@ -155,7 +156,7 @@ import sys
 sys.modules["triton"] = None
 import torch
 from mona_peft import Mona
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 from mona_peft.tuners.mona import use_triton
 mona = Mona(4, 2)
 mona(torch.randn(1, 4, 4), TokenLayout(2, 2)).sum().backward()
@@ -163,7 +164,7 @@ try:
     use_triton(mona)
 except ImportError as error:
     assert "use_triton needs Triton" in str(error) and "pip install triton" in str(error), error
-    assert not mona.triton
+    assert mona.filters is Mona.filters
 else:
     raise SystemExit("use_triton accepted a missing Triton")
 """
@@ -173,8 +174,10 @@ else:
 @needs_triton
 def test_on_a_cpu_the_plain_operations_run():
     """A model that was switched on a GPU and then moved."""
+    from mona_peft.tuners.mona.triton import depthwise as kernels
+
     mona, layout = Mona(6, 4, init_weights=False), TokenLayout(3, 2, 1)
     x = torch.randn(2, 7, 6)
     wanted = mona.eval()(x, layout)
-    mona.triton = True
+    mona.filters = Filters(kernels.depthwise, kernels.kernel_gradient)
     assert torch.equal(mona(x, layout), wanted)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mona_peft import Mona
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 
 LAYOUT = TokenLayout(4, 4)
 

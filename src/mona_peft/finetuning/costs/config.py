@@ -7,18 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from mona_peft.finetuning.models.names import CLASSIFICATION, TASKS
 from mona_peft.finetuning.settings import Settings, option
-from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
 
-from .subjects import DEFAULT_SUBJECTS, FLOOR, SUBJECTS
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float32", "bfloat16", "float16")
 AUTOCAST = ("bfloat16", "float16")
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "process": time.process_time}
-CLASSIFICATION = "classification"
-TASKS = (CLASSIFICATION, *DENSE_KINDS)
+FLOOR = "floor"
+DEFAULT_SUBJECTS = [FLOOR, "fixed", "full", "lora", "mona-plain", "mona"]
 
 
 @dataclass
@@ -31,7 +27,7 @@ class CostsConfig(Settings):
     architecture_options: dict[str, Any] = option({}, 'Settings of the architecture, as JSON: {"fpn_channels": 256}.')
     image_size: int = option(224, "Height and width of the images, in pixels.", least=1)
     batch_size: int = option(8, "Images a step, of each process.", least=1)
-    dtype: str = option("float32", "Type of the backbone: float32, bfloat16 or float16.", choices=tuple(DTYPES))
+    dtype: str = option("float32", "Type of the backbone: float32, bfloat16 or float16.", choices=DTYPES)
     autocast: str = option(
         "", "Mixed precision: bfloat16 or float16 (with loss scaling); none if unset.", choices=("", *AUTOCAST)
     )
@@ -44,7 +40,7 @@ class CostsConfig(Settings):
     methods: list[str] = option(
         list(DEFAULT_SUBJECTS),
         "Methods to compare. The floor always takes part: the gradient goes back to the patch embedding's bias, which "
-        "trains (beside it the heads of a dense task, as with every method). With fixed the head alone trains.",
+        "trains (and the heads of a dense task, as with every method). With fixed the head alone trains.",
     )
     repeats: int = option(15, "Rounds that are timed.", least=1)
     warmup: int = option(3, "Rounds before them.", least=0)
@@ -58,6 +54,8 @@ class CostsConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        from .subjects import SUBJECTS
+
         unknown = set(self.methods) - set(SUBJECTS)
         if unknown:
             raise ValueError(f"methods={self.methods!r} has {sorted(unknown)}; choose among {list(SUBJECTS)}.")
@@ -90,3 +88,25 @@ class CostsConfig(Settings):
         words += [f"{self.processes} processes"] if self.processes > 1 else []
         modes = ("compile", "gradient_checkpointing", "channels_last")
         return ", ".join([*words, *(mode.replace("_", " ") for mode in modes if getattr(self, mode))])
+
+
+@dataclass
+class OutputConfig(Settings):
+    """Where the results go, and what is varied."""
+
+    output_dir: str = option("outputs/benchmark", "Where results and pictures are written.")
+    profile: bool = option(False, "Whether to tell where the time of a step goes, by operation, instead of timing it.")
+    scale_batch_size: list[int] = option([], "Batch sizes to plot the costs against, instead of one table.", least=1)
+    scale_image_size: list[int] = option([], "Image sizes to plot the costs against.", least=1)
+    scale_model: list[str] = option([], "Models to plot the costs against.")
+
+    def __post_init__(self) -> None:
+        if self.profile and self.varied:
+            raise ValueError(
+                f"--profile takes one setting, not several {', '.join(self.varied)}: leave --scale_* out."
+            )
+
+    @property
+    def varied(self) -> list[str]:
+        """Names of the settings with several values."""
+        return [name for name in ("batch_size", "image_size", "model") if getattr(self, f"scale_{name}")]

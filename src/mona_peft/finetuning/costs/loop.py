@@ -97,15 +97,15 @@ def compare_loops(
     """Let both loops take turns; the least median step of each counts, as other load only ever adds time.
 
     Args:
-        steps (`int`): steps of each loop in each round.
-        rounds (`int`): turns.
-        batch_size (`int`): images a step.
-        image_size (`int`): pixels a side.
-        num_workers (`int`): loading processes.
+        steps (`int`): Steps of each loop in each round.
+        rounds (`int`): Turns.
+        batch_size (`int`): Images a step.
+        image_size (`int`): Pixels a side.
+        num_workers (`int`): Loading processes.
         clock (`Callable`): `time.process_time` counts this process's CPU time, whatever else the machine does.
 
     Returns:
-        `dict[str, float]`: seconds a step of `bare loop` and `this loop`.
+        `dict[str, float]`: Seconds a step of `bare loop` and `this loop`.
     """
     medians: dict[str, list[float]] = {"bare loop": [], "this loop": []}
     with tempfile.TemporaryDirectory() as name:

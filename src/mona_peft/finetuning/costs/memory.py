@@ -1,4 +1,4 @@
-"""What training holds in memory beside the weights of the model, on any device."""
+"""What training holds in memory besides the weights of the model, on any device."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .config import DTYPES, CostsConfig
+from .config import CostsConfig
 from .processes import process_device, process_rank
 from .subjects import StartUp, prepare
 from .workloads import Workload, build_workload
@@ -48,7 +48,7 @@ class Subject:
         return placed
 
     def _run(self, function: Callable[..., Any], model: nn.Module, batch: dict[str, Any]) -> Any:
-        dtype = DTYPES.get(self.config.autocast)
+        dtype = getattr(torch, self.config.autocast) if self.config.autocast else None
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             return function(model, batch)
 

@@ -20,7 +20,9 @@ from mona_peft.finetuning.models.building import head_paths
 from mona_peft.tuners.mona import use_triton
 from mona_peft.tuners.mona.reference import use_plain
 
-FLOOR = "floor"
+from .config import DEFAULT_SUBJECTS, FLOOR
+
+__all__ = ["DEFAULT_SUBJECTS", "FLOOR", "SUBJECTS", "StartUp", "prepare"]
 
 
 def task_head(model: nn.Module) -> tuple[str, ...] | None:
@@ -71,7 +73,6 @@ SUBJECTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "mona": _method("mona"),
     "mona-triton": _mona_triton,
 }
-DEFAULT_SUBJECTS = [name for name in SUBJECTS if name != "mona-triton"]  # which needs a GPU
 
 
 class StartUp(NamedTuple):

@@ -17,7 +17,7 @@ from mona_peft.finetuning.models.backbones import find_backbone_module
 from mona_peft.finetuning.tasks.dense import freeze_final_norm
 from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
 
-from .config import DTYPES, CostsConfig
+from .config import CostsConfig
 from .models import LABELS, build_model, model_config
 
 
@@ -57,7 +57,7 @@ class Classification(Workload):
     """
 
     def __init__(self, config: CostsConfig, rank: int) -> None:
-        dtype = DTYPES[config.dtype]
+        dtype = getattr(torch, config.dtype)
         self.base = build_model(model_config(config.model, config.image_size)).to(dtype)
         generator = torch.Generator().manual_seed(config.seed + rank)
         sizes = (config.batch_size, 3, config.image_size, config.image_size)
@@ -98,7 +98,7 @@ class Dense(Workload):
         settings |= {"architecture": config.architecture} if config.architecture else {}
         with tempfile.TemporaryDirectory() as folder:  # the tasks build their models around a checkpoint
             _save(build_model(model_config(config.model, config.image_size)), Path(folder))
-            self.task = kind.make(data, kind.settings(model_name_or_path=folder, **settings), ViTImageProcessor())
+            self.task = kind.make(data, kind.settings(model=folder, **settings), ViTImageProcessor())
             base: Any = self.task.build_model()
         base.config.name_or_path = base.name_or_path = ""  # no adapter is to look for the folder
         self.base = base

@@ -33,4 +33,9 @@ def describe_data(data: Any) -> dict[str, Any]:
         data (`ClassificationData`, `ObjectData` or `SegmentationData`): The data set.
     """
     sizes = {split: len(rows) for split, rows in data.splits.items() if hasattr(rows, "__len__")}
-    return {"dataset": data.name, "split_sizes": sizes, "data_fingerprint": data.fingerprint()}
+    return {
+        "dataset": data.name,
+        "class_names": list(data.class_names),
+        "split_sizes": sizes,
+        "data_fingerprint": data.fingerprint(),
+    }

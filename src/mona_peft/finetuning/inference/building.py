@@ -16,6 +16,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from mona_peft.finetuning.data.dense.transforms import DenseSettings
+from mona_peft.finetuning.models import torchvision_classifier
 from mona_peft.finetuning.models.building import ARCHITECTURES, architecture_of
 from mona_peft.finetuning.repository import MODEL_CONFIG, PROCESSOR_CONFIG, Base, Repository
 from mona_peft.finetuning.validation import AGAIN, RepositoryError, first_line, read_json
@@ -67,7 +68,9 @@ def find_model_class(repository: Repository, config: PretrainedConfig, code: boo
     if code and "AutoModelForImageClassification" in (content.get("auto_map") or {}):
         reference = content["auto_map"]["AutoModelForImageClassification"]
         return get_class_from_dynamic_module(reference, str(repository.folder))
-    model_class = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
+    places = (transformers, torchvision_classifier)
+    named = isinstance(name, str) and name.isidentifier()
+    model_class = next((getattr(place, name) for place in places if hasattr(place, name)), None) if named else None
     proper = isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)
     fitting = proper and isinstance(config, model_class.config_class or ())  # type: ignore[union-attr]
     if not fitting or (repository.config is not None and not is_classifier(model_class)):
@@ -115,7 +118,9 @@ def read_processor(repository: Repository, base: Base | None, code: bool, dense:
     if any(not 0 < size <= MOST_PIXELS for size in sizes):
         raise RepositoryError(f"{file}: a size of {sizes} is not between 1 and {MOST_PIXELS} pixels. Correct it.")
     with explained(file):
-        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=code)
+        # The file is named: of a folder with a timm model transformers would read timm's settings instead.
+        options = {"trust_remote_code": code, "image_processor_filename": PROCESSOR_CONFIG}
+        processor = AutoImageProcessor.from_pretrained(folder, **options)
         if dense:
             DenseSettings.from_processor(processor)
         pixels = processor([Image.new("RGB", (16, 16))], return_tensors="pt")["pixel_values"]

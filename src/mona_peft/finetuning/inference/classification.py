@@ -51,8 +51,9 @@ class LoadedClassifier(Loaded):
         if not prepared:
             return []
         outputs = self.model(self.to_model(torch.cat(list(prepared))))
+        bare = self.bare_model()
         logits = outputs if isinstance(outputs, torch.Tensor) else outputs.logits
-        return label_scores(logits.float(), getattr(self.bare_model(), "config", None), top_k)
+        return label_scores(logits.float(), getattr(bare, "config", bare), top_k)
 
     def pipeline(self, **options: Any) -> Any:
         """A transformers `pipeline("image-classification")` with this model.

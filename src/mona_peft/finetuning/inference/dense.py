@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mona_peft.finetuning.data.dense.transforms import DenseSettings, eval_pixels, pad_batch
+from mona_peft.finetuning.data.dense.transforms import PAD_TO, DenseSettings, eval_pixels, pad_batch
 from mona_peft.finetuning.data.images import to_rgb
 from mona_peft.finetuning.models.architectures import ARCHITECTURES, architecture_of
+from mona_peft.finetuning.models.backbones import pads_itself
 from mona_peft.finetuning.pictures.drawing import draw_label_map, draw_objects
 
 from .predictor import Loaded
@@ -54,7 +55,8 @@ class LoadedDense(Loaded):
         architecture = architecture_of(config)
         assert architecture is not None
         find = ARCHITECTURES[architecture].find
-        pixels, sizes = pad_batch([eval_pixels(image, DenseSettings.from_processor(self.processor))])
+        multiple = 1 if find is None and pads_itself(config) else PAD_TO
+        pixels, sizes = pad_batch([eval_pixels(image, DenseSettings.from_processor(self.processor))], multiple)
         pixels = self.to_model(pixels)
         height, width = sizes[0].tolist()
         if find is None:

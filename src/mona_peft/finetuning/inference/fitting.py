@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from mona_peft.finetuning.methods import find_head
+from mona_peft.blocks.head import find_head
 from mona_peft.finetuning.models.architectures import architecture_of
 from mona_peft.finetuning.models.building import head_paths
 from mona_peft.finetuning.repository import ADAPTER_CONFIG, DELTA_CONFIG, MODEL_CONFIG, Base, Repository, count

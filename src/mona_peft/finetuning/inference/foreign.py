@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers import AutoImageProcessor
 
-from mona_peft.finetuning.methods import find_head
-from mona_peft.finetuning.repository import Repository
-from mona_peft.finetuning.validation import RepositoryError
+from mona_peft.blocks.head import find_head
+from mona_peft.finetuning.repository import LABELS, Repository
+from mona_peft.finetuning.validation import AGAIN, RepositoryError, read_json
 
 from .building import explained
 from .classification import LoadedClassifier
@@ -53,7 +53,23 @@ def load_foreign(repository: Repository, base: str | nn.Module) -> Loaded:
         raise RepositoryError(f"{repository.name} holds no adapter; base_model can only be a model for an adapter.")
     model = _build_timm(base, repository) if isinstance(base, str) else base
     check_adapter(copy.deepcopy(model).to("meta"), repository)
+    if (repository.folder / LABELS).exists():
+        model.id2label = _read_labels(repository.folder / LABELS)  # type: ignore[assignment]
     return LoadedClassifier(fill(model, repository), _processor_for(repository, model))
+
+
+def _read_labels(path: Path) -> dict[int, str]:
+    names = read_json(path).get("labels")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RepositoryError(f"{path}: labels={str(names)[:80]} must be a list of names, one a class. {AGAIN}")
+    return dict(enumerate(names))
+
+
+def timm_name(name: str) -> str:
+    """A name as `timm.create_model` takes it: with its source, where it is a folder or a repository on the Hub."""
+    if ":" in name or "/" not in name:
+        return name
+    return f"local-dir:{name}" if Path(name).is_dir() else f"hf-hub:{name}"
 
 
 def _build_timm(name: str, repository: Repository) -> nn.Module:
@@ -62,10 +78,10 @@ def _build_timm(name: str, repository: Repository) -> nn.Module:
 
     with explained(f"The timm model {name!r}"):
         with torch.device("meta"):
-            blank = timm.create_model(name)
+            blank = timm.create_model(timm_name(name))
         path = next(iter(find_head(blank) or ()), "")
         head = repository.shapes.get(f"base_model.model.{path}.weight")
-        return timm.create_model(name, pretrained=True, num_classes=head[0] if head else None)
+        return timm.create_model(timm_name(name), pretrained=True, num_classes=head[0] if head else None)
 
 
 def _processor_for(repository: Repository, model: Any) -> Any:

@@ -20,6 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from mona_peft.blocks.head import find_head
 from mona_peft.finetuning.models.architectures import architecture_of
 from mona_peft.finetuning.models.building import rebuild_model
+from mona_peft.finetuning.models.positions import load_resized
 from mona_peft.finetuning.models.pretrained import load_fitting
 from mona_peft.finetuning.repository import Base, Repository, open_base, open_repository
 from mona_peft.finetuning.validation import RepositoryError
@@ -154,6 +155,6 @@ def load_weights(
         model = rebuild_model(config, str(base.folder))
     else:
         classifies = is_classifier(model_class)
-        model, _ = load_fitting(model_class, str(base.folder), config, lambda m: (classifies and find_head(m)) or ())
+        model = load_resized(model_class, str(base.folder), config, lambda m: (classifies and find_head(m)) or ())
     model.config.name_or_path = model.name_or_path = base.name
     return model

@@ -16,8 +16,8 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     """Area under the precision-recall steps, each threshold taken once however many samples share it.
 
     Args:
-        scores (`np.ndarray`): shape `(samples,)`.
-        positive (`np.ndarray`): shape `(samples,)`, boolean; at least one is true.
+        scores (`np.ndarray`): Shape `(samples,)`.
+        positive (`np.ndarray`): Shape `(samples,)`, boolean; at least one is true.
     """
     order = np.argsort(-scores, kind="stable")
     scores, positive = scores[order], positive[order]

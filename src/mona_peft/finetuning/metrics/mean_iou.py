@@ -16,8 +16,8 @@ def pixel_counts(predicted: torch.Tensor, labels: torch.Tensor, num_classes: int
     Args:
         predicted (`torch.Tensor`): `(H, W)`, class numbers.
         labels (`torch.Tensor`): `(H, W)`, class numbers or `ignored`.
-        num_classes (`int`): number of classes.
-        ignored (`int`): label of pixels that do not count.
+        num_classes (`int`): Number of classes.
+        ignored (`int`): Label of pixels that do not count.
     """
     counted = labels != ignored
     predicted, labels = predicted[counted], labels[counted]

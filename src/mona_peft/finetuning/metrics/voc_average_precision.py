@@ -26,7 +26,7 @@ def area_under_curve(recall: np.ndarray, precision: np.ndarray, eleven_points: b
     Args:
         recall (`np.ndarray`): `(n,)`, not falling.
         precision (`np.ndarray`): `(n,)`.
-        eleven_points (`bool`): mean of the interpolated precision at recalls 0, 0.1, ..., 1.
+        eleven_points (`bool`): Mean of the interpolated precision at recalls 0, 0.1, ..., 1.
     """
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if not eleven_points:

@@ -16,8 +16,6 @@ from transformers import (
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     PretrainedConfig,
-    UperNetConfig,
-    UperNetForSemanticSegmentation,
 )
 
 from mona_peft.finetuning.settings import check_names
@@ -36,6 +34,7 @@ from .outputs import (
 )
 from .retinanet import RetinaNetConfig, RetinaNetForObjectDetection
 from .segformer_head import BackboneSegformer, BackboneSegformerConfig
+from .upernet import OfficialUperNet, OfficialUperNetConfig
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Architecture:
     Args:
         task (`str`): What it solves: `semantic_segmentation`, `detection` or `instance_segmentation`.
         config_class (`type`): Of transformers, or of this package.
-        model_class (`type`): Likewise.
+        model_class (`type`): Of the model.
         stages (`tuple[int, ...]`): Stages of the backbone it usually takes, from 1 (or -1, the last); all if empty.
         loss (`Callable`, *optional*): `loss(model, batch)` of a batch of objects. Label maps need none: transformers'
             models compute it, all in one way.
@@ -74,7 +73,7 @@ class Architecture:
 
 #: By the name on the command line.
 ARCHITECTURES = {
-    "upernet": Architecture("semantic_segmentation", UperNetConfig, UperNetForSemanticSegmentation),
+    "upernet": Architecture("semantic_segmentation", OfficialUperNetConfig, OfficialUperNet),
     "segformer": Architecture("semantic_segmentation", BackboneSegformerConfig, BackboneSegformer),
     # The paper's RetinaNet leaves out the first stage, and makes P6 and P7 itself.
     "retinanet": Architecture(

@@ -9,8 +9,12 @@ from typing import Any
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, ViTConfig
 
+from .drop_path import set_drop_path
 from .pretrained import load_fitting
 from .vit_backbone import ViTBackboneConfig
+
+#: Model types of backbones that pad their own maps.
+PADDING_THEMSELVES = ("swin", "swinv2")
 
 
 def backbone_config(
@@ -41,13 +45,20 @@ def backbone_config(
     if not 1 <= min(indices) <= max(indices) < len(config.stage_names):
         raise ValueError(f"{name_or_path} has stages 1 to {len(config.stage_names) - 1}; {indices} were asked for.")
     config.out_indices = indices
-    if drop_path is not None:
-        if not hasattr(config, "drop_path_rate"):
-            raise ValueError(f"drop_path is {drop_path}, but {config.model_type} has no drop_path_rate; leave it out.")
-        config.drop_path_rate = drop_path
+    set_drop_path(config, drop_path)
     # What belonged to the checkpoint's own task.
     config.id2label, config.architectures = {0: "LABEL_0", 1: "LABEL_1"}, None
     return config
+
+
+def pads_itself(config: PretrainedConfig) -> bool:
+    """Whether images may have any size, because the backbone pads its own maps as Swin does.
+
+    Args:
+        config (`PretrainedConfig`): Of a backbone, or of a model with one.
+    """
+    backbone = getattr(config, "backbone_config", None) or config
+    return backbone.model_type in PADDING_THEMSELVES
 
 
 def _default_stages(count: int) -> list[int]:

@@ -12,6 +12,7 @@ from mona_peft.blocks.head import find_head
 
 from .architectures import ARCHITECTURES, architecture_of, check_architecture
 from .backbones import absolute_if_folder, backbone_config, build_around_backbone, label_maps
+from .drop_path import drop_mlp_branches, set_drop_path
 from .pretrained import load_fitting
 
 
@@ -31,7 +32,8 @@ def build_model(
         class_names (`Sequence[str]`): by label.
         out_indices (`Sequence[int]`, *optional*): stages of the backbone to use, from 1; the architecture's usual ones
             if left out.
-        drop_path (`float`, *optional*): stochastic depth rate of the last block.
+        drop_path (`float`, *optional*): stochastic depth rate of the last block, on both branches; the backbone's
+            own, as transformers applies it, if left out.
         **options: settings of the architecture's configuration.
 
     Raises:
@@ -44,10 +46,15 @@ def build_model(
     if checkpoint.model_type == row.config_class.model_type:
         for name, value in {**labels, **options}.items():
             setattr(checkpoint, name, value)
-        return row.model_class.from_pretrained(name_or_path, config=checkpoint, ignore_mismatched_sizes=True)
-    backbone = backbone_config(name_or_path, out_indices or row.stages, drop_path)
-    config = row.config_class(backbone_config=backbone, **labels, **options)
-    return build_around_backbone(config, row.model_class, name_or_path)
+        set_drop_path(getattr(checkpoint, "backbone_config", None) or checkpoint, drop_path)
+        model = row.model_class.from_pretrained(name_or_path, config=checkpoint, ignore_mismatched_sizes=True)
+    else:
+        backbone = backbone_config(name_or_path, out_indices or row.stages, drop_path)
+        config = row.config_class(backbone_config=backbone, **labels, **options)
+        model = build_around_backbone(config, row.model_class, name_or_path)
+    if drop_path is not None:
+        drop_mlp_branches(model)
+    return model
 
 
 def rebuild_model(config: PretrainedConfig, base: str) -> PreTrainedModel:

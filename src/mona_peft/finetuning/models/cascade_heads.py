@@ -1,12 +1,14 @@
 """The three box and mask heads of Cascade Mask R-CNN (arXiv 1906.09756), each one of torchvision's `RoIHeads`.
 
 Every stage is matched at a higher overlap and starts from the boxes of the stage before. Boxes are class-aware, and
-their loss is the generalised IoU of the decoded boxes, as in the paper's COCO recipe.
+their loss is the generalised IoU of the decoded boxes, as in the paper's COCO recipe. Pooling, first weights, the
+masks that are learnt and the mean of the stages' logits are mmdetection's.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
-from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, generalized_box_iou_loss, remove_small_boxes
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
+from torchvision.ops import clip_boxes_to_image, generalized_box_iou_loss, remove_small_boxes, roi_align
 
 from .detector_base import Objects
+from .head_norms import find_head_norm
+from .roi_pooling import RegionPooling
 
 # Scales of the box offsets of each stage: the reciprocals of 0.1, 0.1, 0.2, 0.2, then of a half and a third of these.
 BOX_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
@@ -34,7 +38,7 @@ class CascadeSettings:
         box_convs (`int`): convolutions of a box head.
         box_features (`int`): width of a box head's last layer.
         mask_convs (`int`): convolutions of a mask head.
-        batch_norm (`bool`): whether the box heads' convolutions are normalised over the batch.
+        head_norm (`str`): norm of the box heads' convolutions, a key of `HEAD_NORMS`, or `none`.
         ious (`tuple[float, ...]`): overlap of a positive, by stage.
         loss_weights (`tuple[float, ...]`): by stage.
         box_loss_weight (`float`): of the generalised IoU loss.
@@ -50,7 +54,7 @@ class CascadeSettings:
     box_convs: int = 4
     box_features: int = 1024
     mask_convs: int = 4
-    batch_norm: bool = True
+    head_norm: str = "batch"
     ious: tuple[float, ...] = (0.5, 0.6, 0.7)
     loss_weights: tuple[float, ...] = (1.0, 0.5, 0.25)
     box_loss_weight: float = 10.0
@@ -67,13 +71,13 @@ class CascadeSettings:
             )
 
 
-def make_stage(settings: CascadeSettings, number: int, levels: list[str]) -> RoIHeads:
-    """Box and mask head of stage `number`, pooling from the pyramid `levels`."""
+def make_stage(settings: CascadeSettings, number: int, strides: Sequence[int]) -> RoIHeads:
+    """Box and mask head of stage `number`, pooling from a pyramid of these `strides`."""
     channels, classes, iou = settings.channels, settings.num_classes + 1, settings.ious[number]
-    norm = nn.BatchNorm2d if settings.batch_norm else None
+    norm = None if settings.head_norm == "none" else find_head_norm(settings.head_norm)
     box_head = FastRCNNConvFCHead((channels, 7, 7), [channels] * settings.box_convs, [settings.box_features], norm)
-    return RoIHeads(
-        MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=2),
+    stage = RoIHeads(
+        RegionPooling(strides, output_size=7),
         box_head,
         FastRCNNPredictor(settings.box_features, classes),
         fg_iou_thresh=iou,
@@ -84,10 +88,28 @@ def make_stage(settings: CascadeSettings, number: int, levels: list[str]) -> RoI
         score_thresh=settings.score_threshold,
         nms_thresh=settings.nms_threshold,
         detections_per_img=settings.max_detections,
-        mask_roi_pool=MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=2),
+        mask_roi_pool=RegionPooling(strides, output_size=14),
         mask_head=MaskRCNNHeads(channels, [channels] * settings.mask_convs, dilation=1),
         mask_predictor=MaskRCNNPredictor(channels, channels, classes),
     )
+    draw_first_weights(stage)
+    return stage
+
+
+def draw_first_weights(stage: Any) -> None:
+    """Draw what torchvision leaves to PyTorch: the layers of a box head, and its predictor and the masks' biases.
+
+    At first every class is about as likely, and a box stays where its proposal is.
+    """
+    for layer in stage.box_head.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    for layer, std in ((stage.box_predictor.cls_score, 0.01), (stage.box_predictor.bbox_pred, 0.001)):
+        nn.init.normal_(layer.weight, std=std)
+        nn.init.zeros_(layer.bias)
+    for layer in (stage.mask_predictor.conv5_mask, stage.mask_predictor.mask_fcn_logits):
+        nn.init.zeros_(layer.bias)
 
 
 class CascadeHeads(nn.Module):
@@ -95,13 +117,13 @@ class CascadeHeads(nn.Module):
 
     Args:
         settings (`CascadeSettings`): their settings.
-        levels (`list[str]`): names of the pyramid's levels to pool from.
+        strides (`Sequence[int]`): pixels a step of the pyramid's levels to pool from.
     """
 
-    def __init__(self, settings: CascadeSettings, levels: list[str]) -> None:
+    def __init__(self, settings: CascadeSettings, strides: Sequence[int]) -> None:
         super().__init__()
         self.settings = settings
-        self.stages = nn.ModuleList(make_stage(settings, number, levels) for number in range(len(settings.ious)))
+        self.stages = nn.ModuleList(make_stage(settings, number, strides) for number in range(len(settings.ious)))
 
     def losses(
         self,
@@ -138,17 +160,15 @@ class CascadeHeads(nn.Module):
     def detect(
         self, features: OrderedDict[str, Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]]
     ) -> list[Objects]:
-        """Detections by image: boxes of the last stage, scores and masks averaged over the stages. Labels from 1."""
-        scores = []
+        """Detections by image: boxes of the last stage, logits and masks averaged over the stages. Labels from 1."""
+        by_stage = []
         stage: Any
         for number, stage in enumerate(self.stages):
             logits, boxes, offsets, rois = self._boxes_and_offsets(stage, features, proposals, sizes)
-            scores.append(logits.softmax(1))
+            by_stage.append(logits)
             if number + 1 < len(self.stages):
                 proposals = _refine(boxes, logits[:, 1:].argmax(1) + 1, rois, sizes)
-        mean_scores = torch.stack(scores).mean(0)
-        # torchvision takes the softmax of what it is given; that of a logarithm of probabilities is the probabilities.
-        found = stage.postprocess_detections(mean_scores.log(), offsets, rois, sizes)
+        found = stage.postprocess_detections(torch.stack(by_stage).mean(0), offsets, rois, sizes)
         detections = [{"boxes": b, "scores": s, "labels": n} for b, s, n in zip(*found, strict=True)]
         masks = self._masks(features, found[0], found[2], sizes)
         return [{**one, "masks": mask} for one, mask in zip(detections, masks, strict=True)]
@@ -187,13 +207,33 @@ def _matched_boxes(boxes: Tensor, rows: Tensor) -> Tensor:
 
 
 def _mask_loss(stage: Any, features, rois, matched, labels, sizes, targets: list[Objects]) -> Tensor:
-    """Binary cross entropy of the masks of the positive proposals."""
+    """Binary cross entropy of the masks of the positive proposals, of their class."""
     positive = [torch.where(one > 0)[0] for one in labels]
     positive_rois = [boxes[rows] for boxes, rows in zip(rois, positive, strict=True)]
-    positive_matched = [indices[rows] for indices, rows in zip(matched, positive, strict=True)]
-    logits = stage.mask_predictor(stage.mask_head(stage.mask_roi_pool(features, positive_rois, sizes)))
-    masks, classes = [t["masks"] for t in targets], [t["labels"] for t in targets]
-    return maskrcnn_loss(logits.float(), positive_rois, masks, classes, positive_matched)
+    logits = stage.mask_predictor(stage.mask_head(stage.mask_roi_pool(features, positive_rois, sizes))).float()
+    if not len(logits):
+        return logits.sum() * 0
+    wanted = [
+        cut_masks(target["masks"], boxes, objects[rows], logits.shape[-1])
+        for target, boxes, objects, rows in zip(targets, positive_rois, matched, positive, strict=True)
+    ]
+    classes = torch.cat([one[rows] for one, rows in zip(labels, positive, strict=True)])
+    own = logits[torch.arange(len(logits), device=logits.device), classes]
+    return F.binary_cross_entropy_with_logits(own, torch.cat(wanted))
+
+
+def cut_masks(masks: Tensor, boxes: Tensor, objects: Tensor, side: int) -> Tensor:
+    """The part of each object's mask inside a box, `(N, side, side)`: 1 where at least half of a place is object.
+
+    Args:
+        masks (`Tensor`): `(objects, H, W)` of an image.
+        boxes (`Tensor`): `(N, 4)`.
+        objects (`Tensor`): `(N,)`, the object whose mask a box is to find.
+        side (`int`): rows and columns.
+    """
+    regions = torch.cat([objects[:, None].to(boxes.dtype), boxes], 1)
+    share = roi_align(masks[:, None].to(boxes.dtype), regions, side, 1.0, sampling_ratio=0, aligned=True)
+    return (share[:, 0] >= 0.5).to(boxes.dtype)
 
 
 def _is_target(rois: Tensor, matched: Tensor, target: Objects) -> Tensor:

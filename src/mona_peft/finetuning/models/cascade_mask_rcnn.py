@@ -7,17 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from transformers import AutoConfig
 
 from mona_peft.finetuning.settings import check_names
 
+from .anchors import ProposalNetwork
 from .cascade_heads import CascadeHeads, CascadeSettings
 from .detector_base import DetectorConfig, DetectorModel, DetectorOutput, Objects, image_list, shift_labels
 
 # What the heads share with `DetectorConfig`, under the same name.
-SHARED = ("score_threshold", "nms_threshold", "max_detections")
+SHARED = ("score_threshold", "nms_threshold", "max_detections", "head_norm")
 
 
 class CascadeMaskRCNNConfig(DetectorConfig):
@@ -27,6 +28,9 @@ class CascadeMaskRCNNConfig(DetectorConfig):
         anchor_scale (`float`): as in `DetectorConfig`.
         anchor_octaves (`int`): as in `DetectorConfig`.
         proposals (`int`): kept of an image after the proposal network's non-maximum suppression.
+        training_proposals (`int`, *optional*): kept of a training image; twice as many, as in the paper, if left out.
+        head_norm (`str`): norm of the box heads' convolutions: `batch`, `sync` (batch norm over all processes, the
+            paper's), `group`, `frozen` or `none`.
         heads (`dict`, *optional*): settings of `CascadeSettings` other than classes and channels.
         **kwargs: of `DetectorConfig`.
     """
@@ -38,11 +42,16 @@ class CascadeMaskRCNNConfig(DetectorConfig):
         anchor_scale: float = 8.0,
         anchor_octaves: int = 1,
         proposals: int = 1000,
+        training_proposals: int | None = None,
+        head_norm: str = "batch",
         heads: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.proposals = proposals
+        self.training_proposals = 2 * proposals if training_proposals is None else training_proposals
         self.heads = dict(heads or {})
+        # Configurations once had this instead of `head_norm`.
+        self.head_norm = head_norm if self.heads.pop("batch_norm", True) else "none"
         super().__init__(anchor_scale=anchor_scale, anchor_octaves=anchor_octaves, **kwargs)
         self.cascade_settings()
 
@@ -52,7 +61,7 @@ class CascadeMaskRCNNConfig(DetectorConfig):
         Raises:
             ValueError: If `heads` has settings that there are not, or that the detector gives.
         """
-        given = {"num_classes", "channels"}
+        given = {"num_classes", "channels", "head_norm"}
         check_names("heads", self.heads, {field.name for field in fields(CascadeSettings)} - given)
         heads = {name: tuple(value) if isinstance(value, list) else value for name, value in self.heads.items()}
         shared = {name: getattr(self, name) for name in SHARED}
@@ -77,19 +86,19 @@ class CascadeMaskRCNNForInstanceSegmentation(DetectorModel):
     def __init__(self, config: CascadeMaskRCNNConfig) -> None:
         super().__init__(config, TopLevel())
         anchors = self.make_anchors()
-        self.proposal_network = RegionProposalNetwork(
+        self.proposal_network = ProposalNetwork(
             anchors,
             RPNHead(config.fpn_channels, anchors.num_anchors_per_location()[0]),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
             batch_size_per_image=256,
             positive_fraction=0.5,
-            pre_nms_top_n={"training": 2 * config.proposals, "testing": config.proposals},
-            post_nms_top_n={"training": config.proposals, "testing": config.proposals},
+            pre_nms_top_n={"training": config.training_proposals, "testing": config.proposals},
+            post_nms_top_n={"training": config.training_proposals, "testing": config.proposals},
             nms_thresh=0.7,
         )
-        levels = [str(number) for number in range(len(config.backbone_config.out_indices))]
-        self.cascade = CascadeHeads(config.cascade_settings(), levels)
+        # The level above the backbone's is for proposals alone.
+        self.cascade = CascadeHeads(config.cascade_settings(), self.strides[:-1])
         self.post_init()
 
     def forward(
@@ -112,7 +121,9 @@ class CascadeMaskRCNNForInstanceSegmentation(DetectorModel):
         features = self.pyramid(pixel_values)
         with torch.autocast(pixel_values.device.type, enabled=False):
             features = type(features)((name, feature.float()) for name, feature in features.items())
-            shifted = shift_labels(targets, 1) if self.training and targets is not None else None
+            shifted = None
+            if self.training and targets is not None:
+                shifted = [{**one, "size": size} for one, size in zip(shift_labels(targets, 1), sizes, strict=True)]
             proposals, losses = self.proposal_network(images, features, shifted)
             if shifted is not None:
                 losses = losses | self.cascade.losses(features, proposals, images.image_sizes, shifted)

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
 from transformers import AutoBackbone, AutoConfig, PretrainedConfig, PreTrainedModel
+
+from .anchors import StridedAnchors
 
 Objects = dict[str, Tensor]
 
@@ -102,12 +103,12 @@ class DetectorModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: torchvision's modules initialise themselves, as their papers want it."""
 
-    def make_anchors(self) -> AnchorGenerator:
+    def make_anchors(self) -> StridedAnchors:
         """Anchors of every level, sized by its stride. Their tables are no buffers, so the device is set here."""
         steps = [2 ** (n / self.config.anchor_octaves) for n in range(self.config.anchor_octaves)]
-        sizes = tuple(tuple(self.config.anchor_scale * stride * step for step in steps) for stride in self.strides)
+        sizes = [[self.config.anchor_scale * stride * step for step in steps] for stride in self.strides]
         with torch.device("cpu"):
-            return AnchorGenerator(sizes, (tuple(self.config.anchor_ratios),) * len(sizes))
+            return StridedAnchors(sizes, self.config.anchor_ratios, self.strides)
 
     def pyramid(self, pixel_values: Tensor) -> OrderedDict[str, Tensor]:
         """Feature maps by level, from the finest, of images `(B, 3, H, W)`."""

@@ -1,7 +1,7 @@
 """RetinaNet (arXiv 1708.02002) on a transformers backbone: torchvision's head, losses and post-processing.
 
 As the paper's VOC recipe has it: a pyramid over stages 2 to 4 with P6 and P7 computed from the backbone's last map
-(mmdetection's `add_extra_convs="on_input"`).
+(mmdetection's `add_extra_convs="on_input"`), and anchors at their own strides.
 """
 
 from __future__ import annotations
@@ -36,13 +36,21 @@ class RetinaNetConfig(DetectorConfig):
 
 
 class TopLevels(LastLevelP6P7):
-    """P6 and P7 from the backbone's last map, whatever its channels: torchvision goes by their number."""
+    """P6 and P7 from the backbone's last map, whatever its channels (torchvision goes by their number).
+
+    P7 is a convolution of P6 as it is: torchvision and the paper of RetinaNet put a ReLU between, mmdetection none.
+    """
 
     levels = 2
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels)
         self.use_P5 = False
+
+    def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        """Add the two levels to the maps `p` and their `names`."""
+        sixth = self.p6(c[-1])
+        return [*p, sixth, self.p7(sixth)], [*names, "p6", "p7"]
 
 
 class GivenFeatures(nn.Module):

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from mona_peft.finetuning.files import replacing
+from mona_peft.finetuning.files import refuse_special, replacing
 
 DIGEST = "sha256"
 
@@ -54,6 +54,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         `ValueError`: If the file is missing, or is not what was written.
     """
     try:
+        refuse_special(path)
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             expected = (file.metadata() or {}).get(DIGEST)

@@ -47,9 +47,9 @@ def worst_mistakes(scores: torch.Tensor, labels: torch.Tensor, count: int) -> to
     """Rows of the wrong predictions that give their true class the least probability, worst first.
 
     Args:
-        scores (`torch.Tensor`): logits `(samples, classes)`.
-        labels (`torch.Tensor`): true class `(samples,)`.
-        count (`int`): at most so many.
+        scores (`torch.Tensor`): Logits `(samples, classes)`.
+        labels (`torch.Tensor`): True class `(samples,)`.
+        count (`int`): At most so many.
     """
     probability = scores.softmax(1).gather(1, labels[:, None])[:, 0]
     wrong = (scores.argmax(1) != labels).nonzero()[:, 0]

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-
-from mona_peft.finetuning.training.run_folder import read_log
+from typing import Any
 
 TIMED = {"step_seconds", "samples_per_second", "data_wait", "memory_gib"}
 NOT_DRAWN = {"kind", "step", "epoch", "num_samples", "grad_norm", *TIMED}
 
 
-def draw_curves(log: Path, picture: Path) -> None:
-    """Draw a panel a figure from `metrics.jsonl`.
+def draw_curves(records: Sequence[dict[str, Any]], picture: Path) -> None:
+    """Draw a panel a figure from the records of a run.
 
     Args:
-        log (`Path`): the `metrics.jsonl`.
-        picture (`Path`): the PNG to write.
+        records (`Sequence[dict[str, Any]]`): Those of `metrics.jsonl`, each with its `kind` and `step`.
+        picture (`Path`): The PNG to write; none is written where there is no figure.
     """
     from matplotlib.figure import Figure
 
-    records = read_log(log)
     numbers = [name for record in records for name, value in record.items() if isinstance(value, int | float)]
     names = [name for name in dict.fromkeys(numbers) if name not in NOT_DRAWN]
     if not names:

@@ -1,4 +1,4 @@
-"""Pictures of dense predictions: boxes, masks and label maps on their image, and sheets of them beside the truth."""
+"""Pictures of dense predictions: boxes, masks and label maps on their image, and sheets of them next to the truth."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def draw_objects(image: Image.Image, objects: dict[str, Any], class_names: Seque
         image (`PIL.Image.Image`): RGB.
         objects (`dict`): `boxes` `(N, 4)` in its pixels, `labels`, and where there are such `scores` and `masks`
             `(N, H, W)`, boolean.
-        class_names (`Sequence[str]`): by label.
+        class_names (`Sequence[str]`): By label.
     """
     large, factor = enlarge(image)
     pixels = torch.from_numpy(np.array(large)).permute(2, 0, 1)
@@ -72,9 +72,9 @@ def draw_sheet(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], pat
     """Write rows of pictures under column titles.
 
     Args:
-        rows (`Sequence[Sequence[PIL.Image.Image]]`): each as long as `titles`.
-        titles (`Sequence[str]`): of the columns.
-        path (`Path`): of the PNG.
+        rows (`Sequence[Sequence[PIL.Image.Image]]`): Each as long as `titles`.
+        titles (`Sequence[str]`): Of the columns.
+        path (`Path`): Of the PNG.
     """
     from matplotlib.figure import Figure
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .variants import Variant
@@ -10,6 +10,7 @@ from .variants import Variant
 DEFAULT_LABEL = "mona"
 
 # Group: settings by name. The default of each is the variant `mona` itself.
+DEFAULT_INIT = {"init_weights": True}
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "design": {f"design {name}": {"variant": name} for name in ("v1", "v2", "v3")},
     "positions": {f"{name} only": {"positions": [name]} for name in ("attention", "mlp")},
@@ -20,7 +21,11 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "scale": {"scalar scales": {"scale": "scalar"}},
     "norm": {f"norm {name}": {"norm": name} for name in ("batch", "none")},
     "biases": {"convolutions without biases": {"conv_bias": False}},
-    "initialisation": {"official weights": {"init_weights": "official"}, "random weights": {"init_weights": False}},
+    "initialisation": {
+        "zero weights": {"init_weights": True},
+        "official weights": {"init_weights": "official"},
+        "random weights": {"init_weights": False},
+    },
 }
 
 GROUPS = ("bottleneck", "backbone", *SETTINGS)
@@ -31,6 +36,9 @@ def ablation_variants(
     bottleneck_dim: int = 64,
     bottlenecks: Sequence[int] = (16, 32, 128),
     backbones: Sequence[str] = (),
+    own_backbone: str = "",
+    options: Mapping[str, Any] | None = None,
+    full_options: Mapping[str, Any] | None = None,
 ) -> list[Variant]:
     """The default Mona, and every setting of the groups.
 
@@ -39,6 +47,9 @@ def ablation_variants(
         bottleneck_dim (`int`): Of the default.
         bottlenecks (`Sequence[int]`): The other sizes of the bottleneck.
         backbones (`Sequence[str]`): Names of the testbed's backbones, each trained with Mona and in full.
+        own_backbone (`str`): The one of these that the default has already been trained on.
+        options (`Mapping[str, Any]`, *optional*): Other settings of the default.
+        full_options (`Mapping[str, Any]`, *optional*): Settings of full fine-tuning.
 
     Raises:
         `ValueError`: if a group is unknown.
@@ -46,24 +57,30 @@ def ablation_variants(
     unknown = [group for group in groups if group not in GROUPS]
     if unknown:
         raise ValueError(f"Unknown groups {', '.join(unknown)}; choose from {', '.join(GROUPS)}.")
-    base = {"bottleneck_dim": bottleneck_dim}
+    base = {**(options or {}), "bottleneck_dim": bottleneck_dim}
     variants = [Variant(DEFAULT_LABEL, "mona", base, group="default")]
     for group in groups:
         if group == "bottleneck":
             sizes = [size for size in bottlenecks if size != bottleneck_dim]
-            variants += [Variant(f"bottleneck {n}", "mona", {"bottleneck_dim": n}, group=group) for n in sizes]
+            variants += [Variant(f"bottleneck {n}", "mona", {**base, "bottleneck_dim": n}, group=group) for n in sizes]
         elif group == "backbone":
-            variants += [variant for backbone in backbones for variant in _on_backbone(backbone, base)]
-        else:
+            trained = [_on_backbone(backbone, base, full_options or {}) for backbone in backbones]
             variants += [
-                Variant(label, "mona", {**base, **options}, group=group) for label, options in SETTINGS[group].items()
+                one for pair in trained for one in pair if (one.method, one.backbone) != ("mona", own_backbone)
+            ]
+        else:
+            settings = {label: {**base, **changes} for label, changes in SETTINGS[group].items()}
+            variants += [
+                Variant(label, "mona", changed, group=group)
+                for label, changed in settings.items()
+                if changed != {**DEFAULT_INIT, **base}
             ]
     return variants
 
 
-def _on_backbone(backbone: str, options: dict[str, Any]) -> list[Variant]:
+def _on_backbone(backbone: str, options: dict[str, Any], full_options: Mapping[str, Any]) -> list[Variant]:
     """Mona and full fine-tuning of one backbone."""
     return [
         Variant(f"{backbone} backbone, mona", "mona", options, backbone, "backbone"),
-        Variant(f"{backbone} backbone, full", "full", {}, backbone, "backbone"),
+        Variant(f"{backbone} backbone, full", "full", dict(full_options), backbone, "backbone"),
     ]

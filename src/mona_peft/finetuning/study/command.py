@@ -1,94 +1,45 @@
-"""What `scripts/compare.py` and `scripts/ablate.py` do: run a study as far as asked, and write its results."""
+"""What `mona-peft compare` and `mona-peft ablate` do: run a study as far as asked, and write its results."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
+from mona_peft.finetuning import recipes
+from mona_peft.finetuning.arguments import flag_of
 from mona_peft.finetuning.costs.counts import count_all, format_counts
-from mona_peft.finetuning.data.sources.classification import DataConfig
 from mona_peft.finetuning.environment import command_line, package_versions
-from mona_peft.finetuning.settings import Settings, flags_of, option, parse_arguments, refuse_unused
-from mona_peft.finetuning.tasks.classification import ClassificationConfig
-from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
+from mona_peft.finetuning.settings import read_mapping, refuse_unused
 from mona_peft.finetuning.training.config import TrainingConfig
 
-from .ablations import DEFAULT_LABEL, GROUPS, ablation_variants
+from .ablations import DEFAULT_LABEL, ablation_variants
+from .config import AblateConfig, CompareConfig, StudyConfig, parse_study
 from .plan import Plan
 from .report import Results, replace_block, write_report
 from .runs import Study, settings_of
 from .table import REFERENCE, make_rows, sort_rows
 from .testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS, DigitsTestbed
+from .testbeds.real import RealTestbed
 from .testbeds.recipes import ClassificationTestbed, DenseTestbed
 from .testbeds.scenes import SIZES as SCENES_SIZES
 from .testbeds.scenes import ScenesTestbed
 from .testbeds.testbed import Testbed
-from .variants import PAPER_METHODS, Variant, method_variants
+from .variants import Variant, method_variants
 
-# By task: the settings of its data and of itself.
-TASK_ARGUMENTS: dict[str, tuple[type, type]] = {
-    "classification": (DataConfig, ClassificationConfig),
-    **{name: (kind.data_settings, kind.settings) for name, kind in DENSE_KINDS.items()},
-}
-# Flags that say how much of a study to do now, and where to write it: no part of the command that repeats it.
-HOW_MUCH_NOW = ("--max_runs", "--report_only", "--study_dir", "--results_dir", "--readme")
-
-
-@dataclass
-class StudyConfig(Settings):
-    """A study: what of it to run, and where its results go."""
-
-    task: str = option("classification", "What to compare on: classification, semantic_segmentation, detection, ...")
-    study_dir: str = option("outputs/study", "Folder of the study; a study in it goes on where it was.")
-    results_dir: str | None = option(None, "Where table, figures and report are written; in study_dir if unset.")
-    study_size: str = option("full", "Without a dataset: the embedded study, full (minutes) or tiny.")
-    learning_rates: list[float] = option(
-        [], "The grid of learning rates; rates are chosen on the validation split.", above=0
-    )
-    seeds: int | None = option(None, "Runs of each variant at its chosen rate.", least=1)
-    search_seeds: int | None = option(None, "Runs at each rate of the grid; all seeds if unset.", least=1)
-    max_runs: int | None = option(None, "Stop after this many runs; the same command goes on from there.", least=1)
-    report_only: bool = option(False, "Run nothing, write the results of the runs there are.")
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data."""
-        super().__post_init__()
-        if self.study_size not in STUDY_SIZES:
-            raise ValueError(f"Unknown study_size {self.study_size!r}; choose one of {', '.join(STUDY_SIZES)}.")
-        if self.task not in TASK_ARGUMENTS:
-            raise ValueError(f"Unknown task {self.task!r}; choose one of {', '.join(TASK_ARGUMENTS)}.")
-
-
-@dataclass
-class CompareConfig(Settings):
-    """The comparison of methods."""
-
-    methods: list[str] = option(list(PAPER_METHODS), "Names of methods in mona_peft.finetuning.methods.")
-    variant_options: dict[str, Any] = option({}, 'Settings by method, as JSON: {"mona": {"bottleneck_dim": 32}}.')
-    parameters: bool = option(False, "Only print what every method trains in Swin-T, B, L and ViT-B.")
-    readme: str | None = option(
-        None, "Put the table between this file's markers, results:begin and results:end (dense: results-<task>)."
-    )
-
-
-@dataclass
-class AblateConfig(Settings):
-    """The ablations of Mona."""
-
-    groups: list[str] = option(list(GROUPS), f"Some of {', '.join(GROUPS)}.")
-    bottleneck_dim: int | None = option(None, "Bottleneck of the default Mona; 64, or 16 on the digits.", least=1)
-    bottlenecks: list[int] = option([], "The other sizes; 16, 32 and 128, or 4, 8 and 32 on the digits.", least=1)
-    full_rates: list[float] = option(
-        [], "Grid of full fine-tuning, where backbones are compared; 0.003 on the digits.", above=0
-    )
-    backbones: list[str] = option([], "Models, or sizes of the digits' Swin, to train with Mona and in full.")
-
+__all__ = [
+    "AblateConfig",
+    "CompareConfig",
+    "StudyConfig",
+    "make_plan",
+    "make_testbed",
+    "parse_study",
+    "run_ablation",
+    "run_comparison",
+]
 
 # The ablations on the digits are at one rate each, a good one for Mona and one for full fine-tuning.
 DIGITS_MONA_RATE = 1e-2
@@ -101,15 +52,18 @@ RATE_FACTORS = (0.5, 1.0, 2.0)
 def run_comparison(
     study: StudyConfig, compare: CompareConfig, data: Any, config: Any, training: TrainingConfig
 ) -> Results | None:
-    """Compare methods; see `scripts/compare.py`."""
+    """Compare methods; see `mona-peft compare`."""
     if compare.parameters:
         print(format_counts(count_all(methods=compare.methods)))
         return None
-    embedded = data.dataset is None
-    options = {**(DIGITS_OPTIONS if embedded else {}), **compare.variant_options}
-    variants = method_variants(compare.methods, options)
+    embedded = is_embedded(study, data)
+    options = DIGITS_OPTIONS if embedded else own_settings(config, "options")
+    asked = compare.variant_options
+    options = {name: {**options.get(name, {}), **asked.get(name, {})} for name in {**options, **asked}}
+    variants = method_variants(compare.methods, options, own_settings(config, "drop_path"))
     testbed = make_testbed(study, data, config, training)
-    results = run_study(study, testbed, make_plan(study, testbed, variants, training, embedded), REFERENCE)
+    plan = make_plan(study, testbed, variants, training, embedded, own_settings(config, "learning_rate"))
+    results = run_study(study, testbed, plan, REFERENCE)
     if compare.readme:
         path = Path(compare.readme)
         text = replace_block(path.read_text(encoding="utf-8"), results.summary(), block_name(study.task))
@@ -125,47 +79,91 @@ def block_name(task: str) -> str:
 def run_ablation(
     study: StudyConfig, ablate: AblateConfig, data: Any, config: Any, training: TrainingConfig
 ) -> Results:
-    """Compare settings of Mona; see `scripts/ablate.py`."""
-    embedded = data.dataset is None
+    """Compare settings of Mona; see `mona-peft ablate`."""
+    embedded = is_embedded(study, data)
     digits = embedded and study.task == "classification"
+    options = own_settings(config, "options")
     variants = ablation_variants(
         ablate.groups,
-        ablate.bottleneck_dim or (16 if embedded else 64),
+        ablate.bottleneck_dim or options.get("mona", {}).get("bottleneck_dim") or (16 if embedded else 64),
         ablate.bottlenecks or ((4, 8, 32) if embedded else (16, 32, 128)),
-        ablate.backbones or (tuple(SWIN_WIDTHS) if digits else ()),
+        [model_of(name) for name in ablate.backbones] or (tuple(SWIN_WIDTHS) if digits else ()),
+        "" if embedded else config.model,
+        options.get("mona"),
+        options.get("full"),
     )
+    drop_paths = own_settings(config, "drop_path")
+    variants = [replace(variant, drop_path=drop_paths.get(variant.method)) for variant in variants]
     testbed = make_testbed(study, data, config, training)
-    plan = make_plan(study, testbed, variants, training, embedded)
-    full_rates = tuple(ablate.full_rates or ((DIGITS_FULL_RATE,) if digits else plan.learning_rates))
-    plan = replace(plan, rates={v.label: full_rates for v in variants if v.method == "full"})
+    plan = make_plan(study, testbed, variants, training, embedded, own_settings(config, "learning_rate"))
+    full_rates = tuple(ablate.full_rates or ((DIGITS_FULL_RATE,) if digits else ()))
+    if full_rates:
+        plan = replace(plan, rates={**plan.rates, **{v.label: full_rates for v in variants if v.method == "full"}})
     if digits and not study.learning_rates:
         plan = replace(plan, learning_rates=(DIGITS_MONA_RATE,))
     return run_study(study, testbed, plan, DEFAULT_LABEL)
 
 
+def own_settings(config: Any, name: str) -> dict[str, Any]:
+    """By method, what a recipe has for it alone: its `options`, `drop_path` or `learning_rate`, where it has them."""
+    return {method: section[name] for method, section in config.by_method.items() if section[name] is not None}
+
+
+def is_embedded(study: StudyConfig, data: Any) -> bool:
+    """Whether the study is on the package's own small data, with models of their size."""
+    return data.dataset is None and study.testbed is None
+
+
+def model_of(name: str) -> str:
+    """The model of a packaged recipe; any other name as it is."""
+    return read_mapping(recipes.path(name))["model"] if name in recipes.names() else name
+
+
 def make_testbed(study: StudyConfig, data: Any, config: Any, training: TrainingConfig) -> Testbed:
     """The data set that was asked for, or the embedded one of the task."""
     dense = study.task != "classification"
+    if study.testbed:
+        refuse_unused((data, config, training), ["shots", "data_dir"], f"--testbed {study.testbed} has")
+        return RealTestbed(study.testbed, Path(study.material), data.shots, data.data_dir)
     if data.dataset is None:
         refuse_unused((data, config, training), used=["architecture"] if dense else [])
         if dense:
             return ScenesTestbed(study.task, config.architecture, SCENES_SIZES[study.study_size])
         return DigitsTestbed(STUDY_SIZES[study.study_size])
+    choice: dict[str, Any] = {"select_on": study.select_on, "fraction": study.held_out}
     if dense:
-        return DenseTestbed(study.task, data, config, training)
-    return ClassificationTestbed(data, config, training)
+        return DenseTestbed(study.task, data, config, training, **choice)
+    return ClassificationTestbed(data, config, training, **choice)
 
 
 def make_plan(
-    study: StudyConfig, testbed: Testbed, variants: Sequence[Variant], training: TrainingConfig, embedded: bool
+    study: StudyConfig,
+    testbed: Testbed,
+    variants: Sequence[Variant],
+    training: TrainingConfig,
+    embedded: bool,
+    own_rates: Mapping[str, float] | None = None,
 ) -> Plan:
-    """The plan that was asked for, with the testbed's defaults for what was not."""
+    """The plan that was asked for, with the testbed's defaults for what was not.
+
+    Without a grid, that of a method is around its own rate in the recipe (`own_rates`), or that of all.
+    """
     seeds = study.seeds or testbed.seeds
     default_rates = testbed.learning_rates or tuple(f * training.learning_rate for f in RATE_FACTORS)
     # A run on the digits takes seconds, one on the scenes most of a minute.
     embedded_search = min(2, seeds) if study.task == "classification" else 1
     search_seeds = study.search_seeds or (embedded_search if embedded else None)
-    return Plan(tuple(variants), tuple(study.learning_rates or default_rates), seeds, search_seeds)
+    own = {} if study.learning_rates else own_rates or {}
+    rates = {v.label: tuple(f * own[v.method] for f in RATE_FACTORS) for v in variants if v.method in own}
+    first = {} if study.learning_rates else {v.label: testbed.first_rates(v) for v in variants}
+    return Plan(
+        tuple(variants),
+        tuple(study.learning_rates or default_rates),
+        seeds,
+        search_seeds or (1 if testbed.ladder else None),
+        {label: grid for label, grid in (rates | first).items() if grid},
+        () if study.learning_rates else testbed.ladder,
+    )
 
 
 def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str) -> Results:
@@ -208,23 +206,5 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
 
 
 #: Settings that say how much of a study to do now, and where: they are no part of what makes its results.
-FREE_SETTINGS = ("study_dir", "results_dir", "max_runs", "report_only", "readme")
-FREE_FLAGS = tuple(flag for name in FREE_SETTINGS for flag in flags_of(name))
-
-
-def parse_study(kind: type, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
-    """Read a command line: settings of the study, of `kind`, of the task's data, of the task and of the loop.
-
-    Args:
-        kind (`type`): `CompareConfig` or `AblateConfig`.
-        arguments (`Sequence[str]`, *optional*): `sys.argv[1:]` if left out.
-
-    Raises:
-        `ValueError`: if the task is unknown.
-    """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    task_flag = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    task_flag.add_argument("--task", default="classification")
-    task = task_flag.parse_known_args(words)[0].task
-    types = TASK_ARGUMENTS[StudyConfig(task=task).task]
-    return parse_arguments([StudyConfig, kind, *types, TrainingConfig], words)
+FREE_SETTINGS = ("study_dir", "material", "results_dir", "max_runs", "report_only", "readme")
+FREE_FLAGS = tuple(flag_of(name) for name in FREE_SETTINGS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,7 +17,6 @@ from transformers.utils import logging as transformers_logging
 
 from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.inference.loading import load
-from mona_peft.finetuning.settings import Settings, option
 from mona_peft.finetuning.training.evaluation import evaluate_model
 
 from .demo_pictures import draw_predictions
@@ -37,22 +35,6 @@ from .variants import method_variants
 METHODS = ("mona", "fixed", "full")
 # The paper's 64 is a third of the width of Swin-L's first stage; this is half of the small backbones'.
 METHOD_OPTIONS = {"mona": {"bottleneck_dim": 16}}
-
-
-@dataclass
-class DemoConfig(Settings):
-    """The demo, run when no dataset is given."""
-
-    demo_size: str = option("full", "How much the demo does: full (minutes) or tiny (seconds).")
-    demo_dir: str = option("outputs/demo", "Where the demo writes; one in it goes on where it was.")
-
-
-@dataclass
-class DenseDemoConfig(Settings):
-    """The demo, run when no dataset is given."""
-
-    demo_size: str = option("full", "How much the demo does: full (half an hour) or tiny (seconds).")
-    demo_dir: str = option("outputs/demo-dense", "Where the demo writes; its models share their pretrained backbones.")
 
 
 def run_demo(size_name: str, folder: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def plot_seconds(rows: Sequence[Row], metric_name: str) -> Figure:
 
 
 def plot_memory(rows: Sequence[Row], metric_name: str) -> Figure:
-    """The test figure against what training holds beside the weights."""
+    """The test figure against what training holds besides the weights."""
     label = "activations, gradients and optimiser states, MiB"
     return _scatter(rows, lambda row: row.memory_bytes / MEBIBYTE, label, metric_name)
 

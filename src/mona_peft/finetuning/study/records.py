@@ -10,6 +10,9 @@ from urllib.parse import quote
 
 from mona_peft.finetuning.files import write_json
 
+# The testbed goes by this name in files, those of older studies too.
+TESTBED_KEY = "benchmark"
+
 
 @dataclass(frozen=True)
 class RunKey:
@@ -40,7 +43,7 @@ class Record:
         method (`str`): Its method.
         options (`dict[str, Any]`): Its settings.
         backbone (`str`): Its backbone.
-        group (`str`): What it is a setting of, in an ablation.
+        group (`str`): The setting that it varies, in an ablation.
         learning_rate (`float`): Of the run.
         seed (`int`): Of the run.
         validation (`float`): Best figure on the validation split, the only one that choices are made by.
@@ -50,10 +53,13 @@ class Record:
         head_trainable (`int`): Parameters of the head.
         seconds (`float`): Training time, evaluation included: of the processor where the model trains on the CPU,
             which other programs do not lengthen, else of the clock.
-        memory_bytes (`int`): What training holds beside the weights; see `training_memory`.
+        memory_bytes (`int`): What training holds besides the weights; see `training_memory`.
         bytes_on_disk (`int`): Size of the saved weights.
         losses (`list[list[float]]`): Pairs of step and training loss.
+        validations (`list[list[float]]`): Pairs of step and validation figure.
+        data (`str`): Fingerprint of the data, with the training images that the seed drew.
         versions (`dict[str, str]`): Of the packages that computed it.
+        drop_path (`float`, *optional*): The variant's own drop path.
     """
 
     label: str
@@ -72,7 +78,10 @@ class Record:
     memory_bytes: int = 0
     bytes_on_disk: int = 0
     losses: list[list[float]] = field(default_factory=list)
+    validations: list[list[float]] = field(default_factory=list)
+    data: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    drop_path: float | None = None
 
     @property
     def key(self) -> RunKey:

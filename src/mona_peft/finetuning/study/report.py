@@ -16,9 +16,11 @@ from matplotlib.figure import Figure
 from mona_peft.finetuning.files import write_json
 
 from .plots import plot_groups, plot_losses, plot_memory, plot_parameters, plot_seconds
-from .records import Record
+from .records import TESTBED_KEY, Record
 from .selection import chosen_records
+from .splits import CHOSEN_ON, VALIDATION
 from .table import Row, escape_markdown, headers, rows_from_json, text_cells, to_csv, to_json, to_markdown
+from .variants import settings_text
 
 RESULTS_FILE = "results.json"
 
@@ -55,15 +57,23 @@ class Results:
         values = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
         return cls(**{**values, "rows": rows_from_json(values["rows"])})
 
+    @property
+    def chosen_on(self) -> str:
+        """What learning rates and weights were chosen on, in words."""
+        return self.settings.get(TESTBED_KEY, {}).get(CHOSEN_ON, VALIDATION)
+
     def summary(self) -> str:
         """The table in Markdown, with a line that says how it came about."""
         seeds = sorted({row.seeds for row in self.rows})
         count = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
         table, title = to_markdown(self.rows, self.metric_name, self.reference), escape_markdown(self.title)
+        variants = self.settings.get("plan", {}).get("variants", [])
+        lines = [settings_text(one) for one in variants if not one.get("group")]
+        settings = f"\n\nSettings: {'; '.join(filter(None, lines))}." if any(lines) else ""
         ends = ", (end) where that is an end of the grid" if any(row.at_grid_end for row in self.rows) else ""
         return (
-            f"{title[0].upper()}{title[1:]}; {count}; rates chosen on the validation split{ends}; made by "
-            f"`{self.command}`.\n\n{table}"
+            f"{title[0].upper()}{title[1:]}; {count}; rates chosen on {self.chosen_on}{ends}; made by "
+            f"`{self.command}`.\n\n{table}{settings}"
         )
 
 
@@ -120,7 +130,7 @@ CAPTIONS = {
     "parameters": "Test figure against the parameters trained in the backbone.",
     "losses": "Training loss at the chosen learning rate, mean over seeds.",
     "seconds": "Test figure against training time.",
-    "memory": "Test figure against what training holds in memory beside the weights.",
+    "memory": "Test figure against what training holds in memory besides the weights.",
 }
 
 STYLE = (
@@ -139,8 +149,8 @@ def to_html(results: Results, images: dict[str, bytes]) -> str:
     settings = html.escape(json.dumps({"settings": results.settings, "versions": results.versions}, indent=1))
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f"</head><body><h1>{title}</h1><p>Learning rates were chosen on the validation split. Intervals are bootstrap "
-        "intervals of the mean over seeds; p-values are of paired t-tests over seeds.</p>"
+        f"</head><body><h1>{title}</h1><p>Learning rates were chosen on {html.escape(results.chosen_on)}. "
+        "Intervals are bootstrap intervals of the mean over seeds; p-values are of paired t-tests over seeds.</p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{figures}"
         f"<h2>How it was made</h2><pre>{html.escape(results.command)}</pre><pre>{settings}</pre></body></html>\n"
     )

@@ -13,32 +13,30 @@ import random
 import shutil
 import time
 from dataclasses import asdict, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import send_to_device
-from peft import PeftModel
-from torch import nn
 from tqdm.auto import tqdm
 
 from mona_peft.finetuning.costs.memory import training_memory
 from mona_peft.finetuning.environment import package_versions
 from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.repository import weights_size
+from mona_peft.finetuning.settings import with_new_names
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.loop import REPOSITORY
 from mona_peft.finetuning.training.run_folder import LOG_FILE, read_log
 from mona_peft.summary import summary
 
 from .plan import Plan
-from .records import Record, RunKey, load_records
+from .records import TESTBED_KEY, Record, RunKey, load_records
 from .selection import choose_rate
 from .testbeds.testbed import Testbed
 from .variants import Variant
 
 SETTINGS_FILE = "study.json"
-# The testbed goes by this name in files, those of older studies too.
-TESTBED_KEY = "benchmark"
 
 
 class Study:
@@ -81,7 +79,7 @@ class Study:
         settings = json.loads(json.dumps(self.testbed.describe()))
         path = self.folder / SETTINGS_FILE
         if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))[TESTBED_KEY]
+            before = with_new_names(json.loads(path.read_text(encoding="utf-8"))[TESTBED_KEY])
             differing = [k for k in sorted(before.keys() | settings.keys()) if before.get(k) != settings.get(k)]
             if differing:
                 listed = "; ".join(f"{k}: {before.get(k)!r} then, {settings.get(k)!r} now" for k in differing)
@@ -92,6 +90,7 @@ class Study:
             "learning_rates": self.plan.learning_rates,
         }
         plan |= {"seeds": self.plan.seeds, "search_seeds": self.plan.search_seeds, "rates": self.plan.rates}
+        plan |= {"ladder": self.plan.ladder} if self.plan.ladder else {}
         write_json(path, {TESTBED_KEY: settings, "plan": plan})
 
     def records(self) -> list[Record]:
@@ -101,18 +100,26 @@ class Study:
         return sorted((r for r in found if r.label in order), key=lambda r: (order[r.label], r.learning_rate, r.seed))
 
     def missing(self) -> list[RunKey]:
-        """The runs still to do: those of the grids, and, for each variant whose grid is whole, its other seeds."""
-        records = self.records()
-        done = {record.key for record in records}
-        keys: list[RunKey] = []
-        for variant in self.plan.variants:
-            grid = self.plan.grid(variant)
-            wanted = grid
-            if done.issuperset(grid):
-                in_grid = [record for record in records if record.key in set(grid)]
-                wanted = self.plan.rest(variant, choose_rate(in_grid, self.testbed.greater_is_better))
-            keys += [key for key in wanted if key not in done]
-        return keys
+        """The runs still to do: those of the grids, and, for each variant whose grid is whole, its other seeds.
+
+        One of each variant in turn, so that a study that is stopped has something of all.
+        """
+        records = {record.key: record for record in self.records()}
+        by_variant = [[k for k in self._wanted(v, records) if k not in records] for v in self.plan.variants]
+        return [key for turn in zip_longest(*by_variant) for key in turn if key is not None]
+
+    def _wanted(self, variant: Variant, records: dict[RunKey, Record]) -> list[RunKey]:
+        """The runs of the variant's grid, as far as it has grown; where all are done, its runs at the best rate."""
+        rates = self.plan.grid(variant)
+        while True:
+            search = self.plan.search(variant, rates)
+            if not records.keys() >= set(search):
+                return search
+            best = choose_rate([records[key] for key in search], self.testbed.greater_is_better)
+            further = self.plan.beyond(rates, best)
+            if further is None:
+                return self.plan.rest(variant, best)
+            rates = (*rates, further)
 
     def run(self, max_runs: int | None = None, order: random.Random | None = None) -> int:
         """Do the missing runs.
@@ -177,7 +184,10 @@ class Study:
             raise ValueError(f"The testbed {self.testbed.title!r} has no test split to report.")
         trainer.save(figures)
         counts = summary(trainer.bare_model)
-        losses = [[r["step"], r["loss"]] for r in read_log(folder / LOG_FILE) if r["kind"] == "train"]
+        log = read_log(folder / LOG_FILE)
+        losses = [[r["step"], r["loss"]] for r in log if r["kind"] == "train"]
+        judged = [r for r in log if r["kind"] == "validation" and trainer.metric in r]
+        validations = [[r["step"], r[trainer.metric]] for r in judged]
         return Record(
             **asdict(variant),
             learning_rate=key.learning_rate,
@@ -191,13 +201,10 @@ class Study:
             memory_bytes=memory,
             bytes_on_disk=weights_size(folder / REPOSITORY),
             losses=losses,
+            validations=validations,
+            data=trainer.task.describe().get("data_fingerprint", ""),
             versions=package_versions(),
         )
-
-
-def unwrap_adapter(model: nn.Module) -> nn.Module:
-    """The model inside the `PeftModel`, adapters in place; any other as it is."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def first_batch(trainer: Trainer) -> Any:

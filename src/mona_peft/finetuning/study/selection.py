@@ -7,6 +7,9 @@ from statistics import mean
 
 from .records import Record
 
+#: What learning rates and best weights may be chosen on.
+CHOICES = ("validation", "test")
+
 
 def choose_rate(records: Iterable[Record], greater_is_better: bool = True, seeds: int | None = None) -> float:
     """The learning rate with the best mean validation figure; of equals the lowest.

@@ -26,7 +26,7 @@ class Row:
 
     Args:
         label (`str`): The variant.
-        group (`str`): What it is a setting of, in an ablation.
+        group (`str`): The setting that it varies, in an ablation.
         learning_rate (`float`): Chosen on the validation split.
         at_grid_end (`bool`): Whether it is the lowest or the highest of several tried: another might be better still.
         seeds (`int`): How many runs the figures are of.
@@ -41,7 +41,7 @@ class Row:
         backbone_share (`float`): Their share of the backbone's parameters.
         head_trainable (`int`): Parameters of the head.
         seconds (`float`): Mean training time.
-        memory_bytes (`float`): Mean of what training holds beside the weights.
+        memory_bytes (`float`): Mean of what training holds besides the weights.
         bytes_on_disk (`int`): Size of the saved weights.
     """
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mona_peft.finetuning.methods import METHODS
+from mona_peft.finetuning.methods import METHODS, lora_scaling
 
 # In the order of the paper's table of methods.
 PAPER_METHODS = (
@@ -22,6 +22,9 @@ PAPER_METHODS = (
     "mona",
 )
 
+#: Names of methods with settings, next to the names of methods alone.
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {"lora16": ("lora", {"r": 16}), "lora64": ("lora", {"r": 64})}
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -33,6 +36,7 @@ class Variant:
         options (`dict[str, Any]`): Settings of the method.
         backbone (`str`): Which of the testbed's backbones; empty for its first.
         group (`str`): What it is a setting of, in an ablation.
+        drop_path (`float`, *optional*): Its own drop path, in place of the recipe's.
     """
 
     label: str
@@ -40,15 +44,47 @@ class Variant:
     options: dict[str, Any] = field(default_factory=dict)
     backbone: str = ""
     group: str = ""
+    drop_path: float | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"Unknown method {self.method!r}; choose one of {', '.join(sorted(METHODS))}.")
 
 
-def method_variants(methods: Iterable[str], options: dict[str, dict[str, Any]]) -> list[Variant]:
-    """One variant for each method, under its own name, with its settings in `options`."""
-    return [Variant(method, method, options.get(method, {})) for method in methods]
+def method_variants(
+    methods: Iterable[str],
+    options: Mapping[str, Mapping[str, Any]],
+    drop_paths: Mapping[str, float | None] | None = None,
+) -> list[Variant]:
+    """One variant for each method or preset, under its own name.
+
+    Args:
+        methods (`Iterable[str]`): Keys of `METHODS`.
+        options (`Mapping[str, Mapping[str, Any]]`): Settings by method.
+        drop_paths (`Mapping[str, float]`, *optional*): Drop paths of their own, by method.
+    """
+    own = drop_paths or {}
+    variants = []
+    for name in methods:
+        method, preset = PRESETS.get(name, (name, {}))
+        variants.append(Variant(name, method, {**preset, **options.get(name, {})}, drop_path=own.get(name)))
+    return variants
+
+
+def settings_text(variant: Mapping[str, Any]) -> str:
+    """The settings of a variant's method in words, LoRA's with the factor that they scale its updates by.
+
+    Args:
+        variant (`Mapping[str, Any]`): The fields of a `Variant`, as files hold them.
+    """
+    options = dict(variant["options"])
+    if variant["method"] == "lora":
+        options["scaling"] = lora_scaling(options)
+    if variant.get("drop_path") is not None:
+        options["drop_path"] = variant["drop_path"]
+    values = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in options.items()}
+    shown = ", ".join(f"{name} {value}" for name, value in values.items())
+    return f"{variant['label']} {shown}" if shown else ""
 
 
 def check_labels(variants: Iterable[Variant]) -> None:

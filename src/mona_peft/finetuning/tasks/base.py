@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from mona_peft.finetuning import sections
 from mona_peft.finetuning.data.fingerprint import describe_data
-from mona_peft.finetuning.methods import check_method
+from mona_peft.finetuning.model_card import usage_for
 from mona_peft.finetuning.repository import save_repository
-from mona_peft.finetuning.settings import Settings, option
 from mona_peft.finetuning.training.task import Task
-
-
-@dataclass
-class ModelConfig(Settings):
-    """Model and method, as every task has them."""
-
-    model_name_or_path: str = option("microsoft/swin-tiny-patch4-window7-224", "Pretrained model: Hub id or folder.")
-    method: str = option("mona", "Fine-tuning method, a name in mona_peft.finetuning.methods.")
-    method_options: dict[str, Any] = option(
-        {}, 'Settings of the method, as JSON (or a mapping, in a recipe): {"r": 16}.'
-    )
-    drop_path: float | None = option(
-        None, "Stochastic depth rate of the last block; the model's own if unset.", least=0, below=1
-    )
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data or model."""
-        super().__post_init__()
-        check_method(self.method, self.method_options)
 
 
 class DataTask(Task):
@@ -43,25 +24,23 @@ class DataTask(Task):
         config (`ModelConfig`): Model, method and recipe.
     """
 
-    #: Code that loads the saved model and predicts.
-    usage_text: str = ""
-
     def __init__(self, data: Any, config: Any) -> None:
         self.data = data
         self.config = config
 
     def describe(self) -> dict[str, Any]:
-        """Recipe and data set."""
-        return {**asdict(self.config), **describe_data(self.data)}
+        """Recipe and data set; without what the recipe has for other methods."""
+        recipe = {name: value for name, value in asdict(self.config).items() if name != sections.KEY}
+        return {**recipe, **describe_data(self.data)}
 
     def facts(self) -> dict[str, Any]:
         """Base model, data set and method."""
         config = self.config
-        return {"base_model": config.model_name_or_path, "dataset": self.data.name, "method": config.method}
+        return {"base_model": config.model, "dataset": self.data.name, "method": config.method}
 
     def usage(self, repository: str) -> str:
         """Load and predict."""
-        return self.usage_text.format(repository=repository)
+        return usage_for(self.name, repository)
 
     @abstractmethod
     def saved_processor(self) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,44 +39,13 @@ from mona_peft.finetuning.pictures.classification import (
     draw_mistakes,
     worst_mistakes,
 )
-from mona_peft.finetuning.settings import option
 from mona_peft.finetuning.training.config import TrainingConfig
 from mona_peft.finetuning.training.loaders import eval_loader
 from mona_peft.finetuning.training.run import run_task
 from mona_peft.finetuning.training.task import Meter
 
-from .base import DataTask, ModelConfig
-
-USAGE = """
-import mona_peft
-from PIL import Image
-
-loaded = mona_peft.load("{repository}")  # the base model with adapter, head and label names; and the image processor
-print(loaded.predict([Image.open("image.jpg")]))
-
-classify = loaded.pipeline()  # transformers' pipeline("image-classification")
-print(classify("image.jpg"))
-"""
-
-
-@dataclass
-class ClassificationConfig(ModelConfig):
-    """Model, method and recipe of an image classification run."""
-
-    label_smoothing: float = option(0.0, "Share of the target spread over all classes.", least=0, most=1)
-    mixup: float = option(0.0, "Alpha of mixup; 0 for none. With cutmix too, each batch gets one of them.", least=0)
-    cutmix: float = option(0.0, "Alpha of cutmix; 0 for none.", least=0)
-    crop_scale: list[float] = option(
-        [0.08, 1.0], "Least and greatest share of the area kept by the random crop.", above=0, most=1
-    )
-    horizontal_flip: float = option(0.5, "Probability of mirroring a training image.", least=0, most=1)
-    resize_ratio: float = option(256 / 224, "Resized short side over crop side of test images.", least=1)
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data or model."""
-        super().__post_init__()
-        if len(self.crop_scale) != 2 or self.crop_scale[0] > self.crop_scale[1]:
-            raise ValueError(f"crop_scale is {self.crop_scale}; it must be two shares of the area, the lesser first.")
+from .base import DataTask
+from .config import ClassificationConfig
 
 
 class ClassificationMeter(Meter):
@@ -131,7 +100,6 @@ class ClassificationTask(DataTask):
     """
 
     name = "image-classification"
-    usage_text = USAGE
 
     def __init__(
         self,
@@ -147,8 +115,10 @@ class ClassificationTask(DataTask):
         self.shuffle_buffer = shuffle_buffer
         self.model_factory = model_factory
         self.best_metric = "map" if data.multilabel else "accuracy"
-        self.processor = processor or load_processor(config.model_name_or_path)
+        self.processor = processor or load_processor(config.model)
         self.settings = ImageSettings.from_processor(self.processor)
+        if config.image_size is not None:
+            self.settings = replace(self.settings, height=config.image_size, width=config.image_size)
 
     def build_model(self) -> nn.Module:
         """Load the classifier and apply the method."""
@@ -156,7 +126,8 @@ class ClassificationTask(DataTask):
         if self.model_factory is not None:
             model = self.model_factory(data.class_names)
         else:
-            model = load_classifier(config.model_name_or_path, data.class_names, config.drop_path, data.multilabel)
+            settings = (config.drop_path, data.multilabel, config.image_size)
+            model = load_classifier(config.model, data.class_names, *settings)
         return apply_method(model, config.method, **config.method_options)
 
     def calibrate(self, model: nn.Module, device: torch.device, batch_size: int) -> None:
@@ -176,7 +147,9 @@ class ClassificationTask(DataTask):
                 f"The method {name!r} looks at all training images by class first, but these {found}; choose another "
                 "method or other data."
             )
-        images = ClassificationImages(rows, self.data, eval_transform(self.settings, self.config.resize_ratio))
+        images = ClassificationImages(
+            rows, self.data, eval_transform(self.settings, self.config.resize_ratio, self.config.interpolation)
+        )
         before = next(model.parameters()).device
         model.to(device)
         batches = (send_to_device(batch, device) for batch in eval_loader(images, stack_samples, batch_size))
@@ -190,9 +163,9 @@ class ClassificationTask(DataTask):
         config = self.config
         if split == "train":
             low, high = config.crop_scale
-            transform = train_transform(self.settings, (low, high), config.horizontal_flip)
+            transform = train_transform(self.settings, (low, high), config.horizontal_flip, config.interpolation)
         else:
-            transform = eval_transform(self.settings, config.resize_ratio)
+            transform = eval_transform(self.settings, config.resize_ratio, config.interpolation)
         rows = self.data.splits[split]
         if isinstance(rows, datasets.IterableDataset):
             return ClassificationStream(rows, self.data, transform, self.shuffle_buffer, torch.initial_seed() % 2**32)
@@ -256,7 +229,8 @@ class ClassificationTask(DataTask):
 
     def saved_processor(self) -> Any:
         """The model's own, with the crop of the recipe."""
-        return evaluation_processor(self.processor, self.config.resize_ratio)
+        config = self.config
+        return evaluation_processor(self.processor, config.resize_ratio, config.interpolation, config.image_size)
 
 
 def train_classifier(data: DataConfig, config: ClassificationConfig, training: TrainingConfig) -> dict[str, Any]:

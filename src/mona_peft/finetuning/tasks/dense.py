@@ -3,52 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from transformers import AutoImageProcessor
 
 from mona_peft.finetuning.data.dense.transforms import DenseSettings
 from mona_peft.finetuning.methods import METHODS, apply_method
-from mona_peft.finetuning.models.architectures import check_architecture
 from mona_peft.finetuning.models.backbones import find_backbone_module
 from mona_peft.finetuning.models.building import build_model, head_paths
-from mona_peft.finetuning.settings import option
+from mona_peft.finetuning.models.classifier import load_processor
 
-from .base import DataTask, ModelConfig
-
-USAGE = """import mona_peft
-from PIL import Image
-
-loaded = mona_peft.load("{repository}")
-image = Image.open("image.jpg")
-found = loaded.predict([image])[0]
-loaded.draw(image).save("found.png")"""
-
-
-@dataclass
-class DenseConfig(ModelConfig):
-    """Model, method and images, as every dense task has them."""
-
-    architecture: str = option("", "Neck and heads.")
-    architecture_options: dict[str, Any] = option(
-        {}, "Settings of the architecture, as JSON (or a mapping, in a recipe)."
-    )
-    out_indices: list[int] = option(
-        [], "Stages of the backbone to use, from 1; the architecture's usual ones if unset.", least=1
-    )
-    gradient_checkpointing: bool = option(False, "Recompute the backbone in the backward pass, for less memory.")
-    short_side: int = option(
-        800, "Shorter side of test images, pixels, unless the longer one exceeds long_side.", least=1
-    )
-    long_side: int = option(1333, "Most pixels of the longer side.", least=1)
-    horizontal_flip: float = option(0.5, "Probability of mirroring a training image.", least=0, most=1)
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data or model."""
-        super().__post_init__()
-        check_architecture(self.architecture, self.architecture_options)
+from .base import DataTask
+from .config import DenseConfig
 
 
 def image_settings(config: DenseConfig, processor: Any = None) -> DenseSettings:
@@ -58,7 +24,7 @@ def image_settings(config: DenseConfig, processor: Any = None) -> DenseSettings:
         config (`DenseConfig`): sizes, and the name of the backbone.
         processor (`Any`, *optional*): the backbone's image processor; loaded if left out.
     """
-    processor = processor or AutoImageProcessor.from_pretrained(config.model_name_or_path, trust_remote_code=False)
+    processor = processor or load_processor(config.model)
     mean, std = tuple(processor.image_mean), tuple(processor.image_std)
     return DenseSettings(config.short_side, config.long_side, mean, std)
 
@@ -71,8 +37,6 @@ class DenseTask(DataTask):
         config (`Any`): model, method and recipe.
         processor (`Any`, *optional*): image processor, where the backbone's folder has none.
     """
-
-    usage_text = USAGE
 
     def __init__(self, data: Any, config: Any, processor: Any = None) -> None:
         super().__init__(data, config)
@@ -105,7 +69,7 @@ def build_dense_model(config: DenseConfig, class_names: Sequence[str]) -> nn.Mod
         )
     model = build_model(
         config.architecture,
-        config.model_name_or_path,
+        config.model,
         class_names,
         config.out_indices,
         config.drop_path,
@@ -113,6 +77,8 @@ def build_dense_model(config: DenseConfig, class_names: Sequence[str]) -> nn.Mod
     )
     prepared = apply_method(model, config.method, head=head_paths(model), **config.method_options)
     freeze_final_norm(model)
+    if config.freeze_patch_embedding:
+        freeze_patch_embedding(model)
     if config.gradient_checkpointing:
         # Non-reentrant: the reentrant kind gives no gradients behind inputs that need none, as a frozen stem's output.
         find_backbone_module(model)[1].gradient_checkpointing_enable({"use_reentrant": False})
@@ -128,3 +94,21 @@ def freeze_final_norm(model: nn.Module) -> None:
         norm = getattr(child, "layernorm", None)
         if isinstance(norm, nn.LayerNorm):
             norm.requires_grad_(False)
+
+
+def freeze_patch_embedding(model: nn.Module) -> None:
+    """Leave out of training the projection of the patches and the norm after it, as mmdetection's `frozen_stages=1`.
+
+    Raises:
+        ValueError: If the backbone has no patch embedding under a known name.
+    """
+    _, backbone = find_backbone_module(model)
+    parts = {f"embeddings.{name}" for name in ("patch_embeddings", "norm")}
+    found = [module for path, module in backbone.named_modules() if path.endswith(tuple(parts))]
+    if not found:
+        raise ValueError(
+            f"freeze_patch_embedding is set, but {type(backbone).__name__} has no embeddings.patch_embeddings to "
+            "freeze; leave the setting out."
+        )
+    for module in found:
+        module.requires_grad_(False)

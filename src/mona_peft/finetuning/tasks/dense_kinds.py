@@ -29,7 +29,7 @@ class DenseKind:
         make (`Callable`): makes it of data and settings (and image processor).
         settings (`type`): its settings.
         data_settings (`type`): the settings of its data.
-        load (`Callable`): loads data by those settings.
+        load (`Callable`): loads data by those settings, and a seed that draws what has to be drawn.
         scenes (`Callable`): makes its data of the embedded scenes: numbers by split, `SceneSettings`.
         sides (`tuple[str, ...]`): those of its settings that are a side of the images.
     """
@@ -37,7 +37,7 @@ class DenseKind:
     make: Callable[..., Task]
     settings: type[Any]
     data_settings: type[Any]
-    load: Callable[[Any], Any]
+    load: Callable[..., Any]
     scenes: Callable[..., Any]
     sides: tuple[str, ...] = ("short_side", "long_side")
 

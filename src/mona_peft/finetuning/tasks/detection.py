@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from .config import DetectionConfig
+from .objects import ObjectTask
 
-from mona_peft.finetuning.models.architectures import architectures_for
-from mona_peft.finetuning.settings import option
-
-from .objects import ObjectConfig, ObjectTask
-
-KNOWN = architectures_for("detection")
-
-
-@dataclass
-class DetectionConfig(ObjectConfig):
-    """Settings of an object detection run."""
-
-    architecture: str = option("retinanet", f"One of {', '.join(KNOWN)}.", choices=KNOWN)
+__all__ = ["DetectionConfig", "DetectionTask"]
 
 
 class DetectionTask(ObjectTask):

@@ -2,32 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from .config import InstanceSegmentationConfig
+from .objects import ObjectTask
 
-from mona_peft.finetuning.models.architectures import architectures_for
-from mona_peft.finetuning.settings import option
-
-from .objects import ObjectConfig, ObjectTask
-
-KNOWN = architectures_for("instance_segmentation")
-
-
-@dataclass
-class InstanceSegmentationConfig(ObjectConfig):
-    """Settings of an instance segmentation run."""
-
-    architecture: str = option("cascade_mask_rcnn", f"One of {', '.join(KNOWN)}.", choices=KNOWN)
-
-    def __post_init__(self) -> None:
-        """Check that masks can be measured."""
-        super().__post_init__()
-        if self.protocol != "coco":
-            raise ValueError(f"protocol is {self.protocol!r}, but masks are measured by COCO's protocol alone.")
-
-    @property
-    def metric(self) -> str:
-        """The figure that runs are judged by."""
-        return "mask_ap"
+__all__ = ["InstanceSegmentationConfig", "InstanceSegmentationTask"]
 
 
 class InstanceSegmentationTask(ObjectTask):

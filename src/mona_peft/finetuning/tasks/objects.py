@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,13 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mona_peft.finetuning.data.dense.masks import decode_mask, encode_mask
-from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage, measured, training_targets
+from mona_peft.finetuning.data.dense.objects import (
+    ObjectData,
+    ObjectImage,
+    measured,
+    training_targets,
+    without_empty,
+)
 from mona_peft.finetuning.data.dense.transforms import (
     DenseSettings,
     ObjectTransform,
@@ -27,41 +32,12 @@ from mona_peft.finetuning.metrics.coco_average_precision import FIGURES, coco_av
 from mona_peft.finetuning.metrics.voc_average_precision import voc_average_precision
 from mona_peft.finetuning.models.architectures import ARCHITECTURES
 from mona_peft.finetuning.pictures.drawing import draw_objects, draw_sheet
-from mona_peft.finetuning.settings import option
 from mona_peft.finetuning.training.task import Meter
 
-from .dense import DenseConfig, DenseTask
+from .dense import DenseTask
 
-PROTOCOLS = ("coco", "voc")
 PICTURES = 8
 DRAWN_ABOVE = 0.3
-
-
-@dataclass
-class ObjectConfig(DenseConfig):
-    """Settings of detection and instance segmentation."""
-
-    train_short_sides: list[int] = option(
-        [], "Shorter sides of training images, one drawn for each; short_side if unset.", least=1
-    )
-    crop: list[int] = option(
-        [], "Least and greatest side of a training crop taken before resizing; no crop if unset.", least=1
-    )
-    crop_share: float = option(0.5, "Share of training images that are cropped.", least=0, most=1)
-    protocol: str = option("coco", f"How average precision is computed: one of {', '.join(PROTOCOLS)}.")
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data or model."""
-        super().__post_init__()
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"Unknown protocol {self.protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
-        if self.crop and (len(self.crop) != 2 or not 0 < self.crop[0] <= self.crop[1]):
-            raise ValueError(f"crop is {self.crop}; give the least and the greatest side, such as --crop 384 600.")
-
-    @property
-    def metric(self) -> str:
-        """The figure that runs are judged by: the protocol's own."""
-        return "ap50" if self.protocol == "voc" else "box_ap"
 
 
 class ObjectSamples(Dataset):
@@ -123,7 +99,7 @@ class ObjectMeter(Meter):
     Args:
         data (`ObjectData`): names the categories.
         images (`Sequence[ObjectImage]`): the split that is measured, with what is annotated.
-        protocol (`str`): `coco` or `voc`.
+        protocol (`str`): a key of `PROTOCOLS`.
         with_masks (`bool`): whether to give mask AP too.
     """
 
@@ -152,7 +128,7 @@ class ObjectMeter(Meter):
 
     def compute(self) -> dict[str, Any]:
         """Average precision by the protocol."""
-        return self._compute_voc() if self.protocol == "voc" else self._compute_coco()
+        return self._compute_coco() if self.protocol == "coco" else self._compute_voc()
 
     def _compute_voc(self) -> dict[str, Any]:
         label_of = {category: label for label, category in enumerate(self.data.category_ids)}
@@ -197,7 +173,7 @@ class ObjectTask(DenseTask):
 
     def metrics(self) -> dict[str, bool]:
         """Average precisions (and recalls) by the protocol, all better when greater."""
-        if self.config.protocol == "voc":
+        if self.config.protocol != "coco":
             return {"ap50": True, "ap50_11point": True}
         prefixes = ("box_", "mask_") if self.with_masks else ("box_",)
         return {f"{prefix}{name}": True for prefix in prefixes for name in FIGURES}
@@ -206,14 +182,19 @@ class ObjectTask(DenseTask):
         """Samples of a split."""
         if split not in self.data.splits:
             return None
-        config, transform = self.config, None
+        config, transform, images = self.config, None, self.data.splits[split]
         if split == "train":
             transform = object_train_transform(
-                self.settings, config.train_short_sides, config.horizontal_flip, config.crop, config.crop_share
+                self.settings,
+                config.train_short_sides,
+                config.horizontal_flip,
+                config.crop,
+                config.crop_share,
+                config.crop_short_sides,
             )
-        return ObjectSamples(
-            self.data.splits[split], self.data.category_ids, self.settings, transform, self.with_masks
-        )
+            if config.skip_empty_images:
+                images = without_empty(images)
+        return ObjectSamples(images, self.data.category_ids, self.settings, transform, self.with_masks)
 
     def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
         """Pad the images."""
@@ -237,7 +218,7 @@ class ObjectTask(DenseTask):
         return ObjectMeter(self.data, self.data.splits[split], self.config.protocol, self.with_masks)
 
     def report(self, meter: Meter, split: str, folder: Path) -> None:
-        """Draw what was found in the first images beside what is annotated."""
+        """Draw the objects found in the first images next to the annotated ones."""
         if not isinstance(meter, ObjectMeter):
             return
         rows = []

@@ -3,58 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
+from transformers import AutoConfig
 
 from mona_peft.finetuning.data.dense.segmentation import SegmentationData
-from mona_peft.finetuning.data.dense.transforms import LabelMapTransform, eval_pixels, pad_batch
+from mona_peft.finetuning.data.dense.transforms import PAD_TO, LabelMapTransform, eval_pixels, pad_batch
 from mona_peft.finetuning.data.images import IGNORED
 from mona_peft.finetuning.metrics.mean_iou import mean_iou, pixel_counts
-from mona_peft.finetuning.models.architectures import architectures_for
+from mona_peft.finetuning.models.backbones import pads_itself
 from mona_peft.finetuning.models.sliding import slide_logits
-from mona_peft.finetuning.settings import option
 from mona_peft.finetuning.training.task import Meter
 
-from .dense import DenseConfig, DenseTask
+from .config import SemanticSegmentationConfig
+from .dense import DenseTask
 
-KNOWN = architectures_for("semantic_segmentation")
-EVALUATIONS = ("whole", "slide")
-
-
-@dataclass
-class SemanticSegmentationConfig(DenseConfig):
-    """Settings of a semantic segmentation run."""
-
-    architecture: str = option("upernet", f"One of {', '.join(KNOWN)}.", choices=KNOWN)
-    short_side: int = option(
-        512, "Shorter side of test images, pixels, unless the longer one exceeds long_side.", least=1
-    )
-    long_side: int = option(2048, "Most pixels of the longer side.", least=1)
-    crop_side: int = option(
-        512, "Side of the square training crop, and of the windows of sliding evaluation.", least=1
-    )
-    scale: list[float] = option([0.5, 2.0], "Least and greatest factor by which training images are resized.", above=0)
-    photometric: bool = option(True, "Vary brightness, contrast, saturation and hue of training images.")
-    evaluation: str = option(
-        "whole", "whole: predict an image at once; slide: slide a window of crop_side over it.", choices=EVALUATIONS
-    )
-    stride: int | None = option(None, "Step of the sliding window, pixels; two thirds of crop_side if unset.", least=1)
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data or model."""
-        super().__post_init__()
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale is {self.scale}; give the least and the greatest factor, such as --scale 0.5 2.")
-
-    @property
-    def metric(self) -> str:
-        """The figure that runs are judged by."""
-        return "mean_iou"
+__all__ = ["SemanticSegmentationConfig", "SemanticSegmentationTask"]
 
 
 class SegmentationSamples(Dataset):
@@ -74,7 +43,12 @@ class SegmentationSamples(Dataset):
         self.transform = None
         if split == "train":
             self.transform = LabelMapTransform(
-                task.settings, config.crop_side, config.scale, config.horizontal_flip, config.photometric
+                task.settings,
+                config.crop_side,
+                config.scale,
+                config.horizontal_flip,
+                config.photometric,
+                config.hue_degrees,
             )
 
     def __len__(self) -> int:
@@ -96,9 +70,14 @@ def collate_train(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
     }
 
 
-def collate_eval(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Pad test images to one batch; label maps stay as large as their originals, one by one."""
-    pixel_values, sizes = pad_batch([sample["pixels"] for sample in samples])
+def collate_eval(samples: list[dict[str, Any]], multiple: int = PAD_TO) -> dict[str, Any]:
+    """Pad test images to one batch; label maps stay as large as their originals, one by one.
+
+    Args:
+        samples (`list[dict]`): of [`SegmentationSamples`].
+        multiple (`int`): the padded sides are multiples of it; with 1, an image alone is not padded at all.
+    """
+    pixel_values, sizes = pad_batch([sample["pixels"] for sample in samples], multiple)
     return {
         "pixel_values": pixel_values,
         "sizes": sizes,
@@ -152,8 +131,11 @@ class SemanticSegmentationTask(DenseTask):
         return SegmentationSamples(self.data, split, self) if split in self.data.splits else None
 
     def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
-        """Stack the crops, or pad the test images."""
-        return collate_train if split == "train" else collate_eval
+        """Stack the crops, or pad the test images no further than their backbone needs."""
+        if split == "train":
+            return collate_train
+        checkpoint = AutoConfig.from_pretrained(self.config.model, trust_remote_code=False)
+        return partial(collate_eval, multiple=1 if pads_itself(checkpoint) else PAD_TO)
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """The architecture's own loss; UperNet adds 0.4 times that of its auxiliary head."""

@@ -46,7 +46,7 @@ class BestWeights:
         """Put the kept weights into the bare model.
 
         Raises:
-            `ValueError`: If the file is damaged.
+            ValueError: If the file is damaged.
         """
         self.accelerator.wait_for_everyone()
         if self.path is None:

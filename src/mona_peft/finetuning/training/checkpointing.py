@@ -106,7 +106,7 @@ class Checkpointer:
         """The checkpoint to go on from, the same on every process; `None` if there is none.
 
         Raises:
-            `ValueError`: If there are checkpoints, but none that is whole.
+            ValueError: If there are checkpoints, but none that is whole.
         """
         found = [find_whole(self.folder, self.best) if self.accelerator.is_main_process else None]
         return broadcast_object_list(found)[0]
@@ -154,7 +154,7 @@ def find_whole(folder: Path, best: BestWeights) -> Checkpoint | None:
     """The newest whole checkpoint in `folder`, with the best weights that belong to it; tells of those it passes over.
 
     Raises:
-        `ValueError`: If there are checkpoints, but none that is whole.
+        ValueError: If there are checkpoints, but none that is whole.
     """
     broken: list[str] = []
     for path in sorted((path for path in folder.glob("checkpoint-*")), reverse=True):

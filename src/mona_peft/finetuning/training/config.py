@@ -8,6 +8,7 @@ from mona_peft.finetuning.settings import Settings, option
 
 SCHEDULES = ("cosine", "linear", "step", "constant")
 PRECISIONS = ("no", "fp16", "bf16")
+DECAYED_SETS = ("weights", "all_but_layer_norms")
 
 
 @dataclass
@@ -26,14 +27,26 @@ class TrainingConfig(Settings):
     auto_batch_size: bool = option(False, "Halve batch_size (and double accumulation) until it fits in memory.")
     gradient_accumulation_steps: int = option(1, "Forward passes summed up in one optimiser step.", least=1)
     learning_rate: float = option(5e-4, "Learning rate after warm-up.", above=0)
-    weight_decay: float = option(
-        0.05, "AdamW weight decay; never on norms, biases, scales or position tables.", least=0
+    weight_decay: float = option(0.05, "AdamW weight decay; never on layer norms or position tables.", least=0)
+    weight_decay_on: str = option(
+        "weights",
+        "weights: matrices and kernels alone; all_but_layer_norms: biases, scales and batch norms too, as in the "
+        "paper's dense recipes.",
+        choices=DECAYED_SETS,
     )
     adam_beta1: float = option(0.9, "AdamW's first decay rate.", least=0, below=1)
     adam_beta2: float = option(0.999, "AdamW's second decay rate.", least=0, below=1)
     schedule: str = option("cosine", f"Learning rate after warm-up: one of {', '.join(SCHEDULES)}.", choices=SCHEDULES)
     warmup_epochs: float = option(0.0, "Epochs of linear warm-up (added to warmup_steps).", least=0)
     warmup_steps: int = option(0, "Optimiser steps of linear warm-up.", least=0)
+    warmup_ratio: float | None = option(
+        None, "Share of the rate that warm-up starts at; 0.001 in mmcv, one step's share if unset.", least=0, most=1
+    )
+    decay_from_start: bool = option(
+        False,
+        "Let cosine and linear decay begin at the first step, times the warm-up, as mmcv and the paper's recipes do; "
+        "otherwise they begin after it.",
+    )
     min_lr_ratio: float = option(
         0.01, "Where cosine and linear schedules end, as a share of learning_rate.", least=0, most=1
     )

@@ -14,17 +14,17 @@ from .task import Meter, Task
 
 
 def evaluate(accelerator: Accelerator, task: Task, model: nn.Module, split: str, loader: DataLoader) -> Meter:
-    """Run `model` over a prepared loader and give back the meter, filled alike on every process.
+    """Run `model` over a prepared loader and give back the meter, filled with the same on every process.
 
     Args:
-        accelerator (`Accelerator`): gathers the predictions.
-        task (`Task`): predicts and measures.
-        model (`nn.Module`): the prepared model; its mode is as before afterwards.
-        split (`str`): of the task's data.
-        loader (`DataLoader`): over that split, prepared by `accelerator`.
+        accelerator (`Accelerator`): Gathers the predictions.
+        task (`Task`): Predicts and measures.
+        model (`nn.Module`): The prepared model; its mode is as before afterwards.
+        split (`str`): Of the task's data.
+        loader (`DataLoader`): Over that split, prepared by `accelerator`.
 
     Raises:
-        `RuntimeError`: if the samples counted are not those of the data set.
+        RuntimeError: If the samples counted are not those of the data set.
     """
     meter = task.meter(split)
     was_training = model.training
@@ -47,13 +47,13 @@ def evaluate_model(task: Task, model: nn.Module, split: str, batch_size: int) ->
     """Figures of a model outside training, with its number of samples.
 
     Args:
-        task (`Task`): its data and metrics.
-        model (`nn.Module`): any model that the task can predict with.
-        split (`str`): of the task's data.
-        batch_size (`int`): samples a process and forward pass.
+        task (`Task`): Its data and metrics.
+        model (`nn.Module`): Any model that the task can predict with.
+        split (`str`): Of the task's data.
+        batch_size (`int`): Samples a process and forward pass.
 
     Raises:
-        `ValueError`: if the task has no such split.
+        ValueError: If the task has no such split.
     """
     dataset = task.dataset(split)
     if dataset is None:

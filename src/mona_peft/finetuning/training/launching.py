@@ -18,6 +18,8 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import distributed
 
+from mona_peft.finetuning import recipes
+
 # How the backends of torch.distributed say that they waited in vain, or that a process has ended.
 LOST_PEER = ("timed out", "timeout", "connection closed", "connection reset", "broken pipe", "connectfullmesh")
 
@@ -32,7 +34,7 @@ def check_launch() -> None:
     if on_cpu and "MASTER_ADDR" in os.environ and "RANK" not in os.environ and "PMI_RANK" not in os.environ:
         warnings.warn(
             "accelerate launch was asked for several processes on the CPU and started one. Use --config_file "
-            "recipes/accelerate/cpu.yaml instead of --cpu --num_processes N, or torchrun --nproc_per_node N.",
+            f"{recipes.launch_config('cpu')} instead of --cpu --num_processes N, or torchrun --nproc_per_node N.",
             stacklevel=2,
         )
 

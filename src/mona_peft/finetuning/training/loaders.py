@@ -36,12 +36,12 @@ def seeded(*entropy: int) -> Iterator[None]:
 
 
 class EpochBatchSampler(Sampler[list[Key]]):
-    """Batches of (epoch, index), shuffled anew every epoch by (seed, epoch).
+    """Batches of (epoch, index), shuffled for every epoch by (seed, epoch).
 
     Args:
-        size (`int`): number of samples.
-        batch_size (`int`): samples a batch; the last may have fewer.
-        seed (`int`): of the run.
+        size (`int`): Number of samples.
+        batch_size (`int`): Samples a batch; the last may have fewer.
+        seed (`int`): Of the run.
     """
 
     drop_last = False
@@ -65,8 +65,8 @@ class SeededSamples(Dataset):
     """A map-style data set read by (epoch, index), each sample under its own seed.
 
     Args:
-        dataset (`Dataset`): map-style, with a length.
-        seed (`int`): of the run.
+        dataset (`Dataset`): Map-style, with a length.
+        seed (`int`): Of the run.
     """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
@@ -85,8 +85,8 @@ class SeededCollate:
     """Collate under a seed made of the batch's first sample, for augmentation that mixes samples.
 
     Args:
-        collate (`Callable`): makes a batch of a list of items.
-        seed (`int`): of the run.
+        collate (`Callable`): Makes a batch of a list of items.
+        seed (`int`): Of the run.
     """
 
     def __init__(self, collate: Callable[[list[Any]], Any], seed: int) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from mona_peft.finetuning.models.weights import count_not_finite
 
+from .closing import evaluation_line
 from .config import TrainingConfig
 from .evaluation import evaluate
 from .launching import StopRequest
@@ -57,6 +58,7 @@ class Trainer(PreparedRun):
     def __init__(self, task: Task, config: TrainingConfig) -> None:
         super().__init__(task, config)
         self.log: FigureLog | None = None
+        self.last_loss = math.nan
         self.progress = Progress()
         self.stopwatch = Stopwatch()
 
@@ -203,6 +205,7 @@ class Trainer(PreparedRun):
                 f"The loss is {loss_value} at step {self.progress.step}; lower learning_rate "
                 f"({self.config.learning_rate}), lengthen the warm-up, or train in bf16 or float32."
             )
+        self.last_loss = loss_value
         figures: dict[str, float] = {"loss": loss_value, "learning_rate": self.schedule(self.progress.step - 1)}
         if grad_norm is not None:
             figures["grad_norm"] = float(grad_norm)
@@ -238,6 +241,16 @@ class Trainer(PreparedRun):
         meter = evaluate(self.accelerator, self.task, self.model, split, prepared)
         return {**meter.compute(), "num_samples": meter.num_samples}, meter
 
+    def _tell(self, figures: dict[str, Any]) -> None:
+        """Print a line above the progress bar."""
+        if self.bar.disable:
+            return
+        progress = self.progress
+        epoch, best_epoch = (round(step / self.steps_per_epoch, 2) for step in (progress.step, progress.best_step))
+        loss = figures.get("loss", self.last_loss)
+        value = figures.get(self.metric, math.nan)
+        self.bar.write(evaluation_line(epoch, loss, self.metric, value, progress.best, best_epoch))
+
     def _evaluate_and_keep_best(self) -> None:
         """Evaluate on the validation split; keep the weights if they are the best so far."""
         result = self.evaluate("validation")
@@ -248,6 +261,12 @@ class Trainer(PreparedRun):
             return
         figures = result[0]
         self._write("validation", figures)
+        self._keep_if_best(figures)
+        self._tell(figures)
+
+    def _keep_if_best(self, figures: dict[str, Any]) -> None:
+        """Keep the weights if these validation figures are the best so far."""
+        progress = self.progress
         value = figures.get(self.metric, math.nan)  # a figure that is not defined is left out
         sign = 1 if self.greater_is_better else -1
         progress.evaluations_since_best += 1

@@ -11,14 +11,12 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from .config import TrainingConfig
 
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase, nn.LocalResponseNorm)
+LAYER_NORMS = (nn.LayerNorm, nn.RMSNorm)
+NORMS = (*LAYER_NORMS, nn.GroupNorm, _NormBase, nn.LocalResponseNorm)
 
 # Position tables and tokens have two dimensions or more, so their names tell them.
-NO_DECAY_NAMES = (
-    "relative_position_bias_table",
-    "position_embedding",
-    "pos_embed",
-    "absolute_pos",
+POSITION_NAMES = ("relative_position_bias_table", "position_embedding", "pos_embed", "absolute_pos")
+NO_DECAY_NAMES = POSITION_NAMES + (
     "cls_token",
     "dist_token",
     "mask_token",
@@ -29,19 +27,40 @@ NO_DECAY_NAMES = (
 )
 
 
-def decays(name: str, parameter: nn.Parameter, in_norm: bool) -> bool:
-    """Whether weight decay applies: matrices and kernels only, not norms, biases, scales or position tables.
+def is_weight(name: str, parameter: nn.Parameter, owner: nn.Module) -> bool:
+    """Whether a parameter is a matrix or kernel: no norm, bias, scale, token or position table.
 
     Args:
-        name (`str`): full name of the parameter.
-        parameter (`nn.Parameter`): scales are its vectors and scalars.
-        in_norm (`bool`): whether the module that owns it is a norm.
+        name (`str`): Full name of the parameter.
+        parameter (`nn.Parameter`): Scales are its vectors and scalars.
+        owner (`nn.Module`): The module that owns it.
     """
-    return not (in_norm or parameter.ndim <= 1 or any(part in name for part in NO_DECAY_NAMES))
+    return not (isinstance(owner, NORMS) or parameter.ndim <= 1 or any(part in name for part in NO_DECAY_NAMES))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+def is_not_layer_norm(name: str, parameter: nn.Parameter, owner: nn.Module) -> bool:
+    """Whether a parameter is anything but a layer norm or position table; see [`is_weight`].
+
+    mmdetection's and mmsegmentation's Swin recipes leave out the names with `norm`, which are those of the backbone's
+    and Mona's layer norms; the heads' batch norms are called `bn` there, and decay with all biases and scales.
+    """
+    return not (isinstance(owner, LAYER_NORMS) or any(part in name for part in POSITION_NAMES))
+
+
+#: What weight decay applies to, by the name of the setting.
+DECAYED: dict[str, Callable[[str, nn.Parameter, nn.Module], bool]] = {
+    "weights": is_weight,
+    "all_but_layer_norms": is_not_layer_norm,
+}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, decay_on: str = "weights") -> list[dict]:
     """Trainable parameters in two groups for AdamW, with decay and without.
+
+    Args:
+        model (`nn.Module`): Prepared by a method.
+        weight_decay (`float`): Of the first group.
+        decay_on (`str`): A key of `DECAYED`.
 
     Raises:
         `ValueError`: if nothing trains.
@@ -52,7 +71,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
-                groups[decays(f"{module_name}.{name}", parameter, isinstance(module, NORMS))].append(parameter)
+                groups[DECAYED[decay_on](f"{module_name}.{name}", parameter, module)].append(parameter)
     if not seen:
         raise ValueError(f"No parameter of {type(model).__name__} requires a gradient; apply a method to it first.")
     decay_of = {True: weight_decay, False: 0.0}
@@ -62,11 +81,14 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters of `model`."""
     betas = (config.adam_beta1, config.adam_beta2)
-    return torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=betas)
+    groups = parameter_groups(model, config.weight_decay, config.weight_decay_on)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas)
 
 
 def make_schedule(config: TrainingConfig, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:
     """Learning rate of each step, a pure function, so that nothing of it needs saving.
+
+    With `decay_from_start` it is the product of decay and warm-up that mmcv computes (`lr_updater.py`).
 
     Args:
         config (`TrainingConfig`): kind, rate, warm-up and end.
@@ -78,18 +100,27 @@ def make_schedule(config: TrainingConfig, steps_per_epoch: int, total_steps: int
     """
     warmup = config.warmup_steps + round(config.warmup_epochs * steps_per_epoch)
     milestones = [epoch * steps_per_epoch for epoch in config.step_epochs]
+    first = 0 if config.decay_from_start else warmup
 
-    def after_warmup(step: int) -> float:
+    def decayed(step: int) -> float:
         if config.schedule == "constant":
             return 1.0
         if config.schedule == "step":
             return 0.1 ** sum(step >= milestone for milestone in milestones)
-        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        progress = max(0.0, min(1.0, (step - first) / max(1, total_steps - first)))
         share = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
         return config.min_lr_ratio + (1 - config.min_lr_ratio) * share
 
+    def warmed_up(step: int) -> float:
+        if config.warmup_ratio is None:
+            return (step + 1) / (warmup + 1)
+        return config.warmup_ratio + (1 - config.warmup_ratio) * step / warmup
+
     def rate(step: int) -> float:
-        factor = (step + 1) / (warmup + 1) if step < warmup else after_warmup(step)
+        if step >= warmup:
+            factor = decayed(step)
+        else:
+            factor = warmed_up(step) * (decayed(step) if config.decay_from_start else 1.0)
         return config.learning_rate * factor
 
     return rate

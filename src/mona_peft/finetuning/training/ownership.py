@@ -37,7 +37,7 @@ class OwnFiles:
         """What a run has listed in `folder`; `None` if no run of this program was there.
 
         Raises:
-            `ValueError`: If the list cannot be read or names what is not in the folder.
+            ValueError: If the list cannot be read or names what is not in the folder.
         """
         path = folder / LIST_FILE
         if not path.exists():
@@ -109,8 +109,8 @@ def lock_folder(folder: Path) -> FileLock:
     """Have a folder for this process alone, until the lock is released or the process ends, however it ends.
 
     Raises:
-        `RuntimeError`: If another process has it.
-        `ValueError`: If the lock is no file that can be opened.
+        RuntimeError: If another process has it.
+        ValueError: If the lock is no file that can be opened.
     """
     path = folder / LOCK_FILE
     if path.is_symlink() or (path.exists() and not path.is_file()):

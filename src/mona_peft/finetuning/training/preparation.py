@@ -114,7 +114,7 @@ class PreparedRun:
         model: Any = torch.compile(bare, backend=config.torch_compile_backend) if config.torch_compile else bare
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if self.sharded:
-            regroup_parameters(self.optimizer, bare, config.weight_decay)
+            regroup_parameters(self.optimizer, bare, config)
         self.loader = self._train_loader(dataset)
         self.eval_loaders: dict[str, DataLoader | None] = {}
         self.steps_per_epoch = math.ceil(len(self.loader) / config.gradient_accumulation_steps)

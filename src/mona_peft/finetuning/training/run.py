@@ -15,9 +15,10 @@ from mona_peft.finetuning.files import read_json
 from mona_peft.finetuning.pictures.curves import draw_curves
 from mona_peft.finetuning.pushing import push_repository
 
+from .closing import closing_text
 from .config import TrainingConfig
 from .loop import REPOSITORY, Trainer
-from .run_folder import LOG_FILE, RUN_FILE
+from .run_folder import LOG_FILE, RUN_FILE, read_log
 from .task import Task
 
 TRIAL_STEPS = 2
@@ -44,8 +45,8 @@ def run_task(task: Task, config: TrainingConfig) -> dict[str, Any]:
     if trainer.run_folder is not None:
         folder = trainer.run_folder.path
         with drawing(trainer, "curves.png"):
-            draw_curves(folder / LOG_FILE, folder / "curves.png")
-        print(f"The trained model is in {folder / REPOSITORY}")
+            draw_curves(read_log(folder / LOG_FILE), folder / "curves.png")
+        print(closing_text(folder, figures, trainer.task.metrics()), flush=True)
         if config.push_to_hub:
             repo_id = config.hub_model_id or folder.resolve().name
             base_model = task.facts().get("base_model")

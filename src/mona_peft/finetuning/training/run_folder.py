@@ -10,6 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from mona_peft.finetuning.files import TEMPORARY, read_json, replacing, write_json
+from mona_peft.finetuning.settings import with_new_names
 
 from .ownership import LIST_FILE, LOCK_FILE, OwnFiles, lock_folder
 
@@ -114,6 +115,7 @@ def _taken_up(record: Path, settings: dict[str, Any], free: frozenset[str], resu
     before = read_json(record, "It holds the settings of the run; start over with --overwrite_output_dir.")
     if not isinstance(before, dict):
         raise ValueError(f"{record} holds no settings of a run; start over with --overwrite_output_dir.")
+    before = with_new_names(before)
     # Facts that are confirmed later are no settings yet.
     check_same(record.parent, {k: v for k, v in before.items() if k in settings or k not in CONFIRMED}, settings, free)
     return {**before, **settings}
@@ -179,9 +181,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """Records of a `metrics.jsonl`.
 
     A last line cut off by a kill is left out; so is a damaged one, with a warning that names it.
+
+    Raises:
+        `ValueError`: If it is no file.
     """
     if not path.exists():
         return []
+    if not path.is_file():
+        raise ValueError(f"{path} is no file. It holds the log of the run; put it back from a copy, or delete it.")
     records = []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, 1):

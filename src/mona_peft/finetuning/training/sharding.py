@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mona_peft.finetuning.models.weights import read_weights
 
+from .config import TrainingConfig
 from .optim import parameter_groups
 
 
@@ -42,12 +43,13 @@ def check_sharding(plugin: Any, model: nn.Module) -> None:
         )
 
 
-def regroup_parameters(optimizer: torch.optim.Optimizer, model: nn.Module, weight_decay: float) -> None:
+def regroup_parameters(optimizer: torch.optim.Optimizer, model: nn.Module, config: TrainingConfig) -> None:
     """Give the optimiser the shards of its parameters.
 
     accelerate finds them by the addresses of the whole parameters, which may coincide.
     """
-    for group, sharded in zip(optimizer.param_groups, parameter_groups(model, weight_decay), strict=True):
+    groups = parameter_groups(model, config.weight_decay, config.weight_decay_on)
+    for group, sharded in zip(optimizer.param_groups, groups, strict=True):
         group["params"] = sharded["params"]
 
 

@@ -1,8 +1,8 @@
 """Training batches from a stream that is too large to keep, or to count.
 
-A stream has no length, so a run over it is measured in steps. It is read again and again, each time shuffled anew; its
-samples are drawn under seeds made of (seed, process, worker, pass, position), so a resumed run, which reads past
-what it has seen, goes on with the same batches.
+A stream has no length, so a run over it is measured in steps. It is read again and again, shuffled differently each
+time; its samples are drawn under seeds made of (seed, process, worker, pass, position), so a resumed run, which reads
+past what it has seen, goes on with the same batches.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class SeededStream(IterableDataset):
     """An endless stream of (key, sample), each drawn under its own seed.
 
     Args:
-        dataset (`IterableDataset`): one pass; `set_epoch(pass)` and `shard(process, processes)` are called if there.
-        seed (`int`): of the run.
-        process (`int`): which of the training processes this is.
-        processes (`int`): how many there are.
+        dataset (`IterableDataset`): One pass; `set_epoch(pass)` and `shard(process, processes)` are called if there.
+        seed (`int`): Of the run.
+        process (`int`): Which of the training processes this is.
+        processes (`int`): How many there are.
     """
 
     def __init__(self, dataset: IterableDataset, seed: int, process: int, processes: int) -> None:
@@ -63,13 +63,13 @@ class StreamLoader:
     """Batches of a stream on the device, as many as the run takes.
 
     Args:
-        dataset (`IterableDataset`): one pass of samples.
-        collate (`Callable`): makes a batch of samples.
-        batch_size (`int`): samples a batch.
-        seed (`int`): of the run.
-        num_workers (`int`): loading processes; each reads its own shards.
-        accelerator (`Accelerator`): knows device and processes.
-        length (`int`): batches of the whole run.
+        dataset (`IterableDataset`): One pass of samples.
+        collate (`Callable`): Makes a batch of samples.
+        batch_size (`int`): Samples a batch.
+        seed (`int`): Of the run.
+        num_workers (`int`): Loading processes; each reads its own shards.
+        accelerator (`Accelerator`): Knows device and processes.
+        length (`int`): Batches of the whole run.
     """
 
     def __init__(

@@ -55,12 +55,12 @@ class Task(ABC):
     def calibrate(self, model: nn.Module, device: torch.device, batch_size: int) -> None:  # noqa: B027
         """Fit the new model to the training data where its method asks for that (see [`Method`]).
 
-        Called before a training that starts afresh, not before one that is resumed; alike on every process.
+        Called before a training that starts from step 0, not before one that is resumed; every process does the same.
 
         Args:
-            model (`nn.Module`): what `build_model` gave.
-            device (`torch.device`): where it may run.
-            batch_size (`int`): samples a batch.
+            model (`nn.Module`): What `build_model` gave.
+            device (`torch.device`): Where it may run.
+            batch_size (`int`): Samples a batch.
         """
 
     @abstractmethod

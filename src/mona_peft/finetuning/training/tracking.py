@@ -12,11 +12,11 @@ def resolve_trackers(wanted: Sequence[str]) -> list[str]:
     """Names of trackers for accelerate.
 
     Args:
-        wanted (`Sequence[str]`): names, `none`, or `auto`: TensorBoard where it is installed.
+        wanted (`Sequence[str]`): Names, `none`, or `auto`: TensorBoard where it is installed.
 
     Raises:
-        `ValueError`: if a name is unknown.
-        `ImportError`: if a tracker is not installed.
+        ValueError: If a name is unknown.
+        ImportError: If a tracker is not installed.
     """
     if list(wanted) == ["none"]:
         return []

@@ -23,6 +23,8 @@ class AdaptFormerConfig(BlockTunerConfig):
         adaptformer_scale (`float`): Factor of what is added.
         adaptformer_activation (`str`, *optional*): `"relu"`, as in the authors' code, or `"gelu"`. Files of releases
             before this field was there do not name it; their adapters were trained with `"gelu"` and keep it.
+        init_weights (`bool` or `"official"`): True starts as the base model (the up projection is zero);
+            `"official"` as the code of arXiv 2408.08345 does; False at random.
 
     Raises:
         ValueError: If a value is not one of those above.
@@ -30,6 +32,7 @@ class AdaptFormerConfig(BlockTunerConfig):
 
     method: ClassVar[str] = "adaptformer"
     sizes: ClassVar[tuple[str, ...]] = ("bottleneck_dim",)
+    known_inits: ClassVar[tuple[bool | str, ...]] = (True, False, "official")
 
     bottleneck_dim: int = field(
         default=64, metadata={"help": "Bottleneck channels; 64 in the paper, 16 to 32 for few-shot data."}
@@ -45,6 +48,10 @@ class AdaptFormerConfig(BlockTunerConfig):
         metadata={
             "help": "Activation in the bottleneck; 'relu' as in the authors' code, the default of new adapters."
         },
+    )
+    init_weights: bool | Literal["official"] = field(  # type: ignore[assignment]
+        default=True,
+        metadata={"help": "True starts as the base model, 'official' as the code of the comparison, False at random."},
     )
 
     def __post_init__(self) -> None:

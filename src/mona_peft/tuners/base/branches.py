@@ -10,8 +10,15 @@ from collections.abc import Collection, Sequence
 from torch import nn
 
 OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
-    "attention": ("attention.o_proj", "attention.output.dense", "attn.proj", "self_attn.out_proj", "attention.dense"),
-    "mlp": ("mlp.fc2", "output.dense", "mlp.dense2", "mlp.w3", "mlp.3"),
+    "attention": (
+        "attention.o_proj",
+        "attention.output.dense",
+        "attn.proj",
+        "self_attn.out_proj",
+        "attention.dense",
+        "attention.proj",
+    ),
+    "mlp": ("mlp.fc2", "output.dense", "mlp.dense2", "mlp.w3", "mlp.3", "mlp.lin2"),
 }
 
 #: Layers of which a class takes the weights without calling them, so that what stands in their place never acts: the

@@ -18,6 +18,7 @@ from .patterns import check_pattern
 LARGEST_IN_NARROW_BLOCKS = 1024
 
 POSITIONS = ("attention", "mlp")
+PROVIDED_BY = "mona-peft: import mona_peft before PEFT loads this adapter"
 
 
 @dataclass
@@ -28,13 +29,15 @@ class BlockTunerConfig(PeftConfig):
         init_weights (`bool`): True starts as the base model; False at random.
         target_modules (`list[str]` or `str`, *optional*): The blocks to adapt, as suffixes of their names or a regular
             expression; by default all known blocks.
-        exclude_modules (`list[str]` or `str`, *optional*): Blocks to leave out, given alike.
+        exclude_modules (`list[str]` or `str`, *optional*): Blocks to leave out, given in the same way.
         layers_to_transform (`list[int]` or `int`, *optional*): Indices of the blocks to adapt, counted over the whole
             backbone from the input; negative from the output.
         layers_pattern (`list[str]` or `str`, *optional*): Names of the containers whose blocks are counted.
-        modules_to_save (`list[str]`, *optional*): Modules beside the adapters to train and save, such as the head.
+        modules_to_save (`list[str]`, *optional*): Modules to train and save besides the adapters, such as the head.
         block_specs (`list[BlockSpec]`, *optional*): Layouts of blocks that this package does not know, or others
             for those that it does.
+        provided_by (`str`): Always `PROVIDED_BY`, for readers of `adapter_config.json`: PEFT alone does not know the
+            method, and says no more than `KeyError`.
     """
 
     #: Name of the tuner as PEFT registers it; subclasses set it.
@@ -67,10 +70,12 @@ class BlockTunerConfig(PeftConfig):
     block_specs: list[BlockSpec] | None = field(
         default=None, metadata={"help": "Layouts of further classes of blocks; they go before the known ones."}
     )
+    provided_by: str = field(default=PROVIDED_BY, metadata={"help": "Tells readers of the file what it needs."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = add_peft_type(self.method.upper())
+        self.provided_by = PROVIDED_BY
         self.block_specs = read_block_specs(self.block_specs)
         check_field_types(self)
         for name in ("target_modules", "exclude_modules"):

@@ -1,4 +1,4 @@
-"""The modules that are trained and saved beside the adapters, `modules_to_save`.
+"""The modules that are trained and saved along with the adapters, `modules_to_save`.
 
 PEFT wraps every module whose name ends in one of the names, those inside adapters too. Here only modules of the base
 model match, and of modules inside each other the outermost.

@@ -41,13 +41,15 @@ class TappedLayer(BlockTunerLayer):
         dim (`int`): Channels of the residual stream.
         device (`torch.device`): Where new adapters are put.
         dtype (`torch.dtype`): Data type of new adapters.
+        branches (`bool`): Whether the block has branches, attention and MLP, and not just a result to act on.
     """
 
     reads_norms = False
 
-    def __init__(self, dim: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, dim: int, device: torch.device, dtype: torch.dtype, branches: bool = True) -> None:
         super().__init__()
         self.dim = dim
+        self.branches = branches
         self._device_and_dtype = (device, dtype)
 
     def update_layer(self, adapter_name: str, config: Any) -> None:
@@ -161,8 +163,19 @@ class TappedTuner(BlockTuner):
         # Everything that can be refused is refused here, before the model is touched.
         self._targets, self._excluded = match_blocks(model, peft_config)
         reads_norms = self.tuner_layer_cls.reads_norms  # type: ignore[attr-defined]
+        for name, spec in self._targets.items():
+            if not spec.entry and not self.acts_after_blocks(peft_config):
+                raise ValueError(
+                    f"Block '{name}' ({spec.block}) is convolutional: it has no attention and no MLP branch that "
+                    f"{type(self).__name__} could act on with these settings. Choose Mona with a position 'mlp', "
+                    "which stands for the block's result, or leave such blocks out with `exclude_modules`."
+                )
         self._sources = {name: check_tappable(model, name, spec, reads_norms) for name, spec in self._targets.items()}
         warn_of_frozen_head(model, peft_config)
+
+    def acts_after_blocks(self, config: Any) -> bool:
+        """Whether a configuration asks for adapters that act on the results of blocks, as convolutional ones need."""
+        return False
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Add an adapter to the blocks of `model`; see `BaseTuner.inject_adapter`."""
@@ -199,7 +212,7 @@ class TappedTuner(BlockTuner):
         if device.type == "meta":  # accelerate keeps the weights elsewhere
             device = execution_device(target) or device
         if layer is None:
-            layer = self.tuner_layer_cls(stream_width(target, spec), device, dtype)  # type: ignore[call-arg]
+            layer = self.tuner_layer_cls(stream_width(target, spec), device, dtype, bool(spec.entry))  # type: ignore[call-arg]
             layer.train(target.training)
             target.add_module(self.child_name, layer)
         layer._device_and_dtype = device, dtype  # the block's weights may have been replaced since the layer was made

@@ -11,6 +11,7 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from mona_peft.blocks.modules import keep_frozen_statistics
 from mona_peft.compat import CompatibleTuner, ExcludedModule
 
 from .loading import before_next_load, check_keys, check_shapes, own_entries
@@ -64,6 +65,13 @@ class BlockTuner(CompatibleTuner):
         wrap_saved(model, config, adapter_name, activate=adapter_name in self.active_adapters)
         if config.inference_mode or config.read_from_file:
             self._awaiting = {**self._awaiting, adapter_name: self._changes(adapter_name)}
+
+    def train(self, mode: bool = True) -> BlockTuner:
+        """Switch training on or off; frozen batch norms keep their statistics, which no adapter file holds."""
+        super().train(mode)
+        if mode:
+            keep_frozen_statistics(self)
+        return self
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
         # The blocks are found in the model, `target_modules=None` stays as the user gave it.

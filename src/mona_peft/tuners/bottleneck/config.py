@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from mona_peft.tuners.base.config import POSITIONS, BlockTunerConfig, check_count, check_dropout, check_positions
 
@@ -19,6 +19,8 @@ class BottleneckConfig(BlockTunerConfig):
         bottleneck_dim (`int`): Channels n of the bottleneck.
         bottleneck_dropout (`float`): Dropout before the up projection, in [0, 1).
         positions (`tuple[str, ...]`): Which outputs: of the `"attention"`, of the `"mlp"` or both.
+        init_weights (`bool` or `"official"`): True starts as the base model (the up projection is zero);
+            `"official"` as the code of arXiv 2408.08345 does; False at random.
 
     Raises:
         ValueError: If a value is not one of those above.
@@ -26,6 +28,7 @@ class BottleneckConfig(BlockTunerConfig):
 
     method: ClassVar[str] = "bottleneck"
     sizes: ClassVar[tuple[str, ...]] = ("bottleneck_dim",)
+    known_inits: ClassVar[tuple[bool | str, ...]] = (True, False, "official")
 
     bottleneck_dim: int = field(
         default=64, metadata={"help": "Bottleneck channels; 64 in the comparison, 16 to 32 for few-shot data."}
@@ -36,6 +39,10 @@ class BottleneckConfig(BlockTunerConfig):
     positions: tuple[str, ...] | str = field(
         default=POSITIONS,
         metadata={"help": "Outputs of a block to adapt: 'attention', 'mlp', or both as in the paper (best)."},
+    )
+    init_weights: bool | Literal["official"] = field(  # type: ignore[assignment]
+        default=True,
+        metadata={"help": "True starts as the base model, 'official' as the code of the comparison, False at random."},
     )
 
     def __post_init__(self) -> None:

@@ -23,7 +23,8 @@ class Bottleneck(nn.Module):
         bottleneck_dim (`int`): Channels n between the layers.
         dropout (`float`): Dropout probability before the up projection.
         scale (`float`): Factor of what is added.
-        init_weights (`bool`): True for a module that starts as the identity; False for PyTorch's own weights.
+        init_weights (`bool` or `"official"`): True for a module that starts as the identity; `"official"` as in the
+            code of arXiv 2408.08345, truncated normal of 0.02 and zero biases; False for PyTorch's own weights.
         activation (`str`): `"gelu"` or `"relu"`.
     """
 
@@ -33,7 +34,7 @@ class Bottleneck(nn.Module):
         bottleneck_dim: int = 64,
         dropout: float = 0.1,
         scale: float = 1.0,
-        init_weights: bool = True,
+        init_weights: bool | str = True,
         activation: str = "gelu",
     ) -> None:
         super().__init__()
@@ -42,9 +43,18 @@ class Bottleneck(nn.Module):
         self.down = nn.Linear(dim, bottleneck_dim)
         self.dropout = nn.Dropout(dropout)
         self.up = nn.Linear(bottleneck_dim, dim)
+        self.reset_parameters(init_weights)
+
+    def reset_parameters(self, init_weights: bool | str = True) -> None:
+        """Give both layers their first weights."""
+        if init_weights == "official":
+            for linear in (self.down, self.up):
+                nn.init.trunc_normal_(linear.weight, std=0.02)
+        elif init_weights:
+            nn.init.zeros_(self.up.weight)
         if init_weights:
-            for tensor in (self.down.bias, self.up.weight, self.up.bias):
-                nn.init.zeros_(tensor)
+            nn.init.zeros_(self.down.bias)
+            nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor, residual: bool = True) -> Tensor:
         """Map `(..., m)` to the same shape.

@@ -3,7 +3,7 @@
 Paper: "Convolutional Bypasses Are Better Vision Transformer Adapters" (https://arxiv.org/abs/2207.07039). Reference:
 the authors' code (https://github.com/JieShibo/PETL-ViT, folder `convpass`), which this follows in activation, order
 and first weights. Deviations: stochastic depth acts on the branches alone, not on the bypasses; any grid is allowed,
-and any number of tokens beside it.
+and any number of other tokens.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class Convpass(nn.Module):
         Returns:
             `Tensor`: In the shape of `x`.
         """
-        z = quick_gelu(self.down(x.reshape(x.shape[0], -1, self.dim)))
+        z = quick_gelu(self.down(x.flatten(1, -2)))
         z = quick_gelu(convolve(self.conv, z, layout))
         result = self.up(self.dropout(z)).reshape(x.shape)
         return result if self.scale == 1.0 else self.scale * result

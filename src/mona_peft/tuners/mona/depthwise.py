@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 
 # Grids up to this size are convolved at once for all images, their channels side by side; for larger ones the copy
 # that this needs costs more than a call for each image. Above the second size the kernel outgrows the cache.

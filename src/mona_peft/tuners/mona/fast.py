@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 
 from .depthwise import kernel_gradient
 from .functional import depthwise

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 
 
 def sum_kernels(weights: Sequence[Tensor], scale: float, identity: bool) -> Tensor:

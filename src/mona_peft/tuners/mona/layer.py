@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 from mona_peft.tuners.base.tapped import TappedLayer
 
 from .config import MonaConfig
@@ -22,7 +22,7 @@ class MonaLayer(TappedLayer):
 
     def update_layer(self, adapter_name: str, config: MonaConfig) -> None:
         """Create a new adapter's modules at the positions its configuration names."""
-        for position in config.positions:
+        for position in config.positions if self.branches else ("mlp",):
             mona = Mona(
                 self.dim,
                 bottleneck_dim=config.bottleneck_dim,

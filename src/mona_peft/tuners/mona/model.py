@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mona_peft.tuners.base.tapped import TappedTuner
 
 from .layer import MonaLayer
 
 
 class MonaModel(TappedTuner):
-    """Adds Mona adapters to the blocks of a vision transformer.
+    """Adds Mona adapters to the blocks of a vision backbone.
+
+    A transformer block gets two, after attention and after the MLP; a convolutional block one, after its residual sum
+    (ConvNeXt) or the activation that follows the sum (ResNet).
 
     Args:
         model (`nn.Module`): The model to adapt, in place.
@@ -33,3 +38,7 @@ class MonaModel(TappedTuner):
     prefix = "mona_"
     tuner_layer_cls = MonaLayer
     child_name = "mona"
+
+    def acts_after_blocks(self, config: Any) -> bool:
+        """Whether `positions` has `"mlp"`, after which an adapter reads and changes the block's result."""
+        return "mlp" in config.positions

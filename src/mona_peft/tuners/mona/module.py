@@ -2,7 +2,7 @@
 
 Paper: "5%>100%: Breaking Performance Shackles of Full Fine-Tuning on Visual Recognition Tasks" (CVPR 2025,
 https://arxiv.org/abs/2408.08345). Reference: the authors' code (https://github.com/Leiyi-Hu/mona), with which the
-default settings agree. Deviations: tokens beside the patch grid (class, register and distillation tokens) are allowed;
+default settings agree. Deviations: tokens outside the grid (class, register and distillation tokens) are allowed;
 the paper's text leaves open what the norms of design versions 2 and 3 look like, here they are scaled norms like the
 last version's.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 
 from . import fast
 from .dropout import draw_kept, dropout
@@ -87,7 +87,7 @@ class Mona(nn.Module):
         norm (`str`): Of the scaled norms: `"layer"`, `"batch"`, or `"none"` for no scaled norm at all.
     """
 
-    triton = False  # see `use_triton`
+    filters = fast.Filters()  # of the fast path; see `use_triton`
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class Mona(nn.Module):
         kept, scale = None, 1.0
         if drop.training and drop.p > 0:
             kept, scale = draw_kept((*tokens.shape[:-1], self.down.out_features), drop.p, x.device)
-        settings = fast.Options(layout, self.norm.norm.eps, scale, filters=self._filters(), **options)
+        settings = fast.Options(layout, self.norm.norm.eps, scale, filters=self.filters, **options)
         more = None if extra is None else self._tokens(extra)
         results = fast.run(tokens, more, kept, settings, Parameters.of(self), self._compute_dtype(x.device.type))
         return tuple(None if result is None else result.view(x.shape) for result in results)
@@ -201,13 +201,6 @@ class Mona(nn.Module):
         dtype = self.down.weight.dtype
         lowered = torch.is_autocast_enabled(device) and dtype != torch.float64  # which autocast leaves as it is
         return torch.get_autocast_dtype(device) if lowered else dtype
-
-    def _filters(self) -> fast.Filters:
-        if not self.triton:
-            return fast.Filters()
-        from .triton import depthwise as kernels  # not at the top: Triton may be missing
-
-        return fast.Filters(kernels.depthwise, kernels.kernel_gradient)
 
     def _tokens(self, x: Tensor) -> Tensor:
         return x.flatten(1, -2).contiguous()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 
 from .module import Mona, ScaledNorm
 

@@ -88,7 +88,7 @@ class Parameters(NamedTuple):
         )
 
     def flat(self) -> list[Tensor | None]:
-        """All of them in one list, as an `autograd.Function` takes its tensors; each filter beside its bias."""
+        """All of them in one list, as an `autograd.Function` takes its tensors; each filter followed by its bias."""
         *single, kernels, biases = self
         return [*single, *(t for pair in zip(kernels, biases, strict=True) for t in pair)]
 

@@ -12,7 +12,7 @@ from mona_peft.tuners.base.config import BlockTunerConfig, check_count, check_dr
 class VPTConfig(BlockTunerConfig):
     """Configuration of a [`VPTModel`].
 
-    Deep visual prompts: each block gets learnt tokens of its own beside those of the image, which every token may
+    Deep visual prompts: each block gets learnt tokens of its own besides those of the image, which every token may
     attend to; what becomes of them is dropped after the block ("Visual Prompt Tuning", ECCV 2022,
     https://arxiv.org/abs/2203.12119). In Swin they join the tokens of every window, without a relative position, as
     in the authors' code. Prompts change attention whatever their values, so the adapted model does not start as the

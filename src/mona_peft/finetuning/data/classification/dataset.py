@@ -30,13 +30,13 @@ class ClassificationData:
     """Splits of an image classification data set.
 
     Args:
-        name (`str`): what to call it.
+        name (`str`): What to call it.
         splits (`Mapping[str, Any]`): `datasets.Dataset`s, or streams: `train`, and `validation` or `test` where there
             are such.
-        class_names (`tuple[str, ...]`): by label.
-        image_column (`str`): images, as `datasets.Image`.
-        label_column (`str`): the label; for multi-label data, one row of 1, 0 and -1 (left out) a sample.
-        multilabel (`bool`): whether an image has several labels.
+        class_names (`tuple[str, ...]`): By label.
+        image_column (`str`): Images, as `datasets.Image`.
+        label_column (`str`): The label; for multi-label data, one row of 1, 0 and -1 (left out) a sample.
+        multilabel (`bool`): Whether an image has several labels.
     """
 
     name: str
@@ -75,9 +75,9 @@ class ClassificationImages(Dataset):
     """One split as samples of a transformed image, its label and its index.
 
     Args:
-        split (`datasets.Dataset`): the split.
-        data (`ClassificationData`): names the columns.
-        transform (`Callable`): from a PIL image to a tensor `(3, H, W)`.
+        split (`datasets.Dataset`): The split.
+        data (`ClassificationData`): Names the columns.
+        transform (`Callable`): From a PIL image to a tensor `(3, H, W)`.
     """
 
     def __init__(
@@ -101,11 +101,11 @@ class ClassificationStream(IterableDataset):
     """A stream as samples like those of [`ClassificationImages`]; their index counts along the stream.
 
     Args:
-        stream (`datasets.IterableDataset`): the split.
-        data (`ClassificationData`): names the columns.
-        transform (`Callable`): from a PIL image to a tensor `(3, H, W)`.
-        shuffle_buffer (`int`): samples among which it is shuffled.
-        seed (`int`): of the run.
+        stream (`datasets.IterableDataset`): The split.
+        data (`ClassificationData`): Names the columns.
+        transform (`Callable`): From a PIL image to a tensor `(3, H, W)`.
+        shuffle_buffer (`int`): Samples among which it is shuffled.
+        seed (`int`): Of the run.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class ClassificationStream(IterableDataset):
         self.stream = split_dataset_by_node(self.stream, process, processes)
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffle anew for an epoch."""
+        """Shuffle for an epoch."""
         self.stream.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

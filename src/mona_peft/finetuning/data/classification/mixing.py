@@ -12,9 +12,9 @@ class MixedBatches:
     """Stacks samples and mixes them; labels become shares of the classes, `(B, classes)`.
 
     Args:
-        num_classes (`int`): columns of the labels.
-        mixup (`float`): alpha of mixup; 0 for none.
-        cutmix (`float`): alpha of CutMix; 0 for none. With both, each batch gets one of them, evenly.
+        num_classes (`int`): Columns of the labels.
+        mixup (`float`): Alpha of mixup; 0 for none.
+        cutmix (`float`): Alpha of CutMix; 0 for none. With both, each batch gets one of them, evenly.
     """
 
     def __init__(self, num_classes: int, mixup: float, cutmix: float) -> None:

@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
-from transformers import ConvNextImageProcessor
+from transformers import BitImageProcessor, ConvNextImageProcessor
 from transformers.image_utils import PILImageResampling
 
 from mona_peft.finetuning.data.images import to_rgb
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+#: How images are resized: bicubic as the models were pretrained, or bilinear as in the paper's recipes.
+INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,10 @@ class ImageSettings:
     """What a model expects of its images.
 
     Args:
-        height (`int`): pixels.
-        width (`int`): pixels.
-        mean (`tuple[float, ...]`): by channel, of values in [0, 1].
-        std (`tuple[float, ...]`): by channel, of values in [0, 1].
+        height (`int`): Pixels.
+        width (`int`): Pixels.
+        mean (`tuple[float, ...]`): By channel, of values in [0, 1].
+        std (`tuple[float, ...]`): By channel, of values in [0, 1].
     """
 
     height: int = 224
@@ -40,6 +42,10 @@ class ImageSettings:
     @classmethod
     def from_processor(cls, processor: Any) -> ImageSettings:
         """Read size, mean and standard deviation from a transformers image processor."""
+        timm = getattr(processor, "data_config", None)
+        if timm is not None:
+            _, height, width = timm["input_size"]
+            return cls(height, width, tuple(timm["mean"]), tuple(timm["std"]))
         size = getattr(processor, "crop_size", None) or processor.size
         size = {name: size[name] for name in ("height", "width", "shortest_edge") if name in size and size[name]}
         return cls(
@@ -51,57 +57,77 @@ class ImageSettings:
 
 
 def train_transform(
-    settings: ImageSettings, crop_scale: tuple[float, float] = (0.08, 1.0), horizontal_flip: float = 0.5
+    settings: ImageSettings,
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+    horizontal_flip: float = 0.5,
+    interpolation: str = "bicubic",
 ) -> Callable[[Image.Image], torch.Tensor]:
     """Random crop resized to the model's size, random flip.
 
     Args:
-        settings (`ImageSettings`): the model's size, mean and standard deviation.
-        crop_scale (`tuple[float, float]`): least and greatest share of the area that a crop keeps.
+        settings (`ImageSettings`): The model's size, mean and standard deviation.
+        crop_scale (`tuple[float, float]`): Least and greatest share of the area that a crop keeps.
         horizontal_flip (`float`): probability; 0 where mirror images mean something else, as with digits.
+        interpolation (`str`): A key of `INTERPOLATIONS`.
 
     Returns:
-        `Callable`: from a PIL image in any mode to a float tensor `(3, H, W)`.
+        `Callable`: From a PIL image in any mode to a float tensor `(3, H, W)`.
     """
     size = (settings.height, settings.width)
-    crop = v2.RandomResizedCrop(size, scale=crop_scale, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    crop = v2.RandomResizedCrop(size, scale=crop_scale, interpolation=INTERPOLATIONS[interpolation], antialias=True)
     return v2.Compose([to_rgb, crop, v2.RandomHorizontalFlip(horizontal_flip), *_to_tensor(settings)])
 
 
-def eval_transform(settings: ImageSettings, resize_ratio: float = 256 / 224) -> Callable[[Image.Image], torch.Tensor]:
+def eval_transform(
+    settings: ImageSettings, resize_ratio: float = 256 / 224, interpolation: str = "bicubic"
+) -> Callable[[Image.Image], torch.Tensor]:
     """Resize so that the centre crop keeps `1 / resize_ratio` of the shorter side, then crop.
 
     Args:
-        settings (`ImageSettings`): the model's size, mean and standard deviation.
-        resize_ratio (`float`): resized side over crop side, 256 / 224 in the paper's recipes; 1 keeps everything.
+        settings (`ImageSettings`): The model's size, mean and standard deviation.
+        resize_ratio (`float`): Resized side over crop side, 256 / 224 in the paper's recipes; 1 keeps everything.
+        interpolation (`str`): A key of `INTERPOLATIONS`.
 
     Returns:
-        `Callable`: from a PIL image in any mode to a float tensor `(3, H, W)`.
+        `Callable`: From a PIL image in any mode to a float tensor `(3, H, W)`.
     """
     size = (settings.height, settings.width)
     # One number keeps the aspect ratio; two are for models whose input is not square.
     resized = [round(side * resize_ratio) for side in (size if size[0] != size[1] else size[:1])]
-    resize = v2.Resize(resized, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    resize = v2.Resize(resized, interpolation=INTERPOLATIONS[interpolation], antialias=True)
     return v2.Compose([to_rgb, resize, v2.CenterCrop(size), *_to_tensor(settings)])
 
 
-def evaluation_processor(processor: Any, resize_ratio: float) -> Any:
+def evaluation_processor(
+    processor: Any, resize_ratio: float, interpolation: str = "bicubic", image_size: int | None = None
+) -> Any:
     """An image processor of transformers that prepares images as [`eval_transform`] does.
 
     That of ConvNeXt resizes the short side and crops the centre; it does so below 384 pixels only, so larger models
     and those whose input is not square keep their own.
 
     Args:
-        processor (`Any`): the model's own processor.
-        resize_ratio (`float`): as for [`eval_transform`].
+        processor (`Any`): The model's own processor.
+        resize_ratio (`float`): As for [`eval_transform`].
+        interpolation (`str`): As for [`eval_transform`].
+        image_size (`int`, *optional*): Another side than the model's own, for which [`eval_transform`] is followed at
+            any size.
     """
     settings = ImageSettings.from_processor(processor)
+    if image_size is not None:
+        return BitImageProcessor(
+            size={"shortest_edge": round(image_size * resize_ratio)},
+            crop_size={"height": image_size, "width": image_size},
+            resample=PILImageResampling[interpolation.upper()],
+            image_mean=list(settings.mean),
+            image_std=list(settings.std),
+        )
     if settings.height != settings.width or settings.height >= 384:
         return processor
     return ConvNextImageProcessor(
         size={"shortest_edge": settings.height},
         crop_pct=1 / resize_ratio,
-        resample=PILImageResampling.BICUBIC,
+        resample=PILImageResampling[interpolation.upper()],
         image_mean=list(settings.mean),
         image_std=list(settings.std),
     )

@@ -1,6 +1,6 @@
 """COCO's segmentations: polygons, and run lengths (RLE) compressed or not, checked before pycocotools sees them.
 
-pycocotools trusts what it is given: run lengths that do not add up to the image make it loop for ever or read memory
+pycocotools trusts its input: run lengths that do not add up to the image make it loop for ever or read memory
 that is not its own.
 """
 

@@ -34,10 +34,10 @@ class ObjectImage:
     """An image and what is annotated on it.
 
     Args:
-        id (`int`): unique in its split.
-        height (`int`): pixels.
-        width (`int`): pixels.
-        source (`Path` or `Callable`): a file, or what makes the RGB image.
+        id (`int`): Unique in its split.
+        height (`int`): Pixels.
+        width (`int`): Pixels.
+        source (`Path` or `Callable`): A file, or what makes the RGB image.
         annotations (`tuple[Annotation, ...]`): COCO annotations: `bbox` as x, y, width, height; `category_id`; `area`;
             `iscrowd`; `segmentation` where there are masks; `difficult` in VOC.
         frame (`str`, *optional*): Whether the annotations are for the image as it is `stored` or `upright`, where EXIF
@@ -119,9 +119,9 @@ class ObjectData:
     """Splits of a data set of objects.
 
     Args:
-        name (`str`): what to call it.
+        name (`str`): What to call it.
         splits (`Mapping[str, Sequence[ObjectImage]]`): `train`, and `validation` or `test` where there are such.
-        categories (`Mapping[int, str]`): name of each category id, in the order of the labels 0, 1, ...
+        categories (`Mapping[int, str]`): Name of each category id, in the order of the labels 0, 1, ...
     """
 
     name: str
@@ -210,19 +210,17 @@ def training_targets(image: ObjectImage, category_ids: Sequence[int], with_masks
     Boxes are clipped to the image. With masks, objects whose mask is empty are left out too.
 
     Args:
-        image (`ObjectImage`): the image.
-        category_ids (`Sequence[int]`): by label.
-        with_masks (`bool`): whether masks are wanted.
+        image (`ObjectImage`): The image.
+        category_ids (`Sequence[int]`): By label.
+        with_masks (`bool`): Whether masks are wanted.
 
     Raises:
-        `ValueError`: if an annotation has an unknown category, or no mask where one is wanted.
+        ValueError: If an annotation has an unknown category, or no mask where one is wanted.
     """
     label_of = {category: label for label, category in enumerate(category_ids)}
     boxes, labels, masks = [], [], []
     for annotation in image.annotations:
-        if annotation.get("iscrowd") or annotation.get("difficult"):
-            continue
-        box = clip_box(annotation["bbox"], image.height, image.width)
+        box = training_box(annotation, image)
         if box is None:
             continue
         if with_masks:
@@ -240,6 +238,25 @@ def training_targets(image: ObjectImage, category_ids: Sequence[int], with_masks
     return Targets(
         np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64), stacked if with_masks else None
     )
+
+
+def training_box(annotation: Mapping[str, Any], image: ObjectImage) -> tuple[float, float, float, float] | None:
+    """Corners of an object that trains, clipped to the image; `None` for one that does not."""
+    if annotation.get("iscrowd") or annotation.get("difficult"):
+        return None
+    return clip_box(annotation["bbox"], image.height, image.width)
+
+
+def without_empty(images: Sequence[ObjectImage]) -> list[ObjectImage]:
+    """The images with an object that trains: 117,266 of COCO's 118,287.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    kept = [image for image in images if any(training_box(one, image) for one in image.annotations)]
+    if not kept:
+        raise ValueError(f"None of {len(images)} training images has an object to train on; annotate some.")
+    return kept
 
 
 def clip_box(bbox: Sequence[float], height: int, width: int) -> tuple[float, float, float, float] | None:

@@ -37,10 +37,10 @@ class SegmentationData:
     """Splits of a semantic segmentation data set.
 
     Args:
-        name (`str`): what to call it.
+        name (`str`): What to call it.
         splits (`Mapping[str, Sequence[LabelledImage]]`): `train`, and `validation` or `test` where there are such.
-        class_names (`tuple[str, ...]`): by label.
-        reduce_zero_label (`bool`): whether 0 in the files means "no class" and 1 the first class, as in ADE20K.
+        class_names (`tuple[str, ...]`): By label.
+        reduce_zero_label (`bool`): Whether 0 in the files means "no class" and 1 the first class, as in ADE20K.
         exif_frame (`str`, *optional*): Whether label maps are for images as they are `stored` or `upright`, where EXIF
             data turn an image and the sizes do not tell.
     """
@@ -109,7 +109,7 @@ def pair_folders(images: Path, label_maps: Path) -> list[LabelledImage]:
     """Pair the files of two folders by their names without suffix, in alphabetical order.
 
     Raises:
-        `FileNotFoundError`: if a folder is missing, is empty, or an image has no label map.
+        FileNotFoundError: If a folder is missing, is empty, or an image has no label map.
     """
     for folder in (images, label_maps):
         if not folder.is_dir():
@@ -136,7 +136,7 @@ def load_folders(
     """Load `root/images/SPLIT` with `root/annotations/SPLIT` for every split that is there (`training` is `train`).
 
     Raises:
-        `FileNotFoundError`: if there is no training split.
+        FileNotFoundError: If there is no training split.
     """
     splits = {}
     for folder, split in (("training", "train"), ("train", "train"), ("validation", "validation"), ("test", "test")):

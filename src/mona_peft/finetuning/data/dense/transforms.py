@@ -15,15 +15,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2 import functional as TF
+from torchvision.transforms import v2
 
 from mona_peft.finetuning.data.classification.transforms import IMAGENET_MEAN, IMAGENET_STD
-from mona_peft.finetuning.data.images import IGNORED
 
+from .geometric import PadToSquare, RandomScale, RandomSizeCrop, VariedCrop
 from .objects import Targets
+from .photometric import HUE_DEGREES, PhotometricDistortion
 
-CROP_TRIES = 10
+#: Padded sides are multiples of this: a whole number of patches at every stage of the usual backbones.
+PAD_TO = 32
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class DenseSettings:
     """Size of test images, and their normalisation.
 
     Args:
-        short_side (`int`): pixels of the shorter side, unless the longer one would exceed `long_side`.
-        long_side (`int`): most pixels of the longer side.
-        mean (`tuple[float, ...]`): by channel, of values in [0, 1].
-        std (`tuple[float, ...]`): by channel, of values in [0, 1].
+        short_side (`int`): Pixels of the shorter side, unless the longer one would exceed `long_side`.
+        long_side (`int`): Most pixels of the longer side.
+        mean (`tuple[float, ...]`): By channel, of values in [0, 1].
+        std (`tuple[float, ...]`): By channel, of values in [0, 1].
     """
 
     short_side: int = 800
@@ -51,7 +52,7 @@ class DenseSettings:
         return cls(short, long, tuple(processor.image_mean), tuple(processor.image_std))
 
     def processor(self) -> Any:
-        """A transformers image processor that resizes and normalises alike."""
+        """A transformers image processor that resizes and normalises in the same way."""
         from transformers import DetrImageProcessor
 
         size = {"shortest_edge": self.short_side, "longest_edge": self.long_side}
@@ -63,7 +64,7 @@ class DenseSettings:
 
     def resize(self) -> v2.Transform:
         """Resizing of test images."""
-        return RandomScale(self.short_side, self.long_side, (1.0, 1.0))
+        return RandomScale([self.short_side], self.long_side)
 
 
 def to_image(image: Image.Image) -> tv_tensors.Image:
@@ -71,99 +72,12 @@ def to_image(image: Image.Image) -> tv_tensors.Image:
     return tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1))
 
 
-class RandomSizeCrop(v2.Transform):
-    """Crop a random part whose sides are each between two sizes (or the image's own, where that is less).
-
-    Args:
-        low (`int`): least side, pixels.
-        high (`int`): greatest side, pixels.
-        probability (`float`): of cropping at all.
-    """
-
-    def __init__(self, low: int, high: int, probability: float) -> None:
-        super().__init__()
-        self.low, self.high, self.probability = low, high, probability
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the crop, or none."""
-        height, width = TF.get_size(flat_inputs[0])
-        if torch.rand(()) >= self.probability:
-            return {"top": 0, "left": 0, "height": height, "width": width}
-        crop = [_between(min(self.low, side), min(self.high, side)) for side in (height, width)]
-        top, left = _between(0, height - crop[0]), _between(0, width - crop[1])
-        return {"top": top, "left": left, "height": crop[0], "width": crop[1]}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Crop one input."""
-        return self._call_kernel(TF.crop, inpt, **params)
-
-
-class RandomScale(v2.Transform):
-    """Resize to fit into a frame times a random factor, keeping the ratio of the sides.
-
-    Args:
-        short_side (`int`): shorter side of the frame, pixels.
-        long_side (`int`): longer side of the frame, pixels.
-        factors (`Sequence[float]`): least and greatest factor.
-    """
-
-    def __init__(self, short_side: int, long_side: int, factors: Sequence[float]) -> None:
-        super().__init__()
-        self.short_side, self.long_side, self.factors = short_side, long_side, factors
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the factor."""
-        height, width = TF.get_size(flat_inputs[0])
-        low, high = self.factors
-        factor = low + (high - low) * float(torch.rand(())) if high > low else low
-        scale = factor * min(self.short_side / min(height, width), self.long_side / max(height, width))
-        return {"size": [max(1, round(height * scale)), max(1, round(width * scale))]}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize one input; label maps by the nearest pixel."""
-        nearest = isinstance(inpt, tv_tensors.Mask)
-        mode = InterpolationMode.NEAREST if nearest else InterpolationMode.BILINEAR
-        return self._call_kernel(TF.resize, inpt, size=params["size"], interpolation=mode, antialias=True)
-
-
-class VariedCrop(v2.Transform):
-    """Cut a square in which no class has more than a share of the pixels, padding where the image is too small.
-
-    Args:
-        side (`int`): pixels.
-        most (`float`): greatest share of one class; after some tries any crop is taken.
-    """
-
-    def __init__(self, side: int, most: float = 0.75) -> None:
-        super().__init__()
-        self.side, self.most = side, most
-
-    def forward(self, image: tv_tensors.Image, labels: tv_tensors.Mask) -> tuple[Tensor, Tensor]:
-        """Crop both alike."""
-        height, width = image.shape[-2:]
-        padding = [0, 0, max(0, self.side - width), max(0, self.side - height)]
-        image, labels = TF.pad(image, padding), TF.pad(labels, padding, fill=IGNORED)
-        height, width = image.shape[-2:]
-        for _ in range(CROP_TRIES):
-            window = [_between(0, height - self.side), _between(0, width - self.side), self.side, self.side]
-            cropped = TF.crop(labels, *window)
-            counts = cropped[cropped != IGNORED].unique(return_counts=True)[1]
-            if len(counts) > 1 and counts.max() < self.most * counts.sum():
-                break
-        return TF.crop(image, *window), cropped
-
-
-def _between(low: int, high: int) -> int:
-    """A random whole number from low to high, both included, from torch's global generator."""
-    return int(torch.randint(low, high + 1, ()))
-
-
 class ObjectTransform:
     """From an image and its objects to what a detector trains on.
 
     Args:
-        steps (`Sequence[v2.Transform]`): transforms of image, boxes, masks and labels.
-        settings (`DenseSettings`): the normalisation.
+        steps (`Sequence[v2.Transform]`): Transforms of image, boxes, masks and labels.
+        settings (`DenseSettings`): The normalisation.
     """
 
     def __init__(self, steps: Sequence[v2.Transform], settings: DenseSettings) -> None:
@@ -185,21 +99,30 @@ class ObjectTransform:
 
 
 def object_train_transform(
-    settings: DenseSettings, short_sides: Sequence[int], flip: float, crop: Sequence[int] = (), crop_share: float = 0.5
+    settings: DenseSettings,
+    short_sides: Sequence[int],
+    flip: float,
+    crop: Sequence[int] = (),
+    crop_share: float = 0.5,
+    crop_short_sides: Sequence[int] = (),
 ) -> ObjectTransform:
     """Multi-scale training transform.
 
     Args:
-        settings (`DenseSettings`): longer side and normalisation.
-        short_sides (`Sequence[int]`): one is drawn for each image; those of test images if empty.
-        flip (`float`): probability of mirroring.
-        crop (`Sequence[int]`): least and greatest side of a crop taken before resizing; none if empty.
-        crop_share (`float`): probability of that crop.
+        settings (`DenseSettings`): Longer side and normalisation.
+        short_sides (`Sequence[int]`): One is drawn for each image; those of test images if empty.
+        flip (`float`): Probability of mirroring.
+        crop (`Sequence[int]`): Least and greatest side of a crop taken before resizing; none if empty.
+        crop_share (`float`): Probability of that crop.
+        crop_short_sides (`Sequence[int]`): An image to be cropped is first resized to one of these; not if empty.
     """
     steps: list[v2.Transform] = [v2.RandomHorizontalFlip(flip)]
     if crop:
-        steps.append(RandomSizeCrop(crop[0], crop[1], crop_share))
-    steps.append(v2.RandomShortestSize(list(short_sides) or [settings.short_side], max_size=settings.long_side))
+        cropping: list[v2.Transform] = [RandomSizeCrop(crop[0], crop[1])]
+        if crop_short_sides:
+            cropping.insert(0, RandomScale(crop_short_sides, settings.long_side))
+        steps.append(v2.RandomApply(cropping, crop_share))
+    steps.append(RandomScale(list(short_sides) or [settings.short_side], settings.long_side))
     return ObjectTransform(steps, settings)
 
 
@@ -207,21 +130,28 @@ class LabelMapTransform:
     """From an image and its label map to what a segmenter trains on.
 
     Args:
-        settings (`DenseSettings`): frame and normalisation.
-        crop (`int`): side of the training crop, pixels.
-        scale (`Sequence[float]`): least and greatest factor of resizing.
-        flip (`float`): probability of mirroring.
-        photometric (`bool`): whether brightness, contrast, saturation and hue vary.
+        settings (`DenseSettings`): Frame and normalisation.
+        crop (`int`): Side of the training crop, pixels.
+        scale (`Sequence[float]`): Least and greatest factor of resizing.
+        flip (`float`): Probability of mirroring.
+        photometric (`bool`): Whether brightness, contrast, saturation and hue vary.
+        hue_degrees (`float`): Most that the hue varies by.
     """
 
     def __init__(
-        self, settings: DenseSettings, crop: int, scale: Sequence[float], flip: float, photometric: bool
+        self,
+        settings: DenseSettings,
+        crop: int,
+        scale: Sequence[float],
+        flip: float,
+        photometric: bool,
+        hue_degrees: float = HUE_DEGREES,
     ) -> None:
-        steps: list[Any] = [RandomScale(settings.short_side, settings.long_side, scale), VariedCrop(crop)]
+        steps: list[Any] = [RandomScale([settings.short_side], settings.long_side, scale), VariedCrop(crop)]
         steps.append(v2.RandomHorizontalFlip(flip))
         if photometric:
-            steps.append(v2.RandomPhotometricDistort())
-        self.steps = v2.Compose([*steps, *settings.normalise()])
+            steps.append(PhotometricDistortion(hue_degrees=hue_degrees))
+        self.steps = v2.Compose([*steps, *settings.normalise(), PadToSquare(crop)])
 
     def __call__(self, image: Image.Image, labels: np.ndarray) -> tuple[Tensor, Tensor]:
         """Give the image `(3, crop, crop)` and its labels `(crop, crop)`, int64."""
@@ -234,11 +164,11 @@ def eval_pixels(image: Image.Image, settings: DenseSettings) -> Tensor:
     return v2.Compose([settings.resize(), *settings.normalise()])(to_image(image)).as_subclass(Tensor)
 
 
-def pad_batch(images: Sequence[Tensor], multiple: int = 32, fill: float = 0.0) -> tuple[Tensor, Tensor]:
+def pad_batch(images: Sequence[Tensor], multiple: int = PAD_TO, fill: float = 0.0) -> tuple[Tensor, Tensor]:
     """Pad images `(C, H, W)` at right and bottom to common sides, multiples of `multiple`.
 
     Returns:
-        `tuple[Tensor, Tensor]`: the batch `(B, C, H, W)` and the sizes `(B, 2)` before padding.
+        `tuple[Tensor, Tensor]`: The batch `(B, C, H, W)` and the sizes `(B, 2)` before padding.
     """
     sizes = torch.tensor([image.shape[-2:] for image in images])
     height, width = (-(-int(side) // multiple) * multiple for side in sizes.max(0).values)

@@ -23,7 +23,7 @@ def load_pretraining_digits(validation_per_class: int = 20) -> DatasetDict:
     """Scans of 0 to 4, with splits `train` and `validation`.
 
     Args:
-        validation_per_class (`int`): scans of each class kept out of `train`.
+        validation_per_class (`int`): Scans of each class kept out of `train`.
     """
     return _build(PRETRAIN_DIGITS, {"validation": validation_per_class, "train": None}, np.random.default_rng(0))
 
@@ -36,13 +36,13 @@ def load_adaptation_digits(
     `test` and `validation` are the same for every seed and disjoint from every `train`.
 
     Args:
-        shots (`int`): labelled training scans of each class.
-        seed (`int`): draws the training scans among those not held out.
-        validation_per_class (`int`): scans of each class in `validation`.
-        test_per_class (`int`): scans of each class in `test`.
+        shots (`int`): Labelled training scans of each class.
+        seed (`int`): Draws the training scans among those not held out.
+        validation_per_class (`int`): Scans of each class in `validation`.
+        test_per_class (`int`): Scans of each class in `test`.
 
     Raises:
-        `ValueError`: if a class has too few scans for these sizes.
+        ValueError: If a class has too few scans for these sizes.
     """
     sizes = {"test": test_per_class, "validation": validation_per_class, "train": shots}
     return _build(ADAPT_DIGITS, sizes, np.random.default_rng(seed))

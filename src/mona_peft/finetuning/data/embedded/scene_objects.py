@@ -20,8 +20,8 @@ def scene_objects(sizes: dict[str, int], settings: SceneSettings | None = None) 
     """Scenes with boxes and RLE masks.
 
     Args:
-        sizes (`dict[str, int]`): number of scenes of each split.
-        settings (`SceneSettings`, *optional*): what scenes look like.
+        sizes (`dict[str, int]`): Number of scenes of each split.
+        settings (`SceneSettings`, *optional*): What scenes look like.
     """
     settings = settings or SceneSettings()
     splits = {split: [_to_image(split, i, settings) for i in range(size)] for split, size in sizes.items()}
@@ -45,7 +45,7 @@ def mask_annotation(mask: np.ndarray, category_id: int, box: Sequence[float], is
 
     Args:
         mask (`np.ndarray`): `(H, W)`, boolean.
-        category_id (`int`): of the object.
+        category_id (`int`): Of the object.
         box (`Sequence[float]`): x1, y1, x2, y2.
         iscrowd (`int`): 1 for a region of many objects.
     """

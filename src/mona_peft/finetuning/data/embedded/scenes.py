@@ -38,13 +38,13 @@ class SceneSettings:
     """What scenes look like.
 
     Args:
-        size (`int`): side of the square image, pixels.
-        max_objects (`int`): most digits a scene; their number is uniform from 1 to this.
-        empty_share (`float`): share of scenes without any digit.
-        object_share (`tuple[float, float]`): least and greatest side of a digit over the side of the image.
-        max_overlap (`float`): greatest share of a digit that later ones may hide.
-        dark_ink_share (`float`): share of digits in dark ink; the others are light.
-        brightness (`float`): factor of the photograph's values; below 1, light ink stands out.
+        size (`int`): Side of the square image, pixels.
+        max_objects (`int`): Most digits a scene; their number is uniform from 1 to this.
+        empty_share (`float`): Share of scenes without any digit.
+        object_share (`tuple[float, float]`): Least and greatest side of a digit over the side of the image.
+        max_overlap (`float`): Greatest share of a digit that later ones may hide.
+        dark_ink_share (`float`): Share of digits in dark ink; the others are light.
+        brightness (`float`): Factor of the photograph's values; below 1, light ink stands out.
     """
 
     size: int = 96
@@ -105,7 +105,7 @@ def load_photographs(split: str) -> tuple[Image.Image, ...]:
     """The photographs behind the scenes of one split, RGB.
 
     Raises:
-        `FileNotFoundError`: if an installed package lacks one.
+        FileNotFoundError: If an installed package lacks one.
     """
     import skimage.data
     import sklearn.datasets
@@ -131,11 +131,11 @@ def compose_scene(split: str, index: int, settings: SceneSettings = SceneSetting
 
     Args:
         split (`str`): `train`, `validation` or `test`.
-        index (`int`): not negative.
-        settings (`SceneSettings`): what scenes look like.
+        index (`int`): Not negative.
+        settings (`SceneSettings`): What scenes look like.
 
     Raises:
-        `ValueError`: if there is no such split.
+        ValueError: If there is no such split.
     """
     if split not in SPLITS:
         raise ValueError(f"Scenes have no split {split!r}; choose one of {', '.join(SPLITS)}.")

@@ -14,6 +14,7 @@ from typing import Any
 from mona_peft.finetuning.data.dense.segmentation import LabelledImage, SegmentationData, load_folders
 from mona_peft.finetuning.data.embedded.scenes import SEMANTIC_NAMES, SceneImage, SceneSettings
 
+from .hub import load_splits
 from .sizes import OFFICIAL_SIZES
 
 NUM_CLASSES = 150
@@ -56,7 +57,8 @@ def load_hub_segmentation(
     image_column: str = "image",
     label_column: str = "annotation",
     exif_frame: str | None = None,
-    **options: Any,
+    config_name: str | None = None,
+    revision: str | None = None,
 ) -> SegmentationData:
     """Load a data set of the Hub (or a folder that `datasets` reads) with image and label map columns.
 
@@ -67,14 +69,15 @@ def load_hub_segmentation(
         image_column (`str`): images.
         label_column (`str`): label maps, as images.
         exif_frame (`str`, *optional*): See `SegmentationData`.
-        **options: for `datasets.load_dataset`.
+        config_name (`str`, *optional*): configuration, for data sets with several.
+        revision (`str`, *optional*): branch or commit on the Hub.
 
     Raises:
         `ValueError`: if a column is missing.
     """
     import datasets
 
-    loaded = datasets.load_dataset(name, **options)
+    loaded = load_splits(name, config_name, revision=revision)
     splits = {}
     for split, rows in loaded.items():
         missing = {image_column, label_column} - set(rows.column_names)

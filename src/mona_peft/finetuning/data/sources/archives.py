@@ -25,8 +25,8 @@ class LabelledFiles:
     """Image files of one split with their labels.
 
     Args:
-        paths (`list[str]`): image files.
-        labels (`list[Any]`): a label each, or a row of 1, 0 and -1.
+        paths (`list[str]`): Image files.
+        labels (`list[Any]`): A label each, or a row of 1, 0 and -1.
     """
 
     paths: list[str]
@@ -77,8 +77,8 @@ def read_voc2007(folder: Path, multilabel: bool = True) -> tuple[dict[str, Label
     """Read VOC2007: splits `train` (the official trainval) and `test`, and the names of the 20 classes.
 
     Args:
-        folder (`Path`): holds `VOCdevkit/VOC2007`, or is that folder.
-        multilabel (`bool`): label every class, or only one an image (see [`single_label`]).
+        folder (`Path`): Holds `VOCdevkit/VOC2007`, or is that folder.
+        multilabel (`bool`): Label every class, or only one an image (see [`single_label`]).
     """
     root = devkit(folder) / "VOC2007"
     root = root if root.is_dir() else folder

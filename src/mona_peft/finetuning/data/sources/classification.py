@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,50 +14,16 @@ import pyarrow as pa
 
 from mona_peft.finetuning.data.classification.dataset import ClassificationData, arrow_column
 from mona_peft.finetuning.data.embedded.digits import load_adaptation_digits
-from mona_peft.finetuning.settings import Settings, option
 
 from .checks import check_images, image_folder, skip_bad_images, undecoded
+from .config import DataConfig
+from .holding_out import split_positions
 from .hub import find_image_column, find_label_column, load_splits, pick_splits
 from .labels import encode_labels, find_class_names, unlabelled
 from .presets import PRESETS, Preset, check_sizes, download
 
-
-@dataclass
-class DataConfig(Settings):
-    """Where the images come from."""
-
-    dataset: str | None = option(
-        None, f"{', '.join(PRESETS)}, digits, an id on the Hub, or a folder of images, parquet files or tar shards."
-    )
-    data_dir: str | None = option(None, "Folder with the official archives of a preset, unpacked.")
-    download: bool = option(False, "Download the official archives of a preset into data_dir with torchvision.")
-    hub_id: str | None = option(None, "Take a preset from this data set on the Hub instead of its usual one.")
-    hub_config: str | None = option(None, "Configuration of the data set on the Hub.")
-    hub_revision: str | None = option(None, "Branch or commit of the data set on the Hub.")
-    image_column: str | None = option(None, "Column of the images; found if unset.")
-    label_column: str | None = option(None, "Column of the labels; found if unset.")
-    class_names: list[str] = option([], "Names of the classes, where the data has none.")
-    train_split: str | None = option(None, "Name of the training split; found if unset.")
-    validation_split: str | None = option(None, "Name of the validation split; found if unset.")
-    test_split: str | None = option(None, "Name of the test split; found if unset.")
-    validation_fraction: float = option(
-        0.0, "Share of the training split to validate on, where there is no such split.", least=0, below=1
-    )
-    voc_labels: str = option(
-        "multi",
-        "VOC2007: multi (20 labels an image) or single (largest object not difficult).",
-        choices=("multi", "single"),
-    )
-    shots: int = option(8, "Labelled scans a class of the digits.", least=1)
-    streaming: bool = option(False, "Read the training split as a stream, sharded by process.")
-    shuffle_buffer: int = option(1000, "Samples among which a stream is shuffled.", least=1)
-    skip_bad_images: bool = option(False, "Leave out images that cannot be read, after trying all of them.")
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without data."""
-        super().__post_init__()
-        if self.download and not self.data_dir:
-            raise ValueError("--download needs --data_dir, where the archives go.")
+#: Labelled scans a class of the digits, where no number is asked for.
+DIGITS_SHOTS = 8
 
 
 def load_data(config: DataConfig, seed: int = 0) -> ClassificationData:
@@ -83,8 +48,31 @@ def load_data(config: DataConfig, seed: int = 0) -> ClassificationData:
             splits[name] = _with_images(split, data, name, config)
     if "validation" not in splits and config.validation_fraction > 0:
         require_training(data)
-        splits["train"], splits["validation"] = _hold_out(splits["train"], config.validation_fraction, seed)
+        splits = _hold_out(data.with_splits(splits), config, seed)
+    if config.shots and config.dataset != "digits":
+        splits["train"] = draw_shots(require_training(data.with_splits(splits)), config.shots, seed)
     return data.with_splits(splits)
+
+
+def draw_shots(data: ClassificationData, shots: int, seed: int) -> datasets.Dataset:
+    """Draw as many training images of each class; a class that has fewer gives all it has.
+
+    Args:
+        data (`ClassificationData`): With a training split.
+        shots (`int`): Images a class.
+        seed (`int`): Of the draw.
+
+    Raises:
+        ValueError: If the images have several labels each, or are a stream.
+    """
+    train = data.splits["train"]
+    if data.multilabel or not isinstance(train, datasets.Dataset):
+        found = "its images have several labels each" if data.multilabel else "a stream cannot be drawn from"
+        raise ValueError(f"shots={shots} draws images by class from {data.name}, but {found}; leave it out.")
+    order = np.random.default_rng(seed).permutation(len(train))
+    labels = arrow_column(train, data.label_column).to_numpy(zero_copy_only=False)[order]
+    drawn = [order[labels == label][:shots] for label in range(len(data.class_names))]
+    return train.select(sorted(np.concatenate(drawn).tolist()))
 
 
 def require_training(data: ClassificationData) -> ClassificationData:
@@ -101,7 +89,7 @@ def require_training(data: ClassificationData) -> ClassificationData:
 
 
 def _from_digits(config: DataConfig, seed: int) -> ClassificationData:
-    splits = load_adaptation_digits(shots=config.shots, seed=seed)
+    splits = load_adaptation_digits(shots=config.shots or DIGITS_SHOTS, seed=seed)
     return ClassificationData("digits", splits, tuple(splits["train"].features["label"].names))
 
 
@@ -194,13 +182,18 @@ def _local_folder(config: DataConfig) -> Path | None:
     return next((Path(source) for source in sources if source and Path(source).is_dir()), None)
 
 
-def _hold_out(split: datasets.Dataset, fraction: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Cut a share off a split, at random."""
-    if not isinstance(split, datasets.Dataset):
+def _hold_out(data: ClassificationData, config: DataConfig, seed: int) -> dict[str, Any]:
+    """The splits with a share of the training split of each class cut off to validate on.
+
+    Raises:
+        ValueError: If a share of a stream was asked for.
+    """
+    train = data.splits["train"]
+    if not isinstance(train, datasets.Dataset):
         raise ValueError("validation_fraction needs the whole training split; a stream cannot be cut.")
-    order = np.random.default_rng(seed).permutation(len(split)).tolist()
-    size = max(1, round(fraction * len(split)))
-    return split.select(sorted(order[size:])), split.select(sorted(order[:size]))
+    labels = np.zeros(len(train), int) if data.multilabel else np.asarray(train[data.label_column])
+    kept, held = split_positions(labels, config.validation_fraction, seed)
+    return {**data.splits, "train": train.select(kept), "validation": train.select(held)}
 
 
 def _with_images(split: datasets.Dataset, data: ClassificationData, role: str, config: DataConfig) -> datasets.Dataset:

@@ -18,6 +18,21 @@ COCO_2017 = {
 }
 
 
+def find_coco_layout(root: Path) -> dict[str, tuple[str, str]]:
+    """Annotation file and image folder of each split of a folder: `annotations/instances_SPLIT.json` and `SPLIT`.
+
+    A split may have a year to its name (`train2017`), and its images may lie in `images/SPLIT` as well.
+    """
+    layout = {}
+    for role, usual in (("train", "train"), ("validation", "val"), ("test", "test")):
+        for file in sorted(root.glob(f"annotations/*{usual}*.json")):
+            name = file.stem.removeprefix("instances_")
+            folder = next((each for each in (name, f"images/{name}") if (root / each).is_dir()), None)
+            if folder is not None and role not in layout:
+                layout[role] = (f"annotations/{file.name}", folder)
+    return layout
+
+
 def load_coco(
     root: Path, layout: Mapping[str, tuple[str, str]] | None = None, exif_frame: str | None = None
 ) -> ObjectData:

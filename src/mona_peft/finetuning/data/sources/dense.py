@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,68 +10,14 @@ from mona_peft.finetuning.data.dense import objects, segmentation
 from mona_peft.finetuning.data.dense.objects import ObjectData
 from mona_peft.finetuning.data.dense.segmentation import SegmentationData, load_folders
 from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
-from mona_peft.finetuning.data.embedded.scenes import SceneSettings
 from mona_peft.finetuning.data.orientation import FRAMES
-from mona_peft.finetuning.settings import Settings, option
 
 from .ade20k import ade20k_names, load_ade20k, load_hub_segmentation, scene_segmentation
-from .coco import load_coco
+from .coco import find_coco_layout, load_coco
+from .config import OBJECT_SETS, SEGMENTATION_SETS, ObjectDataConfig, SegmentationDataConfig, SourceConfig
+from .holding_out import split_positions
+from .hub import check_source, pick_splits
 from .voc_detection import load_voc_detection
-
-SEGMENTATION_SETS = ("ade20k", "folder", "hub", "scenes")
-OBJECT_SETS = ("coco", "voc0712", "scenes")
-EXIF_HELP = (
-    "Frame of the annotations of images that EXIF data turn: stored or upright. Needed only where their size does not "
-    "tell, as for square images."
-)
-
-
-@dataclass
-class SceneConfig(Settings):
-    """The embedded scenes, where they are the data set."""
-
-    scene_size: int = option(96, "Side of the embedded scenes, pixels.", least=1)
-    train_scenes: int = option(200, "Embedded scenes to train on.", least=0)
-    validation_scenes: int = option(50, "Embedded scenes to validate on.", least=0)
-    test_scenes: int = option(100, "Embedded scenes to test on.", least=0)
-
-    def sizes(self) -> dict[str, int]:
-        """Scenes of each split that has any."""
-        counts = {"train": self.train_scenes, "validation": self.validation_scenes, "test": self.test_scenes}
-        return {split: count for split, count in counts.items() if count}
-
-    def settings(self) -> SceneSettings:
-        """What the scenes look like."""
-        return SceneSettings(size=self.scene_size)
-
-
-@dataclass
-class SegmentationDataConfig(SceneConfig):
-    """Where images and label maps come from."""
-
-    dataset: str | None = option(None, f"One of {', '.join(SEGMENTATION_SETS)}; the demo if unset.")
-    data_dir: str | None = option(None, "Folder of ade20k or folder: images/SPLIT and annotations/SPLIT in it.")
-    hub_dataset: str | None = option(None, "Id on the Hub, for hub; its label maps count as ADE20K's unless told.")
-    class_names: list[str] = option([], "Names by label, for folder and hub; ADE20K's 150 if unset for hub.")
-    reduce_zero_label: bool = option(False, "0 in the label maps means no class, 1 the first class (for folder).")
-    image_column: str = option("image", "Column of the images, for hub.")
-    label_column: str = option("annotation", "Column of the label maps, for hub.")
-    skip_bad_images: bool = option(False, "Leave out files that cannot be read, and list them.")
-    exif_frame: str | None = option(None, EXIF_HELP)
-
-
-@dataclass
-class ObjectDataConfig(SceneConfig):
-    """Where images and their objects come from."""
-
-    dataset: str | None = option(None, f"One of {', '.join(OBJECT_SETS)}; the demo if unset.")
-    data_dir: str | None = option(None, "Folder of coco (annotations/, train2017/, val2017/) or voc0712 (VOCdevkit/).")
-    train_annotations: str | None = option(None, "Other annotation file of coco, inside data_dir.")
-    train_images: str | None = option(None, "Its image folder.")
-    validation_annotations: str | None = option(None, "Other annotation file to validate on.")
-    validation_images: str | None = option(None, "Its image folder.")
-    skip_bad_images: bool = option(False, "Leave out files that cannot be read, and list them.")
-    exif_frame: str | None = option(None, EXIF_HELP)
 
 
 def check_frame(frame: str | None) -> None:
@@ -84,8 +30,12 @@ def check_frame(frame: str | None) -> None:
         raise ValueError(f"exif_frame is {frame!r}; it is {' or '.join(FRAMES)}.")
 
 
-def load_segmentation(config: SegmentationDataConfig) -> SegmentationData:
+def load_segmentation(config: SegmentationDataConfig, seed: int = 0) -> SegmentationData:
     """Load the data set that `config` names.
+
+    Args:
+        config (`SegmentationDataConfig`): The source.
+        seed (`int`): Draws a validation split.
 
     Raises:
         `ValueError`: if there is no such data set, or a setting that it needs is missing.
@@ -93,46 +43,113 @@ def load_segmentation(config: SegmentationDataConfig) -> SegmentationData:
     check_frame(config.exif_frame)
     if config.dataset == "scenes":
         data = scene_segmentation(config.sizes(), config.settings())
-    elif config.dataset == "ade20k":
+    elif config.dataset == "ade20k" and not config.hub_id:
         data = load_ade20k(_folder(config), config.exif_frame)
-    elif config.dataset == "folder":
+    elif config.dataset == "folder" or (config.dataset and Path(config.dataset).is_dir() and not config.hub_id):
         if not config.class_names:
-            raise ValueError("dataset folder needs --class_names, by label.")
-        data = load_folders(_folder(config), config.class_names, config.reduce_zero_label, config.exif_frame)
-    elif config.dataset == "hub":
-        if not config.hub_dataset:
-            raise ValueError("dataset hub needs --hub_dataset, an id such as user/name.")
-        names = tuple(config.class_names) or ade20k_names(Path(config.hub_dataset))
-        reduce_zero = config.reduce_zero_label or not config.class_names
-        columns = (config.image_column, config.label_column)
-        data = load_hub_segmentation(config.hub_dataset, names, reduce_zero, *columns, exif_frame=config.exif_frame)
+            raise ValueError(f"The data set {config.dataset} needs --class_names, by label.")
+        root = _folder(config) if config.dataset == "folder" else Path(config.dataset)
+        data = load_folders(root, config.class_names, config.reduce_zero_label, config.exif_frame)
     else:
-        raise ValueError(f"Unknown dataset {config.dataset!r}; choose one of {', '.join(SEGMENTATION_SETS)}.")
+        data = _from_hub(config)
     if config.skip_bad_images:
         data, bad = segmentation.without_unreadable(data)
         _report(bad)
-    return data
+    return _hold_out(data, config, seed)
 
 
-def load_objects(config: ObjectDataConfig) -> ObjectData:
+def _from_hub(config: SegmentationDataConfig) -> SegmentationData:
+    """Label maps on the Hub; without class names they count as ADE20K's."""
+    source = config.hub_id or ("" if config.dataset == "hub" else config.dataset or "")
+    if not source:
+        raise ValueError("dataset hub needs --hub_id, an id such as user/name.")
+    check_source(source, f"a folder, {', '.join(SEGMENTATION_SETS)}, or an id on the Hub")
+    wanted = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
+    names = tuple(config.class_names) or ade20k_names(Path(source))
+    data = load_hub_segmentation(
+        source,
+        names,
+        config.reduce_zero_label or not config.class_names,
+        config.image_column or "image",
+        config.label_column or "annotation",
+        exif_frame=config.exif_frame,
+        config_name=config.hub_config,
+        revision=config.hub_revision,
+    )
+    return replace(data, splits=pick_splits(data.splits, wanted))
+
+
+#: Settings of the data that annotation files of objects decide.
+NOT_FOR_OBJECTS = ("hub_id", "hub_config", "hub_revision", "image_column", "label_column", "class_names")
+
+
+def load_objects(config: ObjectDataConfig, seed: int = 0) -> ObjectData:
     """Load the data set that `config` names.
+
+    Args:
+        config (`ObjectDataConfig`): The source.
+        seed (`int`): Draws a validation split.
 
     Raises:
         `ValueError`: if there is no such data set, or a setting that it needs is missing.
     """
     check_frame(config.exif_frame)
+    unread = [name for name in NOT_FOR_OBJECTS if getattr(config, name)]
+    if unread:
+        raise ValueError(
+            f"Objects are read from folders in COCO's or VOC's layout, whose files name everything: leave out "
+            f"{', '.join(unread)}."
+        )
     if config.dataset == "scenes":
         data = scene_objects(config.sizes(), config.settings())
     elif config.dataset == "coco":
         data = load_coco(_folder(config), _coco_layout(config), config.exif_frame)
     elif config.dataset == "voc0712":
         data = load_voc_detection(_folder(config), exif_frame=config.exif_frame)
+    elif config.dataset and Path(config.dataset).is_dir():
+        data = _objects_in(Path(config.dataset), config)
     else:
-        raise ValueError(f"Unknown dataset {config.dataset!r}; choose one of {', '.join(OBJECT_SETS)}.")
+        place = f"There is no folder {config.dataset}. " if config.dataset else ""
+        raise ValueError(
+            f"{place}--dataset is a folder in COCO's or VOC's layout, or one of {', '.join(OBJECT_SETS)}."
+        )
     if config.skip_bad_images:
         data, bad = objects.without_unreadable(data)
         _report(bad)
-    return data
+    return _hold_out(pick_named(data, config), config, seed)
+
+
+def _objects_in(root: Path, config: ObjectDataConfig) -> ObjectData:
+    """A folder in VOC's layout, or in COCO's: annotation files named, or found by the name of their split.
+
+    Raises:
+        `ValueError`: if it is neither.
+    """
+    if any((folder / "Annotations").is_dir() for folder in (*root.glob("VOC20*"), *root.glob("VOCdevkit/VOC20*"))):
+        return load_voc_detection(root, exif_frame=config.exif_frame)
+    layout = _coco_layout(config) or find_coco_layout(root)
+    if not layout:
+        raise ValueError(
+            f"{root} is neither in COCO's layout (annotations/instances_SPLIT.json and a folder SPLIT of images) nor "
+            "in VOC's (VOC2007/Annotations). Name its files: --train_annotations FILE --train_images FOLDER."
+        )
+    return load_coco(root, layout, config.exif_frame)
+
+
+def pick_named(data: Any, config: SourceConfig) -> Any:
+    """The data set with the splits that the settings name, where they name any."""
+    wanted = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
+    return replace(data, splits=pick_splits(data.splits, wanted)) if any(wanted.values()) else data
+
+
+def _hold_out(data: Any, config: SourceConfig, seed: int) -> Any:
+    """The data set with a validation split cut off the training split, where it has none and that was asked for."""
+    if "validation" in data.splits or "train" not in data.splits or not config.validation_fraction:
+        return data
+    train = data.splits["train"]
+    kept, held = split_positions([0] * len(train), config.validation_fraction, seed)
+    parts = {"train": [train[row] for row in kept], "validation": [train[row] for row in held]}
+    return replace(data, splits={**data.splits, **parts})
 
 
 def _coco_layout(config: ObjectDataConfig) -> dict[str, tuple[str, str]] | None:

@@ -11,6 +11,9 @@ from typing import Any
 
 import datasets
 
+from mona_peft.finetuning.environment import looks_like_path
+from mona_peft.finetuning.validation import first_line
+
 from .checks import check_shards
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
@@ -20,6 +23,21 @@ SPLIT_NAMES = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval"),
 }
+
+
+def check_source(source: str, known: str) -> None:
+    """Check that a data set that is meant to be a folder is there, before it is looked for on the Hub.
+
+    Args:
+        source (`str`): what was given.
+        known (`str`): what a data set may be, in words.
+
+    Raises:
+        ValueError: If it can only be a folder, and there is none.
+    """
+    if looks_like_path(source) and not Path(source).is_dir():
+        found = "is a file, not a folder" if Path(source).exists() else "does not exist"
+        raise ValueError(f"The folder {source} {found}. --dataset is {known}.")
 
 
 def load_splits(
@@ -37,6 +55,7 @@ def load_splits(
         ValueError: If the data set needs code of its own, which `datasets` no longer runs, or one of its files is
             damaged.
     """
+    check_source(name_or_path, "a folder, or an id on the Hub")
     if Path(name_or_path).is_dir():
         check_shards(Path(name_or_path))
     try:
@@ -52,7 +71,10 @@ def load_splits(
     except Exception as error:
         # `datasets` wraps whatever its readers raise, and says nothing but that something went wrong.
         if not Path(name_or_path).is_dir():
-            raise
+            raise ValueError(
+                f"There is no folder {name_or_path} here, and no data set of that name could be had from the Hub: "
+                f"{first_line(error)}"
+            ) from error
         raise ValueError(
             f"The folder {name_or_path} cannot be read as a data set: {_innermost(error)}. It should hold folders of "
             "images named by class, or parquet, CSV or tar files; repair or remove the file that is at fault."

@@ -17,13 +17,13 @@ class Preset:
     """A data set known by name.
 
     Args:
-        name (`str`): given as `--dataset`.
-        read_archive (`Callable`): reads the official layout from a folder.
-        sizes (`Mapping[str, int]`): images of each official split.
-        hub_id (`str`, *optional*): a copy on the Hub in plain files.
-        torchvision_folder (`str`): where torchvision's downloader puts the official layout.
-        multilabel (`bool`): whether it can be used with several labels an image.
-        citation (`str`): what to cite.
+        name (`str`): Given as `--dataset`.
+        read_archive (`Callable`): Reads the official layout from a folder.
+        sizes (`Mapping[str, int]`): Images of each official split.
+        hub_id (`str`, *optional*): A copy on the Hub in plain files.
+        torchvision_folder (`str`): Where torchvision's downloader puts the official layout.
+        multilabel (`bool`): Whether it can be used with several labels an image.
+        citation (`str`): What to cite.
     """
 
     name: str
@@ -71,7 +71,7 @@ def check_sizes(preset: Preset, sizes: Mapping[str, int]) -> None:
     """Compare split sizes with the official ones.
 
     Raises:
-        `ValueError`: if all images are there but differently split.
+        ValueError: If all images are there but differently split.
     """
     if dict(sizes) == dict(preset.sizes):
         return

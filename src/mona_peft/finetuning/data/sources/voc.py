@@ -1,4 +1,4 @@
-"""PASCAL VOC's files: image sets and annotations, for classification and detection alike.
+"""PASCAL VOC's files: image sets and annotations, for classification and detection.
 
 `VOCdevkit/VOC2007/{JPEGImages,Annotations,ImageSets/Main}`.
 """

@@ -26,9 +26,9 @@ def load_voc_detection(
     Boxes become 0-based with exclusive far edges: VOC's pixels count from 1 and its far edges belong to the box.
 
     Args:
-        root (`Path`): the folder `VOCdevkit`, or the one that holds it.
-        parts (`dict`, *optional*): year and image set of each split; 07+12 if left out.
-        class_names (`Sequence[str]`): by label.
+        root (`Path`): The folder `VOCdevkit`, or the one that holds it.
+        parts (`dict`, *optional*): Year and image set of each split; 07+12 if left out.
+        class_names (`Sequence[str]`): By label.
         exif_frame (`str`, *optional*): See `ObjectImage.frame`.
 
     Raises:

@@ -20,21 +20,14 @@ PICTURES = "usr/share/openclipart/png"
 CLASSES: dict[str, tuple[str, ...]] = {
     "beverages": ("food/beverages",),
     "birds": ("animals/birds",),
-    "boats": ("transportation/boating",),
     "bugs": ("animals/bugs",),
     "clothing": ("people/clothing",),
-    "desserts": ("food/desserts",),
     "fruit": ("food/fruit",),
     "hardware": ("computer/hardware",),
-    "homes": ("buildings/homes",),
     "mammals": ("animals/mammals",),
     "music": ("recreation/music",),
     "plants": ("plants",),
-    "road_signs": ("transportation/roadsigns",),
     "sports": ("recreation/sports",),
-    "tools": ("tools",),
-    "vehicles": ("transportation/vehicles",),
-    "weapons": ("tools/weapons",),
 }
 SHARES = {"train": 0.5, "validation": 0.2, "test": 0.3}
 

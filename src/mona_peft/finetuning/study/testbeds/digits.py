@@ -106,7 +106,7 @@ def adaptation_task(
         options (`dict`, *optional*): Its settings.
     """
     config = ClassificationConfig(
-        model_name_or_path=model,
+        model=model,
         method=method,
         method_options=options or {},
         crop_scale=CROP_SCALE,

@@ -118,9 +118,7 @@ def pretrain(name: str, data: ClassificationData, make: MakeModel, training: Tra
     record = folder / DONE
     if record.exists() and json.loads(record.read_text(encoding="utf-8"))["epochs"] == training.num_epochs:
         return folder / "model"
-    config = ClassificationConfig(
-        model_name_or_path="", method="full", horizontal_flip=0.0, resize_ratio=1.0, **recipe
-    )
+    config = ClassificationConfig(model="", method="full", horizontal_flip=0.0, resize_ratio=1.0, **recipe)
     side = make(data.class_names).config.image_size
     size = {"height": side, "width": side}
     processor = ViTImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)

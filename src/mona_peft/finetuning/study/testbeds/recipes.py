@@ -9,6 +9,7 @@ from typing import Any
 
 from mona_peft.finetuning.data.classification.dataset import ClassificationData
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data, require_training
+from mona_peft.finetuning.study.splits import CHOSEN_ON, StudySplits, study_splits
 from mona_peft.finetuning.study.variants import Variant
 from mona_peft.finetuning.tasks.classification import ClassificationConfig, ClassificationTask
 from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
@@ -18,7 +19,13 @@ from mona_peft.finetuning.training.config import FREE_ON_RESUME
 from .testbed import Testbed
 
 #: What tables call the metrics that dense runs are judged by.
-METRIC_NAMES = {"mean_iou": "mean IoU", "box_ap": "box AP", "ap50": "AP at IoU 0.5", "mask_ap": "mask AP"}
+METRIC_NAMES = {
+    "mean_iou": "mean IoU",
+    "box_ap": "box AP",
+    "mask_ap": "mask AP",
+    "ap50": "AP at IoU 0.5",
+    "ap50_11point": "11-point AP at IoU 0.5",
+}
 
 
 class RecipeTestbed(Testbed):
@@ -26,20 +33,29 @@ class RecipeTestbed(Testbed):
 
     Args:
         task_name (`str`): Name of the task.
-        data (`Any`): Settings of the data set; it needs both a validation and a test split.
-        config (`Any`): Settings of the task; a variant gives the method and its settings, and its `backbone`, where it
-            has one, is the model.
+        data (`Any`): Settings of the data set.
+        config (`Any`): Settings of the task; a variant gives the method and its settings, and its `backbone` and
+            `drop_path`, where it has them, are those of the model.
         training (`TrainingConfig`): Settings of the loop; a run gives its learning rate and seed.
+        select_on (`str`): What rates and weights are chosen on; see `study_splits`.
+        fraction (`float`): Share of the training set to hold out where the data has one split to evaluate on.
     """
 
-    #: What to do about a split that the data lacks.
-    remedy: str = ""
-
-    def __init__(self, task_name: str, data: Any, config: Any, training: TrainingConfig) -> None:
+    def __init__(
+        self,
+        task_name: str,
+        data: Any,
+        config: Any,
+        training: TrainingConfig,
+        select_on: str = "validation",
+        fraction: float = 0.1,
+    ) -> None:
         self.task_name = task_name
         self.data = data
         self.config = config
         self.base = training
+        self.select_on = select_on
+        self.fraction = fraction
 
     @abstractmethod
     def load(self, seed: int) -> Any:
@@ -51,27 +67,36 @@ class RecipeTestbed(Testbed):
 
     def describe(self) -> dict[str, Any]:
         """Data, model and recipe without what variants and runs decide."""
-        free = FREE_ON_RESUME | {"method", "method_options", "learning_rate", "seed"}
+        free = FREE_ON_RESUME | {"method", "method_options", "by_method", "learning_rate", "seed"}
         settings = {**asdict(self.data), **asdict(self.config), **asdict(self.base)}
-        return {"benchmark": self.task_name} | {name: value for name, value in settings.items() if name not in free}
+        kept = {name: value for name, value in settings.items() if name not in free}
+        return {"benchmark": self.task_name, **kept, CHOSEN_ON: self.splits(self.base.seed)[1].chosen_on}
+
+    def splits(self, seed: int) -> tuple[Any, StudySplits]:
+        """The data set, and what of it is trained on, chosen on and reported.
+
+        Raises:
+            `ValueError`: If a split is missing that cannot be made of others.
+        """
+        data = self.load(seed)
+        try:
+            return data, study_splits(data.splits, self.select_on, self.fraction)
+        except ValueError as error:
+            raise ValueError(f"{self.data.dataset}: {error}") from None
 
     def task(self, variant: Variant, seed: int, folder: Path) -> Task:
         """The task with the variant's method.
 
         Raises:
-            `ValueError`: if the data lacks a validation or a test split.
+            `ValueError`: If the data lacks a split.
         """
-        data = self.load(seed)
-        missing = [split for split in ("validation", "test") if split not in data.splits]
-        if missing:
-            raise ValueError(
-                f"{self.data.dataset} has no {' and no '.join(missing)} split. Rates are chosen on the first and "
-                f"results read from the second: {self.remedy}."
-            )
-        model = variant.backbone or self.config.model_name_or_path
-        options = variant.options
-        config = replace(self.config, method=variant.method, method_options=options, model_name_or_path=model)
-        return self.make(data, config)
+        data, made = self.splits(seed)
+        changes: dict[str, Any] = {"method": variant.method, "method_options": variant.options}
+        if variant.backbone:
+            changes["model"] = variant.backbone
+        if variant.drop_path is not None:
+            changes["drop_path"] = variant.drop_path
+        return self.make(replace(data, splits=made.splits), replace(self.config, **changes))
 
     def training(self, learning_rate: float, seed: int) -> TrainingConfig:
         """The recipe at this rate and seed."""
@@ -82,16 +107,17 @@ class ClassificationTestbed(RecipeTestbed):
     """A data set with the recipe of a classification run.
 
     Args:
-        data (`DataConfig`): The data set; it needs a validation split and a test split, or a fraction for the first.
+        data (`DataConfig`): The data set.
         config (`ClassificationConfig`): See `RecipeTestbed`.
         training (`TrainingConfig`): See `RecipeTestbed`.
+        **choice: `select_on` and `fraction` of `RecipeTestbed`.
     """
 
-    remedy = "give --validation_fraction, --validation_split or --test_split"
-
-    def __init__(self, data: DataConfig, config: ClassificationConfig, training: TrainingConfig) -> None:
-        super().__init__("classification", data, config, training)
-        self.title = f"{data.dataset}, {Path(config.model_name_or_path).name}"
+    def __init__(
+        self, data: DataConfig, config: ClassificationConfig, training: TrainingConfig, **choice: Any
+    ) -> None:
+        super().__init__("classification", data, config, training, **choice)
+        self.title = f"{data.dataset}, {Path(config.model).name}"
         if self.load(training.seed).multilabel:
             self.metric, self.metric_name = "map", "mean average precision"
 
@@ -112,18 +138,20 @@ class DenseTestbed(RecipeTestbed):
         data (`Any`): See `RecipeTestbed`.
         config (`Any`): See `RecipeTestbed`.
         training (`TrainingConfig`): See `RecipeTestbed`.
+        **choice: `select_on` and `fraction` of `RecipeTestbed`.
     """
 
-    remedy = "lay the data set out with both"
-
-    def __init__(self, task_name: str, data: Any, config: Any, training: TrainingConfig) -> None:
-        super().__init__(task_name, data, config, training)
-        self.title = f"{data.dataset}, {task_name.replace('_', ' ')}, {Path(config.model_name_or_path).name}"
+    def __init__(self, task_name: str, data: Any, config: Any, training: TrainingConfig, **choice: Any) -> None:
+        super().__init__(task_name, data, config, training, **choice)
+        self.title = f"{data.dataset}, {task_name.replace('_', ' ')}, {Path(config.model).name}"
         self.metric, self.metric_name = config.metric, METRIC_NAMES[config.metric]
+        self.loaded: Any = None
 
     def load(self, seed: int) -> Any:
-        """Load the data set; nothing of it is drawn."""
-        return DENSE_KINDS[self.task_name].load(self.data)
+        """Load the data set, once: nothing of it is drawn."""
+        if self.loaded is None:
+            self.loaded = DENSE_KINDS[self.task_name].load(self.data)
+        return self.loaded
 
     def make(self, data: Any, config: Any) -> Task:
         """Give the dense task."""

@@ -118,7 +118,7 @@ class ScenesTestbed(Testbed):
         """The task with the variant's method. A mirrored digit is another sign, so nothing is mirrored."""
         kind = DENSE_KINDS[self.task_name]
         settings = kind.settings(
-            model_name_or_path=str(self._backbone(folder).resolve()),
+            model=str(self._backbone(folder).resolve()),
             architecture=self.architecture,
             architecture_options=self.model.options,
             method=variant.method,

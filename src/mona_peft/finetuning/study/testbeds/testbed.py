@@ -26,6 +26,8 @@ class Testbed(ABC):
     seeds: int = 3
     #: The grid of learning rates where none is asked for; around that of the recipe if empty.
     learning_rates: tuple[float, ...] = ()
+    #: Rates that a grid grows along while the best of it is at its end; none where grids stay as they are.
+    ladder: tuple[float, ...] = ()
 
     def prepare(self, variants: list[Variant], folder: Path) -> None:  # noqa: B027 (most need nothing)
         """Make what all runs need, such as pretrained backbones, in `folder`, unless it is there."""
@@ -43,6 +45,10 @@ class Testbed(ABC):
     @abstractmethod
     def training(self, learning_rate: float, seed: int) -> TrainingConfig:
         """Give the settings of one run's loop."""
+
+    def first_rates(self, variant: Variant) -> tuple[float, ...]:
+        """The variant's own grid of learning rates; empty for the common one."""
+        return ()
 
     def describe(self) -> dict[str, Any]:
         """Settings that make the testbed what it is: a study only continues with the same ones. JSON values."""

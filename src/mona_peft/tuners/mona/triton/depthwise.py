@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mona_peft.blocks.tap import TokenLayout
+from mona_peft.blocks.layout import TokenLayout
 
 from .. import functional
 from ..depthwise import kernel_gradient as plain_kernel_gradient
@@ -66,7 +66,7 @@ def _load_row(grid, row, columns, top, bottom, width, stride, valid):
 
 @triton.jit
 def _extra_tokens(first, prefix, extras, patches, COLUMNS: tl.constexpr):
-    """The tokens beside the grid from the `first` of them on: their numbers, and whether there are so many."""
+    """The tokens outside the grid from the `first` of them on: their numbers, and whether there are so many."""
     extra = first + tl.arange(0, COLUMNS)[:, None].to(tl.int64)
     return tl.where(extra < prefix, extra, extra + patches), extra < extras
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..fast import Filters
 from ..module import Mona
 
 OLDEST_TRITON = (3, 3)  # older ones have no tuples
@@ -32,11 +33,20 @@ def use_triton(model: nn.Module, enabled: bool = True) -> nn.Module:
     adapters = [module for module in model.modules() if isinstance(module, Mona)]
     if not adapters:
         raise ValueError(f"{type(model).__name__} has no Mona adapter; call use_triton after adding one.")
-    if enabled:
-        _require_triton()
+    filters = triton_filters() if enabled else Filters()
     for mona in adapters:
-        mona.triton = enabled
+        mona.filters = filters
     return model
+
+
+def triton_filters() -> Filters:
+    """The kernels, where Triton and a GPU are; the errors are those of [`use_triton`]."""
+    _require_triton()
+    from . import depthwise  # not at the top: Triton may be missing
+
+    if not depthwise.INTERPRETED and not torch.cuda.is_available():
+        raise RuntimeError("use_triton needs a GPU, and torch.cuda.is_available() is False; leave it out on a CPU.")
+    return Filters(depthwise.depthwise, depthwise.kernel_gradient)
 
 
 def _require_triton() -> None:
@@ -49,7 +59,3 @@ def _require_triton() -> None:
         ) from error
     if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST_TRITON:
         raise ImportError(f"use_triton needs Triton 3.3, which PyTorch 2.7 brings; {triton.__version__} is installed.")
-    from .depthwise import INTERPRETED
-
-    if not INTERPRETED and not torch.cuda.is_available():
-        raise RuntimeError("use_triton needs a GPU, and torch.cuda.is_available() is False; leave it out on a CPU.")

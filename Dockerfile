@@ -1,0 +1,24 @@
+# Everything that `make test` needs:
+#   docker build -t mona-peft . && docker run --rm mona-peft
+FROM python:3.11-slim
+
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends git make g++ \
+ && rm -rf /var/lib/apt/lists/*
+
+# Not as root: the tests of files that may not be read need it.
+RUN useradd --create-home user
+USER user
+WORKDIR /home/user/mona-peft
+
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 HF_HUB_OFFLINE=1
+# Torch without CUDA; leave this line out for a machine with a GPU.
+ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+
+COPY --chown=user . .
+# Some tests ask git which files are tracked.
+RUN git config --global --add safe.directory /home/user/mona-peft \
+ && (git rev-parse --git-dir >/dev/null 2>&1 || (git init -q && git add -A)) \
+ && make env
+
+CMD ["make", "test"]

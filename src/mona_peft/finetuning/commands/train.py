@@ -1,0 +1,91 @@
+"""`mona-peft train`: fine-tune on one's own data, or, without any, run the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mona_peft.finetuning.settings import read_command_line, refuse_unused
+from mona_peft.finetuning.study.config import DemoConfig, DenseDemoConfig
+from mona_peft.finetuning.tasks.config import TASK_SETTINGS
+from mona_peft.finetuning.training.config import TrainingConfig
+
+from .command import Command, Job, program
+from .starting import HELD_OUT, STARTS, describe_rates, with_folder, with_usual, with_validation
+
+#: Tasks by the word of the command.
+TASK_WORDS = {
+    "classification": "classification",
+    "segmentation": "semantic_segmentation",
+    "detection": "detection",
+    "instances": "instance_segmentation",
+}
+ABOUT = {
+    "classification": "Fine-tune an image classifier: one label an image, or several.",
+    "segmentation": "Fine-tune a semantic segmenter: a class for each pixel.",
+    "detection": "Fine-tune a detector: boxes around objects.",
+    "instances": "Fine-tune an instance segmenter: a mask for each object.",
+}
+EXAMPLES = {
+    "classification": ("--dataset photos", "swin-large-flowers102 --output_dir runs/flowers"),
+    "segmentation": ("--dataset scenes", "--dataset rooms --class_names wall floor door"),
+    "detection": ("--dataset scenes --architecture conditional_detr", "--dataset cells"),
+    "instances": ("--dataset scenes --architecture mask2former", "swin-base-cascade-coco --data_dir data/coco"),
+}
+
+
+def arguments(word: str) -> tuple[type, ...]:
+    """The dataclasses of a task's settings: data, task, loop, and the demo without data."""
+    demo = DemoConfig if word == "classification" else DenseDemoConfig
+    return (*TASK_SETTINGS[TASK_WORDS[word]], TrainingConfig, demo)
+
+
+def read(words: Sequence[str], word: str) -> Job:
+    """Read the command line of a task."""
+    task = TASK_WORDS[word]
+    usual = {
+        "learning_rate": describe_rates(task),
+        "num_epochs": f" (default: {STARTS[task].num_epochs})",
+        "validation_fraction": f" (default: {HELD_OUT} of a folder or Hub data, 0 of sets that go by name)",
+        "output_dir": " A new folder under outputs/ if unset.",
+    }
+    texts = program(f"train {word}", ABOUT[word], EXAMPLES[word], defaults=usual)
+    configs, given = read_command_line(arguments(word), words, texts)
+    data, config, training, demo = configs
+    if data.dataset is None:
+        refuse_unused((data, config, training), used=["architecture"])
+        return partial(run_demo, task, getattr(config, "architecture", ""), demo)
+    return partial(train, task, data, config, training, given)
+
+
+def run_demo(task: str, architecture: str, demo: Any) -> dict[str, Any]:
+    """The demo of a task."""
+    from mona_peft.finetuning.study import demo as demos
+
+    folder = Path(demo.demo_dir)
+    if task == "classification":
+        return demos.run_demo(demo.demo_size, folder)
+    return demos.run_dense_demo(task, architecture, demo.demo_size, folder)
+
+
+def train(task: str, data: Any, config: Any, training: TrainingConfig, given: frozenset[str]) -> dict[str, Any]:
+    """Load data and model, train, evaluate and write everything out.
+
+    Args:
+        task (`str`): A key of `TASK_SETTINGS`.
+        data (`Any`): Settings of the data.
+        config (`Any`): Settings of the task.
+        training (`TrainingConfig`): Settings of the loop.
+        given (`frozenset[str]`): Settings that flags or a recipe gave.
+    """
+    from mona_peft.finetuning.tasks.running import run
+
+    data = with_validation(data, given)
+    training = with_usual(training, given, task, config.method)
+    training = with_folder(training, data.dataset, config.method)
+    return run(task, data, config, training)
+
+
+COMMANDS = {word: Command(ABOUT[word], partial(read, word=word)) for word in TASK_WORDS}

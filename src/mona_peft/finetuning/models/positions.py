@@ -1,0 +1,80 @@
+"""Models for images of another side than they were pretrained with."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+
+from .pretrained import load_fitting
+
+
+def set_image_size(model: PreTrainedModel, side: int) -> None:
+    """Make a model take square images of this side: tables of positions are interpolated and stay so.
+
+    Models whose positions are relative, or that interpolate them in every call, are left as they are.
+
+    Args:
+        model (`PreTrainedModel`): Of transformers.
+        side (`int`): Pixels.
+
+    Raises:
+        ValueError: If the side is no multiple of the patches.
+    """
+    for module in _tables(model):
+        patches: Any = module.patch_embeddings
+        patch, grid = _pair(patches.patch_size), _pair(patches.image_size)
+        if side % patch[0] or side % patch[1]:
+            near = side // patch[0] * patch[0]
+            raise ValueError(f"image_size is {side}; the patches need a multiple of {patch[0]}, such as {near}.")
+        old: Any = module.position_embeddings
+        prefix = old.shape[1] - (grid[0] // patch[0]) * (grid[1] // patch[1])
+        count = (side // patch[0]) * (side // patch[1])
+        with torch.no_grad():
+            table = module.interpolate_pos_encoding(old.new_empty(1, prefix + count, old.shape[2]), side, side)  # type: ignore[operator]
+        module.position_embeddings = nn.Parameter(table.detach().clone(), requires_grad=old.requires_grad)
+        patches.image_size, patches.num_patches = (side, side), count
+        if hasattr(module, "image_size"):
+            module.image_size = (side, side)  # type: ignore[assignment]
+        model.config.image_size = side
+
+
+def _tables(model: nn.Module) -> Iterator[nn.Module]:
+    """The embeddings with a learned table of positions that they interpolate only when asked to."""
+    for module in list(model.modules()):
+        learned = isinstance(getattr(module, "position_embeddings", None), nn.Parameter)
+        if learned and hasattr(module, "patch_embeddings"):
+            asked = "interpolate_pos_encoding" in inspect.signature(module.forward).parameters
+            if asked and hasattr(module, "interpolate_pos_encoding"):
+                yield module
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def load_resized(
+    model_class: Any, name_or_path: str, config: Any, may_differ: Callable[[nn.Module], Sequence[str]]
+) -> PreTrainedModel:
+    """Load pretrained weights into a model whose configuration may name another image size than theirs.
+
+    Args:
+        model_class (`type[PreTrainedModel]`): What to load.
+        name_or_path (`str`): Hub id or folder.
+        config (`PretrainedConfig`): Of the model.
+        may_differ (`Callable`): See [`load_fitting`].
+    """
+    side = getattr(config, "image_size", None)
+    stored = getattr(AutoConfig.from_pretrained(name_or_path, trust_remote_code=False), "image_size", side)
+    if side == stored or not isinstance(side, int):
+        return load_fitting(model_class, name_or_path, config, may_differ)[0]
+    own = copy.deepcopy(config)
+    own.image_size = stored
+    model, _ = load_fitting(model_class, name_or_path, own, may_differ)
+    set_image_size(model, side)
+    return model
