@@ -147,7 +147,7 @@ class KeepWeights(TrainerCallback):
         self.kept.append((metrics["eval_loss"], {name: t.clone() for name, t in model.state_dict().items()}))
 
 
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_trainer_reports_the_losses_of_its_weights(compiled, tmp_path):
     """A fused optimiser moves no version counter of the weights, nor does compiled code."""
     tiny, keeper = TINY_MODELS["swin-classifier"], KeepWeights()
