@@ -11,9 +11,11 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from mona_peft.blocks.checkpointing import tolerate_tuple_embeddings
 from mona_peft.compat import CompatibleTuner, ExcludedModule
 
 from .loading import before_next_load, check_keys, check_shapes, own_entries
+from .mixed_batch import rows_name_adapters
 from .saved import check_saved, wrap_saved
 from .unloading import unload
 
@@ -64,6 +66,16 @@ class BlockTuner(CompatibleTuner):
         wrap_saved(model, config, adapter_name, activate=adapter_name in self.active_adapters)
         if config.inference_mode or config.read_from_file:
             self._awaiting = {**self._awaiting, adapter_name: self._changes(adapter_name)}
+        tolerate_tuple_embeddings(model)
+
+    @contextlib.contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
+        """Within this context each row of a batch uses the adapter, and the head, named for it."""
+        if adapter_names is None:
+            yield
+            return
+        with rows_name_adapters(self, adapter_names, args, kwargs):
+            yield
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
         # The blocks are found in the model, `target_modules=None` stays as the user gave it.
