@@ -23,6 +23,7 @@ from mona_peft.blocks.source import LayoutSource
 from mona_peft.blocks.spec import BlockSpec
 from mona_peft.blocks.tap import check_tappable, tap, untap
 
+from .config import BlockTunerConfig
 from .matching import match_blocks, warn_of_frozen_head
 from .placing import adapter_dtype, execution_device
 from .tuner import BlockTuner, BlockTunerLayer
@@ -155,6 +156,7 @@ class TappedTuner(BlockTuner):
     _sources: dict[str, LayoutSource | None]
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
+        assert isinstance(peft_config, BlockTunerConfig)
         # Everything that can be refused is refused here, before the model is touched.
         self._targets, self._excluded = match_blocks(model, peft_config)
         reads_norms = self.tuner_layer_cls.reads_norms  # type: ignore[attr-defined]

@@ -86,7 +86,7 @@ class BlockTuner(CompatibleTuner):
         super()._mark_only_adapters_as_trainable(model)
         self._injected.modules_to_save = None  # PEFT would go on to wrap modules inside adapters; see `wrap_saved`
 
-    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> Any:  # type: ignore[override]
+    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool | ExcludedModule:  # type: ignore[override]
         return ExcludedModule() if key in self._excluded else key in self._targets
 
     def _check_merge_allowed(self) -> None:

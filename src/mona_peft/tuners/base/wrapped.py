@@ -21,6 +21,7 @@ from mona_peft.blocks.checkpointing import (
 from mona_peft.blocks.rows import choose_adapters, chosen_adapters
 
 from .branches import output_modules, refuse_uncalled
+from .config import BlockTunerConfig
 from .matching import match_blocks, warn_of_frozen_head
 from .mixed_batch import row_groups
 from .placing import adapter_dtype, place_of
@@ -136,6 +137,7 @@ class WrappedTuner(BlockTuner):
         return self.tuner_layer_cls(target)  # type: ignore[call-arg, return-value]
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
+        assert isinstance(peft_config, BlockTunerConfig)
         # Everything that can be refused is refused here, before the model is touched.
         blocks, self._excluded = match_blocks(model, peft_config)
         self._targets = set(self.target_names(model, peft_config, list(blocks)))
