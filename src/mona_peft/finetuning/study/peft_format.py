@@ -105,7 +105,7 @@ def peft_config(record: Record) -> dict[str, Any] | None:
 
 def metrics(record: Record, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """The evaluations in their order; the last is on the test split."""
-    losses = dict(map(tuple, record.losses))
+    losses = {step: loss for step, loss in record.losses}
     entries: list[dict[str, Any]] = [
         {
             "step": step,
