@@ -198,8 +198,8 @@ def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str)
     write_report(target, results, records, testbed.greater_is_better, plan.searched)
     if config.testbed:
         chosen = chosen_records(records, testbed.greater_is_better, plan.searched)
-        done = {row.label for row in results.rows}
-        runs = [record for label, group in chosen.items() for record in group if label in done]
+        finished = {row.label for row in results.rows}
+        runs = [record for label, group in chosen.items() for record in group if label in finished]
         write_comparison(target / "method_comparison", runs, results.settings[TESTBED_KEY])
     print(f"\n{results.summary()}\n\nTable, figures and report are in {target}")
     return results
