@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import nn
 from transformers import (
     SwinBackbone,
@@ -16,6 +18,7 @@ from transformers import (
     ViTForImageClassification,
     ViTModel,
 )
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 
 def swin_config(**changes: Any) -> SwinConfig:
@@ -116,3 +119,8 @@ def feed_forward(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
     if hasattr(block, "mlp"):
         return block.mlp(x)
     return block.output.dense(block.intermediate(x))
+
+
+def transformers_accepts_peft() -> bool:
+    """Whether transformers' own adapter methods take the installed PEFT: 5.24 wants 0.22, which is not released."""
+    return Version(version("peft")) >= Version(MIN_PEFT_VERSION)
