@@ -109,3 +109,10 @@ def features(output: Any) -> torch.Tensor:
 @torch.no_grad()
 def predict(model: nn.Module, x: torch.Tensor, **call: Any) -> torch.Tensor:
     return features(model(pixel_values=x, **call))
+
+
+def feed_forward(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The layers of the MLP, of which older releases have the residual addition inside the second module."""
+    if hasattr(block, "mlp"):
+        return block.mlp(x)
+    return block.output.dense(block.intermediate(x))

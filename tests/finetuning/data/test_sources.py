@@ -67,7 +67,8 @@ def test_held_out_share(parquet):
         [red(sample) for sample in ClassificationImages(data.splits["validation"], data, red_of)]
         for data in (first, again, other)
     ]
-    assert len(reds[0]) == 5 and len(first.splits["train"]) == 15
+    assert len(reds[0]) == 4 and len(first.splits["train"]) == 16
+    assert sorted(first.splits["validation"]["label"]) == [0, 0, 1, 1]
     assert reds[0] == reds[1] != reds[2]
 
 

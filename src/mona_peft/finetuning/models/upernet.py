@@ -7,6 +7,7 @@ the same names, so checkpoints load either way (of `head_norm: group` in this cl
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -92,19 +93,20 @@ class OfficialUperNet(UperNetForSemanticSegmentation):
         for head in (self.decode_head, self.auxiliary_head):
             if head is None:
                 continue
-            head.classifier = PixelClassifier(head.channels, config.num_labels, dropout)
+            head.classifier = PixelClassifier(head.channels, len(config.id2label or {}), dropout)
             self._init_weights(head.classifier)
-            for module in head.modules():
-                if isinstance(module, UperNetConvModule):
-                    module.batch_norm = make_norm(module.conv.out_channels)
+            modules: list[Any] = [module for module in head.modules() if isinstance(module, UperNetConvModule)]
+            for module in modules:
+                module.batch_norm = make_norm(module.conv.out_channels)
 
-    def _init_weights(self, module: nn.Module) -> None:
+    def _init_weights(self, module: Any) -> None:
         """First weights of a module of the heads; `init` leaves out what was loaded."""
-        if isinstance(module, _BatchNorm):  # transformers knows the kinds of batch norm by name, and not all
-            for value, ones in ((module.weight, True), (module.bias, False), (module.running_mean, False)):
+        norm: Any = module if isinstance(module, _BatchNorm) else None
+        if norm is not None:  # transformers knows the kinds of batch norm by name, and not all
+            for value, ones in ((norm.weight, True), (norm.bias, False), (norm.running_mean, False)):
                 (init.ones_ if ones else init.zeros_)(value)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
+            init.ones_(norm.running_var)
+            init.zeros_(norm.num_batches_tracked)
         elif read_heads(self.config)[2] == "normal" or not isinstance(module, nn.Conv2d):
             super()._init_weights(module)
         else:

@@ -192,8 +192,8 @@ def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str)
     if taken:
         print(f"{taken} runs of {target / RECORDS_FILE} are taken over.")
     if not config.report_only:
-        done = study.run(config.max_runs)
-        print(f"{done} runs done, {len(study.missing())} known to be left; the same command goes on from here.")
+        count = study.run(config.max_runs)
+        print(f"{count} runs done, {len(study.missing())} known to be left; the same command goes on from here.")
     results, records = collect(study, reference)
     write_report(target, results, records, testbed.greater_is_better, plan.searched)
     if config.testbed:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .config import TrainingConfig
+from .config import DECAYED_SETS, TrainingConfig
 
 LAYER_NORMS = (nn.LayerNorm, nn.RMSNorm)
 NORMS = (*LAYER_NORMS, nn.GroupNorm, _NormBase, nn.LocalResponseNorm)
@@ -48,10 +48,7 @@ def is_not_layer_norm(name: str, parameter: nn.Parameter, owner: nn.Module) -> b
 
 
 #: What weight decay applies to, by the name of the setting.
-DECAYED: dict[str, Callable[[str, nn.Parameter, nn.Module], bool]] = {
-    "weights": is_weight,
-    "all_but_layer_norms": is_not_layer_norm,
-}
+DECAYED = dict(zip(DECAYED_SETS, (is_weight, is_not_layer_norm), strict=True))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, decay_on: str = "weights") -> list[dict]:

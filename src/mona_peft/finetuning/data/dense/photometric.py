@@ -34,21 +34,19 @@ class PhotometricDistortion(v2.Transform):
         hue_degrees: float = HUE_DEGREES,
     ) -> None:
         super().__init__()
-        self.brightness, self.contrast, self.saturation, self.hue_degrees = (
-            brightness,
-            contrast,
-            saturation,
-            hue_degrees,
-        )
+        self.brightness = brightness
+        self.contrast, self.saturation = contrast, saturation
+        self.hue_degrees = hue_degrees
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw each change; a step that is left out changes nothing."""
+        turn = self.hue_degrees / 360
         return {
-            "brightness": _half_the_time(-self.brightness, self.brightness, 0.0),
-            "contrast": _half_the_time(*self.contrast, 1.0),
+            "brightness": _half_the_time((-self.brightness, self.brightness), 0.0),
+            "contrast": _half_the_time(self.contrast, 1.0),
             "contrast_last": bool(torch.rand(()) < 0.5),
-            "saturation": _half_the_time(*self.saturation, 1.0),
-            "hue": _half_the_time(-self.hue_degrees / 360, self.hue_degrees / 360, 0.0),
+            "saturation": _half_the_time(self.saturation, 1.0),
+            "hue": _half_the_time((-turn, turn), 0.0),
         }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
@@ -59,8 +57,9 @@ class PhotometricDistortion(v2.Transform):
         return tv_tensors.wrap(distort(image, **params), like=inpt)
 
 
-def _half_the_time(low: float, high: float, otherwise: float) -> float:
-    """With probability 0.5 a number between two, from torch's global generator."""
+def _half_the_time(limits: Sequence[float], otherwise: float) -> float:
+    """With probability 0.5 a number between two limits, from torch's global generator."""
+    low, high = limits
     drawn = low + (high - low) * float(torch.rand(()))
     return drawn if torch.rand(()) < 0.5 else otherwise
 
