@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from mona_peft.finetuning.costs.config import CostsConfig
+from mona_peft.finetuning.costs.config import SUBJECT_NAMES, CostsConfig
 from mona_peft.finetuning.costs.measure import peak_bytes, time_interleaved
 from mona_peft.finetuning.costs.memory import saved_bytes
 from mona_peft.finetuning.costs.models import SWIN_SIZES, build_model, model_config
@@ -130,6 +130,7 @@ def test_unknown_models_are_refused():
 
 def test_kernels_for_a_gpu_are_measured_on_request_and_on_one_only(tmp_path):
     assert set(SUBJECTS) - set(DEFAULT_SUBJECTS) == {"mona-triton"}
+    assert set(SUBJECTS) == set(SUBJECT_NAMES)
     with pytest.raises(ValueError, match="mona-triton .* the model is on cpu; add `--device cuda`"):
         script_main([*TINY, "--methods", "mona-triton", "--output_dir", str(tmp_path)])
 
