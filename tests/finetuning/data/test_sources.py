@@ -53,7 +53,9 @@ def test_few_training_images_of_each_class(parquet):
     config = DataConfig(dataset=str(parquet), validation_fraction=0.25, shots=3)
     first, again, other = load_data(config), load_data(config), load_data(config, seed=1)
     assert first.splits["train"]["label"][:].count(0) == first.splits["train"]["label"][:].count(1) == 3
-    assert len(first.splits["validation"]) == 5 and len(first.splits["test"]) == 10
+    whole = load_data(DataConfig(dataset=str(parquet), validation_fraction=0.25))
+    assert first.splits["validation"]["photo"][:] == whole.splits["validation"]["photo"][:], "held out before the draw"
+    assert len(first.splits["test"]) == 10
     assert first.fingerprint() == again.fingerprint() != other.fingerprint()
     assert len(load_data(DataConfig(dataset=str(parquet), shots=15)).splits["train"]) == 20, "all there are"
     with pytest.raises(ValueError, match="shots=3 draws images by class.*a stream cannot be drawn from"):
