@@ -7,6 +7,7 @@ the same names, so checkpoints load either way (of `head_norm: group` in this cl
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -92,19 +93,20 @@ class OfficialUperNet(UperNetForSemanticSegmentation):
         for head in (self.decode_head, self.auxiliary_head):
             if head is None:
                 continue
-            head.classifier = PixelClassifier(head.channels, config.num_labels, dropout)
+            head.classifier = PixelClassifier(head.channels, head.classifier.out_channels, dropout)
             self._init_weights(head.classifier)
             for module in head.modules():
                 if isinstance(module, UperNetConvModule):
-                    module.batch_norm = make_norm(module.conv.out_channels)
+                    setattr(module, "batch_norm", make_norm(module.conv.out_channels))  # noqa: B010 (of another type)
 
     def _init_weights(self, module: nn.Module) -> None:
         """First weights of a module of the heads; `init` leaves out what was loaded."""
         if isinstance(module, _BatchNorm):  # transformers knows the kinds of batch norm by name, and not all
-            for value, ones in ((module.weight, True), (module.bias, False), (module.running_mean, False)):
-                (init.ones_ if ones else init.zeros_)(value)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
+            norm: Any = module
+            for ones in (norm.weight, norm.running_var):
+                init.ones_(ones)
+            for zeros in (norm.bias, norm.running_mean, norm.num_batches_tracked):
+                init.zeros_(zeros)
         elif read_heads(self.config)[2] == "normal" or not isinstance(module, nn.Conv2d):
             super()._init_weights(module)
         else:
