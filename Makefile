@@ -12,7 +12,7 @@ WORKERS ?= 2
 KILLS ?= 200
 N ?= 10000
 
-.PHONY: help env demo demo-dense backbones docs versions test test-slow conformance hostile faults quality style clean
+.PHONY: help env demo demo-dense backbones notebooks docs versions test test-slow conformance hostile faults quality style clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -38,8 +38,11 @@ backbones: env  ## Run the matrix of backbones and write its table into docs/ an
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not campaign" tests/families
 	$(BIN)/python -m tests.families.table --write
 
+notebooks: env  ## Run the notebooks and store their outputs (a quarter of an hour)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.notebooks
+
 docs: env  ## Build the site into site/, with every warning as an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 versions: env  ## Run the core of the tests on the oldest and the newest supported releases (several gigabytes)
 	$(BIN)/nox

@@ -17,18 +17,15 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessor
 
-from tests.finetuning.data import layouts
+from tests.support.pages import given, write_template
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
-TIMM_NAME = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 #: Blocks that are only looked at.
 SHOWN = {"text", "yaml", "bibtex", "json"}
-TRAIN = "--max_steps 1 --batch_size 2 --cpu --num_workers 0 --mixed_precision no --image_size 32 --no_progress_bar"
+TRAIN = "--max_steps 1 --batch_size 2 --cpu --num_workers 0 --mixed_precision no --no_progress_bar"
 STUDY = "--study_size tiny --study_dir study --methods mona fixed --learning_rates 0.01"
 #: What makes a command small and offline, by how it begins; later ones win.
 SMALL = {
@@ -88,29 +85,7 @@ def runnable(words: list[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages") / "template"
-    for place in ("photos", "split/train", "split/test"):
-        for name, colour in (("daisy", "white"), ("rose", "red")):
-            (folder / place / name).mkdir(parents=True)
-            for number in range(1, 5):
-                Image.new("RGB", (40, 30), colour).save(folder / place / name / f"{number:03}.jpg")
-    (folder / "data").mkdir()
-    layouts.flowers102(folder / "data")
-    sizes = {"depths": [1, 1], "num_heads": [2, 2], "embed_dim": 12}
-    for name, config in {
-        "microsoft/swin-tiny-patch4-window7-224": SwinConfig(**sizes),
-        "microsoft/swin-large-patch4-window7-224-in22k": SwinConfig(image_size=32, patch_size=2, **sizes),
-    }.items():
-        SwinForImageClassification(config).save_pretrained(folder / name)
-        ViTImageProcessor(size={"height": config.image_size, "width": config.image_size}).save_pretrained(
-            folder / name
-        )
-    import timm
-
-    timm_sizes = {"depth": 1, "embed_dim": 32, "num_heads": 2}
-    model = timm.create_model("vit_tiny_patch16_224", **timm_sizes)
-    timm.models.save_for_hf(model, folder / "timm" / TIMM_NAME, model_args=timm_sizes)
-    SwinConfig(image_size=32, patch_size=2, window_size=4, **sizes).save_pretrained(folder / "tiny")
-    shutil.copy(folder / "tiny" / "config.json", folder / "tiny.json")
+    write_template(folder)
     return folder
 
 
@@ -147,7 +122,7 @@ def run_command(words: list[str]) -> None:
     "page", [page for page in PAGES if any(language not in SHOWN for language, _ in blocks(page))]
 )
 def test_every_block_of_a_page_runs(page, workplace):
-    names: dict[str, object] = {"__name__": page}
+    names: dict[str, object] = {"__name__": page, **given(page)}
     for language, text in blocks(page):
         if language == "python":
             sys.modules[page] = type(sys)(page)  # dataclasses look their module up

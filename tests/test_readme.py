@@ -4,6 +4,10 @@ import re
 import subprocess
 from pathlib import Path
 
+import yaml
+
+import mona_peft
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -29,13 +33,27 @@ def test_ci_runs_the_two_commands():
         assert command in script
 
 
+def test_the_workflow_runs_the_steps_of_ci_run():
+    targets = re.findall(r"make --no-print-directory ([\w-]+)", (ROOT / ".ci" / "run").read_text())
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    steps = workflow["jobs"]["check"]["strategy"]["matrix"]["step"]
+    assert ["env", *(step.split()[0] for step in steps)] == targets
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == mona_peft.__version__
+    names = [author["family-names"] for author in citation["preferred-citation"]["authors"]]
+    assert all(name in README for name in names)
+
+
 def test_no_trace_of_one_machine():
     """What stands in the repository means the same anywhere."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     pattern = re.compile(r"/(?:home|root|work|tmp/dev)/")
     for name in tracked:
         if (
-            name.endswith((".py", ".md", ".toml", ".yaml", ".yml", ".ipynb", "Makefile", ".json"))
+            name.endswith((".py", ".md", ".toml", ".yaml", ".yml", ".ipynb", ".cff", "Makefile", ".json"))
             and name != "tests/test_readme.py"
         ):
             assert not pattern.search((ROOT / name).read_text(errors="ignore")), name

@@ -24,6 +24,7 @@ if TYPE_CHECKING or not only_explains(sys.orig_argv):
     from .summary import summary
 
 if TYPE_CHECKING:
+    from mona_peft.finetuning.exporting.export import export
     from mona_peft.finetuning.inference.loading import load
     from mona_peft.finetuning.inference.saving import save
     from mona_peft.finetuning.serving.router import AdapterRouter
@@ -51,6 +52,7 @@ __all__ = [
     "SSFModel",
     "VPTConfig",
     "VPTModel",
+    "export",
     "load",
     "load_official_checkpoint",
     "save",
@@ -63,6 +65,7 @@ __all__ = [
 # These need the extra [train]; they are imported when first asked for.
 _LAZY = {
     "AdapterRouter": ".finetuning.serving.router",
+    "export": ".finetuning.exporting.export",
     "load": ".finetuning.inference.loading",
     "save": ".finetuning.inference.saving",
 }
@@ -77,6 +80,6 @@ def __getattr__(name: str) -> Any:
         if (error.name or "").partition(".")[0] == __name__:
             raise
         raise ImportError(
-            f"mona_peft.{name} needs {error.name}, which is not installed: pip install 'mona-peft[train]'",
+            f"mona_peft.{name} needs {error.name}, which is not installed: install mona-peft with its extra [train].",
             name=error.name,
         ) from error

@@ -10,6 +10,7 @@ import transformers as tr
 from torch import Tensor, nn
 
 from tests.families.family import Family, Size, interpolated, pixels
+from tests.support.models import feed_forward
 
 PLAIN: dict[str, Any] = dict(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
@@ -35,13 +36,6 @@ def stages(*blocks: tuple[int, int]) -> Callable[[int, Size], Size]:
 
 def tokens(prefix: int, suffix: int = 0) -> Callable[[int], tuple[int, int]]:
     return lambda i: (prefix, suffix)
-
-
-def feed_forward(block: nn.Module, x: Tensor) -> Tensor:
-    """The layers of the MLP, of which older releases have the residual addition inside the second module."""
-    if hasattr(block, "mlp"):
-        return block.mlp(x)
-    return block.output.dense(block.intermediate(x))
 
 
 def after_norm(norm: str, scale: str = "") -> Callable[[nn.Module, Tensor, Size], Tensor]:

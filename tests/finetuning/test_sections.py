@@ -2,9 +2,9 @@
 
 import pytest
 
-from mona_peft.finetuning.data.sources.classification import DataConfig
+from mona_peft.finetuning.data.sources.config import DataConfig, SegmentationDataConfig
 from mona_peft.finetuning.settings import parse_arguments
-from mona_peft.finetuning.tasks.classification import ClassificationConfig
+from mona_peft.finetuning.tasks.config import ClassificationConfig, SemanticSegmentationConfig
 from mona_peft.finetuning.training.config import TrainingConfig
 
 TYPES = (DataConfig, ClassificationConfig, TrainingConfig)
@@ -23,7 +23,7 @@ def fill(tmp_path):
     def fill(text, *flags, every_method=False):
         file = tmp_path / "recipe.yaml"
         file.write_text(text)
-        _, config, training = parse_arguments(TYPES, [str(file), *flags], every_method)
+        _, config, training = parse_arguments(TYPES, [str(file), *flags], every_method=every_method)
         return config, training
 
     return fill
@@ -40,7 +40,7 @@ def fill(tmp_path):
         (["--method_options", '{"bottleneck_dim": 8}'], "mona", {**MONA, "bottleneck_dim": 8}, 0.2, 3e-4),
         (["--method", "lora", "--method_options", '{"lora_alpha": 1}'], "lora", {"r": 4, "lora_alpha": 1}, 0.1, 1e-5),
         (
-            ["--method=bottleneck", '--method-options={"bottleneck_dim": 8}'],
+            ["--method=bottleneck", '--method_options={"bottleneck_dim": 8}'],
             "bottleneck",
             {"bottleneck_dim": 8},
             0.1,
@@ -52,6 +52,14 @@ def test_each_method_gets_its_own(fill, flags, method, options, drop_path, rate)
     config, training = fill(RECIPE, *flags)
     assert (config.method, config.method_options) == (method, options)
     assert (config.drop_path, training.learning_rate) == (drop_path, rate)
+
+
+def test_a_flag_gives_single_settings_of_a_mapping(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("architecture: upernet\narchitecture_options: {hidden_size: 16, head_norm: sync}\n")
+    types = (SegmentationDataConfig, SemanticSegmentationConfig, TrainingConfig)
+    _, config, _ = parse_arguments(types, [str(file), "--architecture_options", '{"head_norm": "group"}'])
+    assert config.architecture_options == {"hidden_size": 16, "head_norm": "group"}
 
 
 @pytest.mark.parametrize(("flags", "options"), [([], {"r": 8}), (["--method", "full"], {})])

@@ -1,4 +1,4 @@
-"""Seeded hostile cases: 50 in the default tests, 400 in the slow ones, N by `make hostile N=10000`."""
+"""Seeded hostile cases: 50 in the default tests, 2,000 in the slow ones, N by `make hostile N=10000`."""
 
 import os
 
@@ -14,17 +14,17 @@ from . import (
 )
 from .watch import run_cases
 
-#: Kind of attack and its share of the cases.
+#: Kind of attack and its share of the cases. A damaged checkpoint costs a short training, an image next to nothing.
 ATTACKS = {
-    "repositories": (attack_repositories, 0.25),
+    "repositories": (attack_repositories, 0.2),
     "settings": (attack_settings, 0.15),
-    "images": (attack_images, 0.15),
+    "images": (attack_images, 0.25),
     "labels": (attack_labels, 0.15),
-    "objects": (attack_objects, 0.15),
-    "checkpoints": (attack_checkpoints, 0.15),
+    "objects": (attack_objects, 0.2),
+    "checkpoints": (attack_checkpoints, 0.05),
 }
 FEW = 50
-MANY = int(os.environ.get("HOSTILE_CASES", "400"))
+MANY = int(os.environ.get("HOSTILE_CASES", "2000"))
 
 
 def seeds(kind, first, total):
@@ -45,8 +45,6 @@ def test_a_few_hostile_cases(kind):
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.campaign] * (kind == "checkpoints")) for kind in ATTACKS]
-)
+@pytest.mark.parametrize("kind", ATTACKS)
 def test_many_hostile_cases(kind):
     check(kind, seeds(kind, 1000, MANY))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import nn
 from transformers import (
     SwinBackbone,
@@ -16,6 +18,7 @@ from transformers import (
     ViTForImageClassification,
     ViTModel,
 )
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 
 def swin_config(**changes: Any) -> SwinConfig:
@@ -109,3 +112,15 @@ def features(output: Any) -> torch.Tensor:
 @torch.no_grad()
 def predict(model: nn.Module, x: torch.Tensor, **call: Any) -> torch.Tensor:
     return features(model(pixel_values=x, **call))
+
+
+def feed_forward(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The layers of the MLP, of which older releases have the residual addition inside the second module."""
+    if hasattr(block, "mlp"):
+        return block.mlp(x)
+    return block.output.dense(block.intermediate(x))
+
+
+def transformers_accepts_peft() -> bool:
+    """Whether transformers' own adapter methods take the installed PEFT: 5.24 wants 0.22, which is not released."""
+    return Version(version("peft")) >= Version(MIN_PEFT_VERSION)

@@ -7,7 +7,7 @@ frozen backbone up to its first adapter.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class _Watched:
         args = require_input_grad(self, args) or args  # type: ignore[arg-type]
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
 
-    def __reduce_ex__(self, protocol: Any) -> tuple:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple:
         # The class is made at run time, so pickling and copying name the class it was made from.
         return _new_watched, (type(self).__mro__[2],), self.__getstate__()
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from .layout import Grid, Layout, RowGroup, RowLayout, ShuffledLayout, TokenLayout
 from .modules import copies_at, count_tokens, find_beside, find_patch_embedding
-from .recorders import ArgumentRecorder, GridRecorder, OrderRecorder, Recorder, argument_places, recorders_of
+from .recorder import Recorder
+from .recorders import ArgumentRecorder, GridRecorder, OrderRecorder, argument_places, recorders_of
 from .spec import PADDING, BlockSpec
 
 
@@ -66,7 +67,7 @@ class LayoutSource:
         for recorder in self.recorders:
             recorder.pass_by()
 
-    def follow(self, hidden_states: Tensor, output: Any) -> None:
+    def follow(self, hidden_states: Tensor, output: object) -> None:
         """Note that the block made `output` of `hidden_states`, so that both are laid out as one."""
         for recorder in self.recorders:
             recorder.follow(hidden_states, output)

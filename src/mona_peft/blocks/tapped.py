@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -193,7 +193,7 @@ class TappedBlock(nn.Module):
         call.reached.append(path)
         return call
 
-    def __reduce_ex__(self, protocol: Any) -> tuple:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple:
         # The class is made at run time, so pickling and copying name the class it was made from.
         return _new_tapped, (base_class(type(self)),), self.__getstate__()
 

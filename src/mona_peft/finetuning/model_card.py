@@ -190,7 +190,7 @@ def fence(text: str, language: str) -> str:
 
 
 def _summary(facts: dict[str, Any]) -> str:
-    lines = [f"- Task: {escape(facts['task'])}"] if facts.get("task") else []
+    lines = [f"- Task: {code(facts['task'])}"] if facts.get("task") else []
     base = facts.get("base_model")
     if base:
         note = "" if is_public(base) else " (a folder of the author: give `base_model=` when loading)"

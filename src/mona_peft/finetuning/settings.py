@@ -257,7 +257,10 @@ def _fill(config_type: type[Config], recipe: dict[str, Any], given: dict[str, An
         values = check_values(config_type, {name: recipe[name] for name in names if name in recipe}, words=True)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-    values |= check_values(config_type, {name: given[name] for name in names if name in given}, words=True)
+    flags = check_values(config_type, {name: given[name] for name in names if name in given}, words=True)
+    for name, value in flags.items():
+        # Of a mapping, a flag gives single settings; the others stay the recipe's.
+        values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
     return config_type(**values)
 
 

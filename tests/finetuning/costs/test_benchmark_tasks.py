@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
+from mona_peft.blocks.head import is_head
 from mona_peft.finetuning.costs.config import CostsConfig
 from mona_peft.finetuning.costs.steps import build_subjects
 from mona_peft.finetuning.costs.workloads import build_workload
-from mona_peft.finetuning.methods import is_head
 from mona_peft.finetuning.models.building import head_paths
 from tests.finetuning.dense.tiny import ARCHITECTURE_OPTIONS
 from tests.support.benchmark_script import script_main, write_swin

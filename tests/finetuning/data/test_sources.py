@@ -49,6 +49,17 @@ def test_parquet_shards(parquet):
     assert len(data.splits["test"]) == 10 and "validation" not in data.splits
 
 
+def test_few_training_images_of_each_class(parquet):
+    config = DataConfig(dataset=str(parquet), validation_fraction=0.25, shots=3)
+    first, again, other = load_data(config), load_data(config), load_data(config, seed=1)
+    assert first.splits["train"]["label"][:].count(0) == first.splits["train"]["label"][:].count(1) == 3
+    assert len(first.splits["validation"]) == 5 and len(first.splits["test"]) == 10
+    assert first.fingerprint() == again.fingerprint() != other.fingerprint()
+    assert len(load_data(DataConfig(dataset=str(parquet), shots=15)).splits["train"]) == 20, "all there are"
+    with pytest.raises(ValueError, match="shots=3 draws images by class.*a stream cannot be drawn from"):
+        load_data(DataConfig(dataset=str(parquet), shots=3, streaming=True))
+
+
 def test_held_out_share(parquet):
     config = DataConfig(dataset=str(parquet), validation_fraction=0.25)
     first, again, other = load_data(config), load_data(config), load_data(config, seed=1)
@@ -56,7 +67,8 @@ def test_held_out_share(parquet):
         [red(sample) for sample in ClassificationImages(data.splits["validation"], data, red_of)]
         for data in (first, again, other)
     ]
-    assert len(reds[0]) == 5 and len(first.splits["train"]) == 15
+    assert len(reds[0]) == 4 and len(first.splits["train"]) == 16
+    assert sorted(first.splits["validation"]["label"]) == [0, 0, 1, 1]
     assert reds[0] == reds[1] != reds[2]
 
 

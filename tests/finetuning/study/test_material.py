@@ -130,13 +130,14 @@ def test_pictures_are_laid_on_white_and_written_once(tmp_path):
         assert image.mode == "RGB" and image.size == (128, 256) and image.getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_a_drawing_belongs_to_the_nearest_class(tmp_path):
-    picture(tmp_path / "tools" / "weapons" / "sword_01.png", "red")
+def test_a_drawing_has_the_class_of_its_folder(tmp_path):
+    picture(tmp_path / "animals" / "birds" / "ducks" / "duck_01.png", "red")
+    picture(tmp_path / "plants" / "rose_01.png", "red")
     picture(tmp_path / "tools" / "hammer_01.png", "red")
-    assert {p.path.stem: p.label for p in clipart.find_pictures(tmp_path)} == {
-        "sword_01": "weapons",
-        "hammer_01": "tools",
-    }
+    assert {p.path.stem: p.label for p in clipart.find_pictures(tmp_path)} == {"duck_01": "birds", "rose_01": "plants"}
+    folders = [folder for folders in clipart.CLASSES.values() for folder in folders]
+    inside = [(one, other) for one in folders for other in folders if one.startswith(f"{other}/")]
+    assert not inside, "no picture has two classes"
 
 
 def test_emoji_are_tested_on_the_other_vendor(tmp_path):

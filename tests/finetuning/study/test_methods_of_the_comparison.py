@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from transformers import ViTImageProcessor
 
+from mona_peft.blocks.head import is_head
 from mona_peft.finetuning.inference.loading import load
-from mona_peft.finetuning.methods import METHODS, apply_method, is_head
+from mona_peft.finetuning.methods import METHODS, apply_method
 from mona_peft.finetuning.repository import save_repository, weights_size
 from tests.support.models import TINY_MODELS, images, predict
 

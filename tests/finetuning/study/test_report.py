@@ -130,7 +130,7 @@ def test_report_is_one_file_that_needs_no_other(tmp_path):
     write_report(tmp_path, results(), RECORDS)
     page = _Resources()
     page.feed((tmp_path / "report.html").read_text())
-    assert len(page.images) == 4 and all(source.startswith("data:image/png;base64,") for source in page.images)
+    assert len(page.images) == 5 and all(source.startswith("data:image/png;base64,") for source in page.images)
     assert page.links == []
     assert "55.0% ± 7.1" in page.cells and "Comparison on a <title>" in page.cells
     for name in ("parameters", "losses", "seconds", "memory"):

@@ -1,4 +1,4 @@
-"""The committed results agree with themselves and with the tables in the README and the pages."""
+"""The committed results agree with themselves."""
 
 import csv
 import json
@@ -8,16 +8,22 @@ import pytest
 
 from mona_peft.finetuning.methods import METHODS
 from mona_peft.finetuning.study.ablations import ablation_variants
+from mona_peft.finetuning.study.citations import refresh_citations
 from mona_peft.finetuning.study.command import DIGITS_FULL_RATE, DIGITS_MONA_RATE
-from mona_peft.finetuning.study.report import Results, read_block, to_html
+from mona_peft.finetuning.study.records import read_lines
+from mona_peft.finetuning.study.report import RECORDS_FILE, Results, read_block, to_html
+from mona_peft.finetuning.study.table import find_unfinished, make_rows, sort_rows
 from mona_peft.finetuning.study.testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS
+from mona_peft.finetuning.study.testbeds.real import FEW_STEPS
 from mona_peft.finetuning.study.testbeds.scenes import SIZES, ScenesTestbed
 from mona_peft.finetuning.study.variants import PAPER_METHODS
+from tests.finetuning.study.fakes import record
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
 SCENES = "scenes-semantic_segmentation"
-FOLDERS = ("digits", "digits-ablations", SCENES)
+REAL = "clipart-10"
+FOLDERS = ("digits", "digits-ablations", SCENES, REAL)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -27,7 +33,7 @@ def test_table_csv_and_report_are_made_from_the_same_results(name):
     rows = list(csv.DictReader((RESULTS / name / "results.csv").open(encoding="utf-8")))
     assert [(row["label"], float(row["mean"])) for row in rows] == [(row.label, row.mean) for row in results.rows]
     images = {p.stem: p.read_bytes() for p in (RESULTS / name).glob("*.png")}
-    order = ("settings", "parameters", "losses", "seconds", "memory")
+    order = ("settings", "parameters", "losses", "seconds", "memory", "rates", "curves")
     report = (RESULTS / name / "report.html").read_text(encoding="utf-8")
     assert report == to_html(results, {key: images[key] for key in order if key in images})
 
@@ -60,16 +66,38 @@ def test_the_ablations_have_every_setting():
     assert [row.label for row in results.rows] == [variant.label for variant in variants]
 
 
-@pytest.mark.parametrize(
-    ("name", "page", "block", "command"),
-    [
-        ("digits", "README.md", "results", f"--methods {' '.join(METHODS)}"),
-        (SCENES, "docs/results.md", "results-semantic_segmentation", "--task semantic_segmentation"),
-    ],
-)
-def test_pages_show_the_committed_table(name, page, block, command):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    assert read_block(text, block) == Results.load(RESULTS / name).summary().strip(), (
-        f"The table in {page} is not that of results/{name}; run "
-        f"`python scripts/compare.py {command} --report_only --results_dir results/{name} --readme {page}`."
+def test_the_page_on_choosing_quotes_the_committed_figures():
+    page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    quoted = [name for name in FOLDERS if f"({name}: " in page]
+    assert quoted == ["digits", "digits-ablations", SCENES]
+    assert refresh_citations(page, RESULTS) == page, (
+        "docs/choosing.md quotes other figures than results/ has; `mona-peft compare ... --report_only --readme "
+        "docs/choosing.md` puts them right. Then read whether the sentences still hold."
     )
+    assert read_block(page, f"results-{REAL}") == Results.load(RESULTS / REAL).summary().strip()
+
+
+def test_the_study_on_real_pictures_is_made_of_its_committed_runs():
+    results, records = Results.load(RESULTS / REAL), read_lines(RESULTS / REAL / RECORDS_FILE)
+    left = {one.label: one.left for one in results.unfinished}
+    searched = results.settings["plan"]["search_seeds"]
+    finished = [record for record in records if record.label not in left]
+    assert sort_rows(make_rows(finished, searched=searched)) == results.rows
+    assert sorted(find_unfinished(records, left, searched=searched), key=str) == sorted(results.unfinished, key=str)
+    assert {record.validations[-1][0] for record in records} == {FEW_STEPS}, "the same budget for all"
+    by_seed = {(record.seed, record.data) for record in records}
+    assert len(by_seed) == len({seed for seed, _ in by_seed}), "all methods have the pictures that the seed drew"
+    assert not any(row.at_grid_end for row in results.rows), "nobody sits at the end of its grid"
+
+
+def test_citations_follow_their_results(tmp_path):
+    rows = make_rows([record("mona", 0.1, seed, 0.9, 0.5 + seed / 10) for seed in (0, 1)])
+    rows += make_rows([record("kernels 3+5", 0.1, 0, 0.9, 0.25)])
+    results = Results("title", "command", "accuracy", "full", {}, {}, rows)
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "results.json").write_text(json.dumps(results.to_json()))
+    text = "Best (small: mona 1.0 ± 0.0,\n  kernels 3+5 99.9 ± 0.1), not (other: mona 1.0 ± 0.0)."
+    expected = "Best (small: mona 55.0 ± 7.1,\n  kernels 3+5 25.0 ± 0.0), not (other: mona 1.0 ± 0.0)."
+    assert refresh_citations(text, tmp_path) == expected
+    with pytest.raises(ValueError, match="cites 'lora'; .* has mona, kernels 3"):
+        refresh_citations("(small: lora 1.0 ± 0.0)", tmp_path)

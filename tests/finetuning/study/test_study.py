@@ -8,7 +8,7 @@ import pytest
 
 from mona_peft.finetuning.methods import METHODS
 from mona_peft.finetuning.study.plan import Plan
-from mona_peft.finetuning.study.records import Record, RunKey, load_records
+from mona_peft.finetuning.study.records import Record, RunKey, load_records, write_lines
 from mona_peft.finetuning.study.variants import PAPER_METHODS, Variant, method_variants
 from tests.finetuning.study.fakes import FakeStudy, FakeTestbed, record
 
@@ -90,6 +90,53 @@ def test_variants_may_have_their_own_rates(tmp_path):
     study = FakeStudy(Plan(VARIANTS, (0.1,), seeds=1, rates={"b b": (0.3, 0.4)}), tmp_path, figure)
     study.run()
     assert {(k.label, k.learning_rate) for k in study.done} == {("a", 0.1), ("b b", 0.3), ("b b", 0.4)}
+
+
+LADDER = (0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [
+        (0.1, {0.03, 0.1, 0.3}),
+        (0.3, {0.03, 0.1, 0.3, 1.0}),
+        (0.03, {0.01, 0.03, 0.1, 0.3}),
+        (0.01, {0.01, 0.03, 0.1, 0.3}),  # the ladder ends there
+    ],
+)
+def test_a_grid_grows_while_its_best_rate_is_at_its_end(tmp_path, best, tried):
+    plan = Plan(VARIANTS[:1], (0.1, 0.03, 0.3), seeds=3, search_seeds=1, ladder=LADDER)
+    study = FakeStudy(plan, tmp_path, lambda label, rate, seed: (1 - abs(rate - best), 0.5))
+    study.run()
+    assert {key.learning_rate for key in study.done} == tried
+    assert {key.seed for key in study.done if key.learning_rate == best} == {0, 1, 2}
+    assert len(study.done) == len(tried) + 2
+
+
+def test_a_stopped_study_has_something_of_every_variant(tmp_path):
+    study = FakeStudy(PLAN, tmp_path, figure)
+    study.run(max_runs=4)
+    assert [key.label for key in study.done] == ["a", "b b", "a", "b b"]
+
+
+def test_committed_runs_are_taken_over_and_not_done_again(tmp_path):
+    first = FakeStudy(PLAN, tmp_path / "1", figure)
+    first.run(max_runs=5)
+    write_lines(first.records(), tmp_path / "records.jsonl")
+    second = FakeStudy(PLAN, tmp_path / "2", figure)
+    assert second.take_in(tmp_path / "records.jsonl") == 5 and second.records() == first.records()
+    assert second.take_in(tmp_path / "records.jsonl") == 0 == second.take_in(tmp_path / "none.jsonl")
+    assert second.run() == 7 and set(first.done) | set(second.done) == expected_keys()
+
+
+def test_a_damaged_line_of_committed_runs_is_named(tmp_path):
+    study = FakeStudy(PLAN, tmp_path, figure)
+    study.run(max_runs=2)
+    write_lines(study.records(), tmp_path / "records.jsonl")
+    with (tmp_path / "records.jsonl").open("a") as file:
+        file.write('{"label": "a"}\n')
+    with pytest.raises(ValueError, match="records.jsonl, line 3, is no record of a run"):
+        study.take_in(tmp_path / "records.jsonl")
 
 
 def test_runs_that_are_nearly_alike_are_all_done(tmp_path):

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import SwinConfig, SwinModel
 
 from mona_peft import Mona, MonaConfig, MonaLayer
+from mona_peft.blocks.known import find_blocks
 from tests.support.models import TINY_MODELS, images, predict, randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -149,8 +150,8 @@ def unchanged(model):
     [
         ({"target_modules": ["blocks.7"]}, "leaves no block to adapt.*The model's blocks are"),
         (
-            {"target_modules": ["mlp"]},
-            r"matches 'swin.encoder.layers.0.blocks.0.mlp' \(SwinMLP\), which is not a block",
+            {"target_modules": ["layernorm_after"]},
+            r"matches 'swin.encoder.layers.0.blocks.0.layernorm_after' \(LayerNorm\), which is not a block",
         ),
         ({"layers_to_transform": [4]}, "must hold indices between -4 and 3"),
         ({"layers_to_transform": []}, "must hold indices"),
@@ -179,9 +180,17 @@ def test_a_model_without_blocks():
     assert not hasattr(base, "peft_config")
 
 
+def first_block(model):
+    """Name and module; releases of transformers call the list of blocks differently."""
+    base = model.get_base_model()
+    name = next(iter(find_blocks(base)))
+    return name, base.get_submodule(name)
+
+
 def test_a_grid_that_cannot_be_known():
     """Blocks torn out of their model have no patch embedding around them."""
-    blocks = nn.ModuleDict({"layers": TINY_MODELS["vit-model"].build().layers})
+    vit = TINY_MODELS["vit-model"].build()
+    blocks = nn.ModuleList(vit.get_submodule(name) for name in find_blocks(vit))
     with pytest.raises(ValueError, match="No convolution that cuts the image into patches was found"):
         get_peft_model(blocks, MonaConfig())
     assert not any(hasattr(m, "_tap") for m in blocks.modules())
@@ -189,21 +198,22 @@ def test_a_grid_that_cannot_be_known():
 
 def test_a_block_run_without_its_patch_embedding():
     model = get_peft_model(TINY_MODELS["vit-model"].build(), MonaConfig()).eval()
-    with pytest.raises(ValueError, match="token grid of block 'layers.0' .* is unknown"):
-        model.base_model.model.layers[0](torch.zeros(1, 65, 32))
+    name, block = first_block(model)
+    with pytest.raises(ValueError, match=f"token grid of block '{name}' .* is unknown"):
+        block(torch.zeros(1, 65, 32))
 
 
 def test_tokens_that_do_not_fit_the_grid():
     model = get_peft_model(TINY_MODELS["vit-model"].build(), MonaConfig()).eval()
     predict(model, images())
     with pytest.raises(ValueError, match="received 40 tokens, but a grid of 8 x 8 with 1 tokens before and 0 after"):
-        model.base_model.model.layers[0](torch.zeros(1, 40, 32))
+        first_block(model)[1](torch.zeros(1, 40, 32))
 
 
 def test_an_entry_called_outside_its_block():
     model = get_peft_model(TINY_MODELS["vit-model"].build(), MonaConfig()).eval()
-    block = model.base_model.model.layers[0]
-    with pytest.raises(RuntimeError, match="'layernorm_after' of the adapted block 'layers.0' was called outside"):
+    name, block = first_block(model)
+    with pytest.raises(RuntimeError, match=f"'layernorm_after' of the adapted block '{name}' was called outside"):
         block.layernorm_after(torch.zeros(1, 65, 32))
 
 

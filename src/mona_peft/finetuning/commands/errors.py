@@ -12,7 +12,7 @@ from contextlib import contextmanager
 FOR_USERS = (ValueError, OSError, FloatingPointError, ImportError, RuntimeError)
 #: What libraries say of their own future, which no user of the command can do anything about.
 KNOWN_WARNINGS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
-LOAD_REPORT = "transformers.modeling_utils"
+LIBRARY = "transformers"
 IN_WORKER = "in DataLoader worker process"
 
 
@@ -22,6 +22,8 @@ def one_line(error: BaseException) -> str:
     if IN_WORKER in text:
         # The worker's traceback as text; its last line is the error.
         text = text.strip().splitlines()[-1].partition(": ")[2] or text
+    elif isinstance(error, ModuleNotFoundError) and error.name:
+        text = f"{error.name} is not installed: install mona-peft with its extra [train]."
     elif not isinstance(error, FOR_USERS):
         text = f"{type(error).__name__}: {text} (--debug shows where)"
     parts = [text or type(error).__name__, *getattr(error, "__notes__", [])]
@@ -31,7 +33,7 @@ def one_line(error: BaseException) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Warnings on one line each, and no word of libraries about deprecations and which weights they loaded."""
-    report = logging.getLogger(LOAD_REPORT)
+    report = logging.getLogger(LIBRARY)
     level = report.level
     with warnings.catch_warnings():
         for category in KNOWN_WARNINGS:

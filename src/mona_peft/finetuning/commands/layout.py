@@ -32,6 +32,8 @@ COMMON = {
     *("output_dir", "resume", "overwrite_output_dir", "push_to_hub", "hub_model_id"),
     *("task", "methods", "dtype", "device", "threads", "repeats"),
 }
+#: And those that it shows of a study.
+COMMON_IN_STUDIES = {"dataset", "model", "architecture", "num_epochs", "batch_size", "cpu"}
 #: The order of the groups.
 TITLES = ("data", "model", "method", "recipe", "loop", "output")
 
@@ -52,8 +54,7 @@ def is_common(config_type: type, name: str) -> bool:
 
 def is_common_in_studies(config_type: type, name: str) -> bool:
     """Whether `--help` shows a setting of a study, which chooses methods, rates, seeds and folders itself."""
-    own = {"method", "method_options", "learning_rate", "seed", *GROUPS["output"]}
-    return is_common(config_type, name) and not (issubclass(config_type, ModelConfig | TrainingConfig) and name in own)
+    return is_common(config_type, name) and (_long(config_type) is None or name in COMMON_IN_STUDIES)
 
 
 def _long(config_type: type) -> str | None:

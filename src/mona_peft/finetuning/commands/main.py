@@ -10,7 +10,7 @@ from typing import Any
 
 from mona_peft.finetuning.arguments import HELP_FLAGS
 
-from . import benchmark, demo, predict, recipes, studies, train
+from . import benchmark, demo, export, predict, recipes, studies, train
 from .command import Command, Job
 from .errors import one_line, quiet
 
@@ -23,6 +23,7 @@ COMMANDS: Commands = {
     "ablate": studies.ABLATE_COMMAND,
     "benchmark": benchmark.COMMAND,
     "demo": demo.COMMAND,
+    "export": export.COMMAND,
     "recipes": recipes.COMMAND,
 }
 DEBUG_FLAG = "--debug"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from .suite import Row
+from .config import CostsConfig
+from .suite import Row, from_json
 
 MEGABYTE = 1e6
 NOTE = (
@@ -28,6 +30,14 @@ def table(rows: Sequence[Row]) -> str:
     ]
     lines = [head, ["---"] * len(head)] + [_cells(row, rows[0]) for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The table of a file of results, with the machine and the command that made it."""
+    config, machine = CostsConfig(**results["config"]), results["machine"]
+    made = f"made by `{results['command']}`" if results.get("command") else "made before the command was recorded"
+    place = f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, torch {machine['torch']}"
+    return f"{config.describe()}; {place}; {made}.\n\n{table(from_json(results))}\n\n{NOTE}"
 
 
 def _cells(row: Row, floor: Row) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from mona_peft.finetuning.environment import command_line, package_versions
+
 from .config import CLOCKS, CostsConfig
 from .measure import Timing, peak_bytes, time_interleaved
 from .memory import saved_bytes
@@ -81,12 +83,24 @@ def describe_machine(config: CostsConfig) -> dict[str, Any]:
 
 
 def as_json(config: CostsConfig, rows: list[Row]) -> dict[str, Any]:
-    """The results as plain values."""
+    """The results as plain values, with what made them."""
     return {
         "config": asdict(config),
+        "command": command_line(("--output_dir",)),
+        "versions": package_versions(),
         "machine": describe_machine(config),
         "rows": [_plain(row) for row in rows],
     }
+
+
+def from_json(results: dict[str, Any]) -> list[Row]:
+    """The rows that [`as_json`] gave."""
+    rows = []
+    for values in results["rows"]:
+        timings = {name: Timing(**values[name]) if values[name] else None for name in ("step", "inference")}
+        start_up = StartUp(**values["start_up"]) if values["start_up"] else None
+        rows.append(Row(**{**values, **timings, "start_up": start_up}))
+    return rows
 
 
 def _plain(row: Row) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Dense(Workload):
         settings: dict[str, Any] = {"method": "full", "architecture_options": config.architecture_options}
         settings |= {side: config.image_size for side in kind.sides}
         settings |= {"architecture": config.architecture} if config.architecture else {}
-        with tempfile.TemporaryDirectory() as folder:  # the tasks build their models around a checkpoint
+        with tempfile.TemporaryDirectory() as folder:  # the tasks build their models around a saved one
             _save(build_model(model_config(config.model, config.image_size)), Path(folder))
             self.task = kind.make(data, kind.settings(model=folder, **settings), ViTImageProcessor())
             base: Any = self.task.build_model()

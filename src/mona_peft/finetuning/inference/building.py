@@ -118,7 +118,9 @@ def read_processor(repository: Repository, base: Base | None, code: bool, dense:
     if any(not 0 < size <= MOST_PIXELS for size in sizes):
         raise RepositoryError(f"{file}: a size of {sizes} is not between 1 and {MOST_PIXELS} pixels. Correct it.")
     with explained(file):
-        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=code)
+        # The file is named: of a folder with a timm model transformers would read timm's settings instead.
+        options = {"trust_remote_code": code, "image_processor_filename": PROCESSOR_CONFIG}
+        processor = AutoImageProcessor.from_pretrained(folder, **options)
         if dense:
             DenseSettings.from_processor(processor)
         pixels = processor([Image.new("RGB", (16, 16))], return_tensors="pt")["pixel_values"]

@@ -1,4 +1,4 @@
-"""Backbones for dense prediction from any checkpoint of the same architecture, and task models around them."""
+"""Backbones for dense prediction from any pretrained model of the same architecture, and task models around them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PADDING_THEMSELVES = ("swin", "swinv2")
 def backbone_config(
     name_or_path: str, out_indices: Sequence[int] | None = None, drop_path: float | None = None
 ) -> PretrainedConfig:
-    """Configuration of the backbone of a checkpoint.
+    """Configuration of the backbone of a pretrained model.
 
     Args:
         name_or_path (`str`): a classifier or bare model: Hub id or folder.
@@ -29,7 +29,7 @@ def backbone_config(
         drop_path (`float`, *optional*): stochastic depth rate of the last block; the model's own if left out.
 
     Raises:
-        `ValueError`: if the checkpoint has no such stages, cannot be a backbone, or has no such setting.
+        `ValueError`: if the model has no such stages, cannot be a backbone, or has no such setting.
     """
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     if isinstance(config, ViTConfig) and not isinstance(config, ViTBackboneConfig):
@@ -46,7 +46,7 @@ def backbone_config(
         raise ValueError(f"{name_or_path} has stages 1 to {len(config.stage_names) - 1}; {indices} were asked for.")
     config.out_indices = indices
     set_drop_path(config, drop_path)
-    # What belonged to the checkpoint's own task.
+    # What belonged to the model's own task.
     config.id2label, config.architectures = {0: "LABEL_0", 1: "LABEL_1"}, None
     return config
 
@@ -78,10 +78,10 @@ def find_backbone_module(model: nn.Module) -> tuple[str, PreTrainedModel]:
 
 
 def load_backbone_weights(model: nn.Module, name_or_path: str) -> None:
-    """Fill the backbone inside `model` from a checkpoint; its output norms, which no checkpoint has, stay.
+    """Fill the backbone inside `model` from pretrained weights; its output norms, which those lack, stay.
 
     Raises:
-        ValueError: If the checkpoint lacks weights of the backbone, has others, or is of another type.
+        ValueError: If weights of the backbone are missing or have other shapes, or the model is of another type.
     """
     _, backbone = find_backbone_module(model)
     check_type(name_or_path, backbone.config)
@@ -93,7 +93,7 @@ def load_backbone_weights(model: nn.Module, name_or_path: str) -> None:
 
 
 def check_type(name_or_path: str, config: PretrainedConfig) -> None:
-    """Check that a checkpoint is of a model type, before weights of another one are read as if they were of it.
+    """Check that a pretrained model is of a type, before weights of another one are read as if they were of it.
 
     Raises:
         ValueError: If it is of another type.
@@ -105,9 +105,9 @@ def check_type(name_or_path: str, config: PretrainedConfig) -> None:
 
 
 def build_around_backbone(config: PretrainedConfig, model_class: type, name_or_path: str) -> PreTrainedModel:
-    """A task model whose neck and heads start at random and whose backbone starts from a checkpoint.
+    """A task model whose neck and heads start at random and whose backbone is pretrained.
 
-    Its `name_or_path` is the checkpoint's: a saved adapter names it as its base.
+    Its `name_or_path` is the backbone's: a saved adapter names it as its base.
 
     Args:
         config (`PretrainedConfig`): of the task model, with `backbone_config`.

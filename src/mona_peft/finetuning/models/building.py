@@ -1,4 +1,4 @@
-"""Task models by name: around a pretrained backbone, from a whole checkpoint, or rebuilt from a configuration."""
+"""Task models by name: around a pretrained backbone, from a whole model, or rebuilt from a configuration."""
 
 from __future__ import annotations
 

@@ -92,7 +92,8 @@ def timm_size_arguments(architecture: str) -> dict[str, Any]:
     """Arguments with which timm's model takes images of any size: a ViT interpolates, a Swin does not insist."""
     import timm
 
-    for arguments in ({"dynamic_img_size": True}, {"strict_img_size": False}):
+    ways: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
+    for arguments in ways:
         with suppress(TypeError), torch.device("meta"):
             timm.create_model(architecture, **arguments)
             return arguments

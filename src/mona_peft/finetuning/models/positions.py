@@ -39,15 +39,16 @@ def set_image_size(model: PreTrainedModel, side: int) -> None:
             table = module.interpolate_pos_encoding(old.new_empty(1, prefix + count, old.shape[2]), side, side)  # type: ignore[operator]
         module.position_embeddings = nn.Parameter(table.detach().clone(), requires_grad=old.requires_grad)
         patches.image_size, patches.num_patches = (side, side), count
+        if hasattr(module, "image_size"):
+            module.image_size = (side, side)  # type: ignore[assignment]
         model.config.image_size = side
 
 
 def _tables(model: nn.Module) -> Iterator[nn.Module]:
     """The embeddings with a learned table of positions that they interpolate only when asked to."""
     for module in list(model.modules()):
-        if isinstance(getattr(module, "position_embeddings", None), nn.Parameter) and hasattr(
-            module, "patch_embeddings"
-        ):
+        learned = isinstance(getattr(module, "position_embeddings", None), nn.Parameter)
+        if learned and hasattr(module, "patch_embeddings"):
             asked = "interpolate_pos_encoding" in inspect.signature(module.forward).parameters
             if asked and hasattr(module, "interpolate_pos_encoding"):
                 yield module

@@ -59,8 +59,8 @@ def load_fitting(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Load pretrained weights of which everything must fit but some modules.
 
-    Norms that the checkpoint lacks may be missing, too: they start at ones and zeros wherever they are made, so the
-    model is the one that was trained (checkpoints of masked image models lack their last norm).
+    Norms that the files lack may be missing, too: they start at ones and zeros wherever they are made, so the
+    model is the one that was trained (those of masked image models lack their last norm).
 
     Args:
         model_class (`type[PreTrainedModel]`): What to load.
@@ -74,7 +74,7 @@ def load_fitting(
         The model and transformers' loading info.
 
     Raises:
-        ValueError: If other weights are missing or have other shapes, or the checkpoint has more blocks than the
+        ValueError: If other weights are missing or have other shapes, or the files have more blocks than the
             model.
     """
     with quiet_loading():
@@ -91,7 +91,7 @@ def load_fitting(
 
 
 def misfits(model: nn.Module, info: dict[str, Any], may_differ: Sequence[str]) -> list[str]:
-    """What a checkpoint lacks, has in other shapes, or has too many of, in words.
+    """What pretrained weights lack, have in other shapes, or have too many of, in words.
 
     Args:
         model (`nn.Module`): The loaded model.
@@ -127,7 +127,7 @@ def _is_beyond(model: nn.Module, name: str) -> bool:
     """Whether an unexpected tensor belongs to a block beyond the last one of a list that the model has.
 
     Whole modules that the model does not have (a pooler, a decoder, another head) are no reason to refuse: they take
-    no part. Checkpoints of bare models lack the name of the backbone before theirs.
+    no part. Weights of bare models lack the name of the backbone before theirs.
     """
     prefix = getattr(model, "base_model_prefix", "")
     modules = dict(model.named_modules())

@@ -93,20 +93,20 @@ class OfficialUperNet(UperNetForSemanticSegmentation):
         for head in (self.decode_head, self.auxiliary_head):
             if head is None:
                 continue
-            head.classifier = PixelClassifier(head.channels, head.classifier.out_channels, dropout)
+            head.classifier = PixelClassifier(head.channels, len(config.id2label or {}), dropout)
             self._init_weights(head.classifier)
-            for module in head.modules():
-                if isinstance(module, UperNetConvModule):
-                    setattr(module, "batch_norm", make_norm(module.conv.out_channels))  # noqa: B010 (of another type)
+            modules: list[Any] = [module for module in head.modules() if isinstance(module, UperNetConvModule)]
+            for module in modules:
+                module.batch_norm = make_norm(module.conv.out_channels)
 
-    def _init_weights(self, module: nn.Module) -> None:
+    def _init_weights(self, module: Any) -> None:
         """First weights of a module of the heads; `init` leaves out what was loaded."""
-        if isinstance(module, _BatchNorm):  # transformers knows the kinds of batch norm by name, and not all
-            norm: Any = module
-            for ones in (norm.weight, norm.running_var):
-                init.ones_(ones)
-            for zeros in (norm.bias, norm.running_mean, norm.num_batches_tracked):
-                init.zeros_(zeros)
+        norm: Any = module if isinstance(module, _BatchNorm) else None
+        if norm is not None:  # transformers knows the kinds of batch norm by name, and not all
+            for value, ones in ((norm.weight, True), (norm.bias, False), (norm.running_mean, False)):
+                (init.ones_ if ones else init.zeros_)(value)
+            init.ones_(norm.running_var)
+            init.zeros_(norm.num_batches_tracked)
         elif read_heads(self.config)[2] == "normal" or not isinstance(module, nn.Conv2d):
             super()._init_weights(module)
         else:

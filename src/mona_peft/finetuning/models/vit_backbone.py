@@ -1,6 +1,6 @@
 """Plain ViT as a transformers backbone, which transformers itself does not have: feature maps of chosen blocks.
 
-Loads any ViT checkpoint, of a classifier or not; position tables are interpolated to the image at hand.
+Loads the weights of any ViT, of a classifier or not; position tables are interpolated to the image at hand.
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ class SharedBase:
 
     def _with_new_head(self, model_class: Any, config: PretrainedConfig, repository: Repository) -> PreTrainedModel:
         assert self.model is not None
-        model, blank = share(self.model), blank_model(model_class, config)
+        model: Any = share(self.model)
+        blank = blank_model(model_class, config)
         for path in find_head(model) or ():
             head = blank.get_submodule(path)
             lacking = [n for n in head.state_dict() if f"base_model.model.{path}.{n}" not in repository.shapes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,15 @@ from mona_peft.finetuning.settings import read_mapping, refuse_unused
 from mona_peft.finetuning.training.config import TrainingConfig
 
 from .ablations import DEFAULT_LABEL, ablation_variants
+from .citations import refresh_citations
 from .config import AblateConfig, CompareConfig, StudyConfig, parse_study
+from .peft_format import write_comparison
 from .plan import Plan
-from .report import Results, replace_block, write_report
+from .records import TESTBED_KEY
+from .report import RECORDS_FILE, Results, replace_block, write_report
 from .runs import Study, settings_of
-from .table import REFERENCE, make_rows, sort_rows
+from .selection import chosen_records
+from .table import REFERENCE, find_unfinished, make_rows, sort_rows
 from .testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS, DigitsTestbed
 from .testbeds.real import RealTestbed
 from .testbeds.recipes import ClassificationTestbed, DenseTestbed
@@ -66,14 +71,21 @@ def run_comparison(
     results = run_study(study, testbed, plan, REFERENCE)
     if compare.readme:
         path = Path(compare.readme)
-        text = replace_block(path.read_text(encoding="utf-8"), results.summary(), block_name(study.task))
-        path.write_text(text, encoding="utf-8")
+        text = replace_block(path.read_text(encoding="utf-8"), results.summary(), block_name(study, data))
+        path.write_text(refresh_citations(text, target_of(study).parent), encoding="utf-8")
     return results
 
 
-def block_name(task: str) -> str:
-    """Name of the markers between which a document shows the comparison on a task."""
-    return "results" if task == "classification" else f"results-{task}"
+def target_of(study: StudyConfig) -> Path:
+    """Where the study's results are written."""
+    return Path(study.results_dir) if study.results_dir else Path(study.study_dir) / "results"
+
+
+def block_name(study: StudyConfig, data: Any) -> str:
+    """Name of the markers between which a document shows a comparison: after its testbed, or its task."""
+    if study.testbed:
+        return f"results-{study.testbed}" + (f"-{data.shots}" if data.shots else "")
+    return "results" if study.task == "classification" else f"results-{study.task}"
 
 
 def run_ablation(
@@ -175,12 +187,20 @@ def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str)
     transformers_logging.disable_progress_bar()
     folder = Path(config.study_dir)
     study = Study(testbed, plan, folder)
+    target = target_of(config)
+    taken = study.take_in(target / RECORDS_FILE)
+    if taken:
+        print(f"{taken} runs of {target / RECORDS_FILE} are taken over.")
     if not config.report_only:
-        done = study.run(config.max_runs)
-        print(f"{done} runs done, {len(study.missing())} known to be left; the same command goes on from here.")
+        count = study.run(config.max_runs)
+        print(f"{count} runs done, {len(study.missing())} known to be left; the same command goes on from here.")
     results, records = collect(study, reference)
-    target = Path(config.results_dir) if config.results_dir else folder / "results"
     write_report(target, results, records, testbed.greater_is_better, plan.searched)
+    if config.testbed:
+        chosen = chosen_records(records, testbed.greater_is_better, plan.searched)
+        finished = {row.label for row in results.rows}
+        runs = [record for label, group in chosen.items() for record in group if label in finished]
+        write_comparison(target / "method_comparison", runs, results.settings[TESTBED_KEY])
     print(f"\n{results.summary()}\n\nTable, figures and report are in {target}")
     return results
 
@@ -190,7 +210,9 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
     testbed, records = study.testbed, study.records()
     if not records:
         raise ValueError(f"There is no finished run in {study.runs}; run the study without --report_only.")
-    rows = make_rows(records, testbed.metric, testbed.greater_is_better, study.plan.searched, reference)
+    left, searched = Counter(key.label for key in study.missing()), study.plan.searched
+    finished = [record for record in records if not left[record.label]]
+    rows = make_rows(finished, testbed.metric, testbed.greater_is_better, searched, reference)
     if not any(row.group for row in rows):
         rows = sort_rows(rows, testbed.greater_is_better)
     results = Results(
@@ -201,6 +223,7 @@ def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
         settings=settings_of(study.folder),
         versions=records[-1].versions or package_versions(),
         rows=rows,
+        unfinished=find_unfinished(records, left, testbed.greater_is_better, searched),
     )
     return results, records
 

@@ -84,6 +84,53 @@ def plot_loss_curves(curves: dict[str, list[list[list[float]]]], smoothing: floa
     return figure
 
 
+def plot_rates(records: Sequence[Record], metric_name: str) -> Figure:
+    """The validation figure over the learning rates tried, the mean over seeds: how much a wrong rate costs.
+
+    Args:
+        records (`Sequence[Record]`): All of a study.
+        metric_name (`str`): What to call the figure.
+    """
+    figure, axes = _figure()
+    for label in dict.fromkeys(record.label for record in records):
+        found: dict[float, list[float]] = {}
+        for record in records:
+            if record.label == label:
+                found.setdefault(record.learning_rate, []).append(100 * record.validation)
+        axes.plot(sorted(found), [np.mean(found[rate]) for rate in sorted(found)], "o-", label=label)
+    axes.set(xlabel="learning rate", ylabel=f"validation {metric_name}, %", xscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, ncols=2)
+    return figure
+
+
+def plot_curves(chosen: dict[str, list[Record]], metric_name: str) -> Figure:
+    """The validation figure over training time, the mean over seeds; all steps of a run take the same time.
+
+    Args:
+        chosen (`dict[str, list[Record]]`): By label, as [`chosen_records`] gives them.
+        metric_name (`str`): What to call the figure.
+    """
+    figure, axes = _figure()
+    for label, group in chosen.items():
+        runs = [record for record in group if record.validations]
+        if runs:
+            length = min(len(run.validations) for run in runs)
+            values = np.mean([[value for _, value in run.validations[:length]] for run in runs], axis=0)
+            seconds = np.mean([_times(run)[:length] for run in runs], axis=0)
+            axes.plot(seconds, 100 * values, "o-", label=label)
+    axes.set(xlabel="seconds of training", ylabel=f"validation {metric_name}, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, ncols=2)
+    return figure
+
+
+def _times(run: Record) -> list[float]:
+    """When each evaluation of a run was, in seconds."""
+    last = run.validations[-1][0]
+    return [run.seconds * step / last for step, _ in run.validations]
+
+
 def smooth(values: np.ndarray, keep: float) -> np.ndarray:
     """Exponential moving average without the bias of its start (Kingma and Ba 2015, section 3)."""
     average, result = 0.0, []

@@ -1,14 +1,18 @@
-"""The results of single runs, one JSON file each: all that tables, plots and reports are made from."""
+"""The results of single runs: all that tables, plots and reports are made from.
+
+A study has one JSON file each; results that are committed have one file with a line each.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from mona_peft.finetuning.files import write_json
+from mona_peft.finetuning.files import write_json, write_text
 
 # The testbed goes by this name in files, those of older studies too.
 TESTBED_KEY = "benchmark"
@@ -59,6 +63,7 @@ class Record:
         validations (`list[list[float]]`): Pairs of step and validation figure.
         data (`str`): Fingerprint of the data, with the training images that the seed drew.
         versions (`dict[str, str]`): Of the packages that computed it.
+        created (`str`): When it ended, in UTC.
         drop_path (`float`, *optional*): The variant's own drop path.
     """
 
@@ -81,6 +86,7 @@ class Record:
     validations: list[list[float]] = field(default_factory=list)
     data: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    created: str = ""
     drop_path: float | None = None
 
     @property
@@ -102,13 +108,28 @@ def load_records(folder: Path) -> list[Record]:
     Raises:
         `ValueError`: if a file is no record.
     """
-    return [_read(path) for path in sorted(folder.glob("*.json"))]
+    return [_parse(path.read_text(encoding="utf-8"), str(path)) for path in sorted(folder.glob("*.json"))]
 
 
-def _read(path: Path) -> Record:
+def write_lines(records: Iterable[Record], path: Path) -> None:
+    """Write records to one file, a line each, in the order of their names."""
+    lines = sorted(records, key=lambda record: record.key.file_name)
+    write_text(path, "".join(json.dumps(asdict(record)) + "\n" for record in lines))
+
+
+def read_lines(path: Path) -> list[Record]:
+    """Read what [`write_lines`] wrote.
+
+    Raises:
+        `ValueError`: if a line is no record.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [_parse(line, f"{path}, line {number},") for number, line in enumerate(lines, 1)]
+
+
+def _parse(text: str, place: str) -> Record:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return Record(**values)
+        return Record(**json.loads(text))
     except (ValueError, TypeError) as error:
         names = ", ".join(f.name for f in fields(Record))
-        raise ValueError(f"{path} is no record of a run ({error}); it must hold {names}. Delete it.") from None
+        raise ValueError(f"{place} is no record of a run ({error}); it must hold {names}. Delete it.") from None

@@ -7,7 +7,7 @@ import html
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,34 @@ from matplotlib.figure import Figure
 
 from mona_peft.finetuning.files import write_json
 
-from .plots import plot_groups, plot_losses, plot_memory, plot_parameters, plot_seconds
-from .records import TESTBED_KEY, Record
+from .plots import (
+    plot_curves,
+    plot_groups,
+    plot_losses,
+    plot_memory,
+    plot_parameters,
+    plot_rates,
+    plot_seconds,
+)
+from .records import TESTBED_KEY, Record, write_lines
 from .selection import chosen_records
 from .splits import CHOSEN_ON, VALIDATION
-from .table import Row, escape_markdown, headers, rows_from_json, text_cells, to_csv, to_json, to_markdown
+from .table import (
+    Row,
+    Unfinished,
+    escape_markdown,
+    headers,
+    rows_from_json,
+    text_cells,
+    to_csv,
+    to_json,
+    to_markdown,
+    unfinished_to_markdown,
+)
 from .variants import settings_text
 
 RESULTS_FILE = "results.json"
+RECORDS_FILE = "records.jsonl"
 
 
 @dataclass(frozen=True)
@@ -37,6 +57,7 @@ class Results:
         settings (`dict[str, Any]`): Of testbed and plan.
         versions (`dict[str, str]`): Of the packages.
         rows (`list[Row]`): The table.
+        unfinished (`list[Unfinished]`): Variants that are not in the table yet.
     """
 
     title: str
@@ -46,16 +67,20 @@ class Results:
     settings: dict[str, Any]
     versions: dict[str, str]
     rows: list[Row]
+    unfinished: list[Unfinished] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**vars(self), "rows": to_json(self.rows)}
+        unfinished = {"unfinished": [asdict(one) for one in self.unfinished]} if self.unfinished else {}
+        kept = {name: value for name, value in vars(self).items() if name != "unfinished"}
+        return {**kept, "rows": to_json(self.rows), **unfinished}
 
     @classmethod
     def load(cls, folder: Path) -> Results:
         """Read the results in `folder`."""
         values = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-        return cls(**{**values, "rows": rows_from_json(values["rows"])})
+        unfinished = [Unfinished(**one) for one in values.get("unfinished", [])]
+        return cls(**{**values, "rows": rows_from_json(values["rows"]), "unfinished": unfinished})
 
     @property
     def chosen_on(self) -> str:
@@ -64,17 +89,27 @@ class Results:
 
     def summary(self) -> str:
         """The table in Markdown, with a line that says how it came about."""
-        seeds = sorted({row.seeds for row in self.rows})
-        count = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
+        count = count_seeds(self.rows)
         table, title = to_markdown(self.rows, self.metric_name, self.reference), escape_markdown(self.title)
         variants = self.settings.get("plan", {}).get("variants", [])
         lines = [settings_text(one) for one in variants if not one.get("group")]
         settings = f"\n\nSettings: {'; '.join(filter(None, lines))}." if any(lines) else ""
         ends = ", (end) where that is an end of the grid" if any(row.at_grid_end for row in self.rows) else ""
+        parts = [table] if self.rows else []
+        parts += [unfinished_to_markdown(self.unfinished, self.metric_name)] if self.unfinished else []
+        tables = "\n\n".join(parts)
         return (
             f"{title[0].upper()}{title[1:]}; {count}; rates chosen on {self.chosen_on}{ends}; made by "
-            f"`{self.command}`.\n\n{table}{settings}"
+            f"`{self.command}`.\n\n{tables}{settings}"
         )
+
+
+def count_seeds(rows: Sequence[Row]) -> str:
+    """How many seeds the lines of a table are of, in words."""
+    seeds = sorted({row.seeds for row in rows})
+    if not seeds:
+        return "no line is finished"
+    return f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] > 1)}"
 
 
 def write_report(
@@ -84,7 +119,7 @@ def write_report(
     greater_is_better: bool = True,
     searched: int | None = None,
 ) -> None:
-    """Write `results.json`, `results.csv`, `table.md`, the figures as PNG, `losses.json` and `report.html`.
+    """Write `results.json`, `results.csv`, `table.md`, figures as PNG, `losses.json`, `report.html` and all records.
 
     Args:
         folder (`Path`): Created where missing.
@@ -100,14 +135,17 @@ def write_report(
     chosen = chosen_records(records, greater_is_better, searched)
     write_json(folder / "losses.json", {label: [r.losses for r in group] for label, group in chosen.items()})
     images = {}
-    for name, figure in draw_figures(results, chosen).items():
+    write_lines(records, folder / RECORDS_FILE)
+    for name, figure in draw_figures(results, chosen, records).items():
         images[name] = to_png(figure)
         (folder / f"{name}.png").write_bytes(images[name])
     (folder / "report.html").write_text(to_html(results, images), encoding="utf-8")
 
 
-def draw_figures(results: Results, chosen: dict[str, list[Record]]) -> dict[str, Figure]:
-    """The study's figures by name."""
+def draw_figures(
+    results: Results, chosen: dict[str, list[Record]], records: Sequence[Record] = ()
+) -> dict[str, Figure]:
+    """The study's figures by name: those over rates and over time where the records have what they show."""
     rows, name = results.rows, results.metric_name
     figures = {
         "parameters": plot_parameters(rows, name),
@@ -115,6 +153,10 @@ def draw_figures(results: Results, chosen: dict[str, list[Record]]) -> dict[str,
         "seconds": plot_seconds(rows, name),
         "memory": plot_memory(rows, name),
     }
+    if len({record.learning_rate for record in records}) > 1:
+        figures["rates"] = plot_rates(records, name)
+    if any(record.validations for group in chosen.values() for record in group):
+        figures["curves"] = plot_curves(chosen, name)
     return {"settings": plot_groups(rows, name), **figures} if any(row.group for row in rows) else figures
 
 
@@ -131,6 +173,8 @@ CAPTIONS = {
     "losses": "Training loss at the chosen learning rate, mean over seeds.",
     "seconds": "Test figure against training time.",
     "memory": "Test figure against what training holds in memory besides the weights.",
+    "rates": "Validation figure at every learning rate tried, mean over seeds.",
+    "curves": "Validation figure over training time at the chosen learning rate, mean over seeds.",
 }
 
 STYLE = (

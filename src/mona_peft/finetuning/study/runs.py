@@ -13,6 +13,7 @@ import random
 import shutil
 import time
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from mona_peft.finetuning.training.run_folder import LOG_FILE, read_log
 from mona_peft.summary import summary
 
 from .plan import Plan
-from .records import TESTBED_KEY, Record, RunKey, load_records
+from .records import TESTBED_KEY, Record, RunKey, load_records, read_lines
 from .selection import choose_rate
 from .testbeds.testbed import Testbed
 from .variants import Variant
@@ -98,6 +99,18 @@ class Study:
         found = load_records(self.runs)
         order = {label: place for place, label in enumerate(self.variants)}
         return sorted((r for r in found if r.label in order), key=lambda r: (order[r.label], r.learning_rate, r.seed))
+
+    def take_in(self, path: Path) -> int:
+        """Take over the runs of a file of lines that the study does not have, such as committed ones.
+
+        Returns:
+            `int`: How many there were.
+        """
+        found = read_lines(path) if path.exists() else []
+        new = [record for record in found if not (self.runs / record.key.file_name).exists()]
+        for record in new:
+            record.save(self.runs)
+        return len(new)
 
     def missing(self) -> list[RunKey]:
         """The runs still to do: those of the grids, and, for each variant whose grid is whole, its other seeds.
@@ -204,6 +217,7 @@ class Study:
             validations=validations,
             data=trainer.task.describe().get("data_fingerprint", ""),
             versions=package_versions(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
 

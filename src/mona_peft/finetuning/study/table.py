@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from statistics import mean
 from typing import Any
@@ -112,6 +112,53 @@ def _row(
         memory_bytes=mean(record.memory_bytes for record in group),
         bytes_on_disk=first.bytes_on_disk,
     )
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A variant with runs still to do: its rate may change with them, so its test figures are not looked at.
+
+    Args:
+        label (`str`): The variant.
+        runs (`int`): Runs done.
+        left (`int`): Runs known to be left.
+        learning_rate (`float`): The best so far.
+        validation (`float`): Mean validation figure at that rate.
+    """
+
+    label: str
+    runs: int
+    left: int
+    learning_rate: float
+    validation: float
+
+
+def find_unfinished(
+    records: Sequence[Record], left: Mapping[str, int], greater_is_better: bool = True, searched: int | None = None
+) -> list[Unfinished]:
+    """The variants that have records and runs left, in the order of the records.
+
+    Args:
+        records (`Sequence[Record]`): Of the study.
+        left (`Mapping[str, int]`): Runs still to do by label.
+        greater_is_better (`bool`): Which way figures improve.
+        searched (`int`, *optional*): How many seeds the whole grid is run with.
+    """
+    found = []
+    for label, group in chosen_records(records, greater_is_better, searched).items():
+        if left.get(label):
+            runs = sum(record.label == label for record in records)
+            validation = mean(record.validation for record in group)
+            found.append(Unfinished(label, runs, left[label], group[0].learning_rate, validation))
+    return found
+
+
+def unfinished_to_markdown(lines: Sequence[Unfinished], metric_name: str) -> str:
+    """The unfinished variants as a Markdown table."""
+    titles = ("unfinished", "runs", "left", "best rate so far", f"validation {metric_name}")
+    cells = [(u.label, str(u.runs), str(u.left), f"{u.learning_rate:g}", f"{100 * u.validation:.1f}%") for u in lines]
+    rows = [titles, ("---", *["---:"] * (len(titles) - 1)), *cells]
+    return "\n".join("| " + " | ".join(map(escape_markdown, row)) + " |" for row in rows)
 
 
 def sort_rows(rows: Sequence[Row], greater_is_better: bool = True) -> list[Row]:

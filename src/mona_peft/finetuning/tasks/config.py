@@ -143,7 +143,7 @@ class DenseConfig(ModelConfig):
         """
         if self.image_size is None:
             return
-        usual = {entry.name: entry.default for entry in fields(self) if entry.name in SIDES}
+        usual: dict[str, Any] = {entry.name: entry.default for entry in fields(self) if entry.name in SIDES}
         for name, side in usual.items():
             wanted = round(side * self.image_size / usual["short_side"])
             if getattr(self, name) not in (side, wanted):

@@ -49,10 +49,12 @@ class BlockTunerConfig(PeftConfig):
     #: Whether it came from a repository, whose weights are to follow.
     read_from_file: ClassVar[bool] = False
 
-    init_weights: bool = field(default=True, metadata={"help": "True starts as the base model, False at random."})
+    init_weights: bool = field(
+        default=True, metadata={"help": "True (recommended) starts as the base model, False at random."}
+    )
     target_modules: list[str] | str | None = field(
         default=None,
-        metadata={"help": "Blocks to adapt: suffixes of their names or a regular expression; None for all known."},
+        metadata={"help": "Blocks to adapt: suffixes of names, or a regular expression; None (recommended) for all."},
     )
     exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Blocks to leave out: suffixes of their names or a regular expression."}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
 
 from peft import NoMatchingPeftModuleError
 from torch import nn
@@ -15,15 +14,16 @@ from mona_peft.blocks.modules import has_submodule, stream_width
 from mona_peft.blocks.spec import BlockSpec
 from mona_peft.compat import AuxiliaryTrainingWrapper, ExcludedModule, check_target_module_exists
 
+from .config import BlockTunerConfig
 from .saved import find_saved
 
 
-def match_blocks(model: nn.Module, config: Any) -> tuple[dict[str, BlockSpec], set[str]]:
+def match_blocks(model: nn.Module, config: BlockTunerConfig) -> tuple[dict[str, BlockSpec], set[str]]:
     """Find the blocks a configuration means.
 
     Args:
         model (`nn.Module`): The model to adapt.
-        config (`PeftConfig`): With `target_modules`, `exclude_modules`, `layers_to_transform`, `layers_pattern`.
+        config (`BlockTunerConfig`): Names the blocks.
 
     Returns:
         The blocks by name with their row of the table, from the input to the output, and the names left out.
@@ -35,7 +35,7 @@ def match_blocks(model: nn.Module, config: Any) -> tuple[dict[str, BlockSpec], s
     by_name = copy.copy(config)
     by_name.layers_to_transform = by_name.layers_pattern = by_name.modules_to_save = None
     saved = find_saved(model, config.modules_to_save)
-    blocks = find_blocks(model, getattr(config, "block_specs", None))
+    blocks = find_blocks(model, config.block_specs)
     if config.target_modules is None:
         by_name.target_modules = list(blocks)
     if not blocks:
@@ -68,7 +68,7 @@ def match_blocks(model: nn.Module, config: Any) -> tuple[dict[str, BlockSpec], s
     return chosen, excluded
 
 
-def _choose_layers(blocks: dict[str, BlockSpec], config: Any) -> dict[str, BlockSpec]:
+def _choose_layers(blocks: dict[str, BlockSpec], config: BlockTunerConfig) -> dict[str, BlockSpec]:
     """Keep the blocks that `layers_to_transform` counts, among those in containers that `layers_pattern` names."""
     if config.layers_to_transform is None:
         return blocks
@@ -92,7 +92,7 @@ def _choose_layers(blocks: dict[str, BlockSpec], config: Any) -> dict[str, Block
     return {name: spec for name, spec in blocks.items() if name in chosen}
 
 
-def warn_of_frozen_head(model: nn.Module, config: Any) -> None:
+def warn_of_frozen_head(model: nn.Module, config: BlockTunerConfig) -> None:
     """Warn when a head will be neither trained nor saved: the commonest mistake with PEFT."""
     saved = find_saved(model, config.modules_to_save)
     frozen = [

@@ -15,6 +15,8 @@ from torch import nn
 
 from mona_peft.compat import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 
+from .config import BlockTunerConfig
+
 #: Modules that are never called, so that a copy of them would never be used.
 CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
 
@@ -69,12 +71,12 @@ def check_saved(model: nn.Module, names: Sequence[str] | None) -> None:
             )
 
 
-def wrap_saved(model: nn.Module, config: Any, adapter_name: str, activate: bool) -> None:
+def wrap_saved(model: nn.Module, config: BlockTunerConfig, adapter_name: str, activate: bool) -> None:
     """Give an adapter its own copies of the modules that its configuration names.
 
     Args:
         model (`nn.Module`): The model.
-        config (`PeftConfig`): With `modules_to_save` and `inference_mode`.
+        config (`BlockTunerConfig`): Names the modules.
         adapter_name (`str`): The adapter.
         activate (`bool`): Whether it is active.
     """

@@ -7,7 +7,6 @@ The child's own name does not contain the prefix: PEFT takes a module whose path
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +15,6 @@ import torch
 from peft import PeftConfig
 from torch import Tensor, nn
 
-from mona_peft.blocks.checkpointing import tolerate_tuple_embeddings
 from mona_peft.blocks.known import find_spec
 from mona_peft.blocks.layout import TokenLayout
 from mona_peft.blocks.modules import stream_type, stream_width
@@ -25,8 +23,8 @@ from mona_peft.blocks.source import LayoutSource
 from mona_peft.blocks.spec import BlockSpec
 from mona_peft.blocks.tap import check_tappable, tap, untap
 
+from .config import BlockTunerConfig
 from .matching import match_blocks, warn_of_frozen_head
-from .mixed_batch import rows_name_adapters
 from .placing import adapter_dtype, execution_device
 from .tuner import BlockTuner, BlockTunerLayer
 
@@ -160,6 +158,7 @@ class TappedTuner(BlockTuner):
     _sources: dict[str, LayoutSource | None]
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
+        assert isinstance(peft_config, BlockTunerConfig)
         # Everything that can be refused is refused here, before the model is touched.
         self._targets, self._excluded = match_blocks(model, peft_config)
         reads_norms = self.tuner_layer_cls.reads_norms  # type: ignore[attr-defined]
@@ -183,17 +182,6 @@ class TappedTuner(BlockTuner):
             inner = f".{self.child_name}.{self.prefix}"
             kwargs["state_dict"] = {k.replace(inner, f".{self.prefix}"): v for k, v in kwargs["state_dict"].items()}
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        tolerate_tuple_embeddings(model)
-
-    @contextlib.contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
-        """Within this context each row of a batch uses the adapter, and the head, named for it."""
-        with (
-            contextlib.nullcontext()
-            if adapter_names is None
-            else rows_name_adapters(self, adapter_names, args, kwargs)
-        ):
-            yield
 
     def _create_and_replace(
         self,

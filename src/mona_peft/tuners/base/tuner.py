@@ -11,10 +11,12 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from mona_peft.blocks.checkpointing import tolerate_tuple_embeddings
 from mona_peft.blocks.modules import keep_frozen_statistics
 from mona_peft.compat import CompatibleTuner, ExcludedModule
 
 from .loading import before_next_load, check_keys, check_shapes, own_entries
+from .mixed_batch import rows_name_adapters
 from .saved import check_saved, wrap_saved
 from .unloading import unload
 
@@ -65,6 +67,16 @@ class BlockTuner(CompatibleTuner):
         wrap_saved(model, config, adapter_name, activate=adapter_name in self.active_adapters)
         if config.inference_mode or config.read_from_file:
             self._awaiting = {**self._awaiting, adapter_name: self._changes(adapter_name)}
+        tolerate_tuple_embeddings(model)
+
+    @contextlib.contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
+        """Within this context each row of a batch uses the adapter, and the head, named for it."""
+        if adapter_names is None:
+            yield
+            return
+        with rows_name_adapters(self, adapter_names, args, kwargs):
+            yield
 
     def train(self, mode: bool = True) -> BlockTuner:
         """Switch training on or off; frozen batch norms keep their statistics, which no adapter file holds."""
@@ -82,7 +94,7 @@ class BlockTuner(CompatibleTuner):
         super()._mark_only_adapters_as_trainable(model)
         self._injected.modules_to_save = None  # PEFT would go on to wrap modules inside adapters; see `wrap_saved`
 
-    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> Any:  # type: ignore[override]
+    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool | ExcludedModule:  # type: ignore[override]
         return ExcludedModule() if key in self._excluded else key in self._targets
 
     def _check_merge_allowed(self) -> None:

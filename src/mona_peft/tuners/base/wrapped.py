@@ -7,7 +7,6 @@ add is computed from the module's output h, `h + sum_i delta_i(h)`, so several a
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,13 +17,13 @@ from torch import Tensor, nn
 from mona_peft.blocks.checkpointing import (
     outermost_checkpointed,
     register_before_checkpoint,
-    tolerate_tuple_embeddings,
 )
 from mona_peft.blocks.rows import choose_adapters, chosen_adapters
 
 from .branches import output_modules, refuse_uncalled
+from .config import BlockTunerConfig
 from .matching import match_blocks, warn_of_frozen_head
-from .mixed_batch import row_groups, rows_name_adapters
+from .mixed_batch import row_groups
 from .placing import adapter_dtype, place_of
 from .tuner import BlockTuner, BlockTunerLayer
 from .unloading import hand_over_hooks
@@ -138,26 +137,12 @@ class WrappedTuner(BlockTuner):
         return self.tuner_layer_cls(target)  # type: ignore[call-arg, return-value]
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
+        assert isinstance(peft_config, BlockTunerConfig)
         # Everything that can be refused is refused here, before the model is touched.
         blocks, self._excluded = match_blocks(model, peft_config)
         self._targets = set(self.target_names(model, peft_config, list(blocks)))
         refuse_uncalled(model, self._targets, type(self).__name__)
         warn_of_frozen_head(model, peft_config)
-
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Add an adapter to the modules of `model`; see `BaseTuner.inject_adapter`."""
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
-        tolerate_tuple_embeddings(model)
-
-    @contextlib.contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
-        """Within this context each row of a batch uses the adapter, and the head, named for it."""
-        with (
-            contextlib.nullcontext()
-            if adapter_names is None
-            else rows_name_adapters(self, adapter_names, args, kwargs)
-        ):
-            yield
 
     def _create_and_replace(
         self,

@@ -45,7 +45,9 @@ class LoRandConfig(BlockTunerConfig):
         default=None,
         metadata={"help": "Bottleneck channels; None (recommended) for half of the output's, as in the paper."},
     )
-    lorand_dropout: float = field(default=0.1, metadata={"help": "Dropout before the up projection; 0.1."})
+    lorand_dropout: float = field(
+        default=0.1, metadata={"help": "Dropout before the up projection; 0.1, or 0 with strong augmentation."}
+    )
     positions: tuple[str, ...] | str = field(
         default=POSITIONS,
         metadata={"help": "Outputs of a block to adapt: 'attention', 'mlp', or both as in the paper (best)."},

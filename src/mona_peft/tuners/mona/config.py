@@ -45,32 +45,41 @@ class MonaConfig(BlockTunerConfig):
     sizes: ClassVar[tuple[str, ...]] = ("bottleneck_dim",)
     known_inits: ClassVar[tuple[bool | str, ...]] = (True, False, "official")
 
-    bottleneck_dim: int = field(default=64, metadata={"help": "Channels of the bottleneck."})
-    kernel_sizes: tuple[int, ...] = field(
-        default=(3, 5, 7), metadata={"help": "Sizes of the depthwise filters; odd numbers."}
+    bottleneck_dim: int = field(
+        default=64, metadata={"help": "Bottleneck channels; 64 in the paper, 16 to 32 for few-shot data."}
     )
-    mona_dropout: float = field(default=0.1, metadata={"help": "Dropout probability before the up projection."})
+    kernel_sizes: tuple[int, ...] = field(
+        default=(3, 5, 7), metadata={"help": "Sizes of the depthwise filters, odd; (3, 5, 7) in the paper (best)."}
+    )
+    mona_dropout: float = field(
+        default=0.1, metadata={"help": "Dropout before the up projection; 0.1 in the authors' code."}
+    )
     positions: tuple[str, ...] | str = field(
         default=POSITIONS,
-        metadata={"help": "Where in a block the adapters act: after the 'attention', after the 'mlp', or both."},
+        metadata={"help": "Where in a block adapters act: after 'attention', after 'mlp', or both as in the paper."},
     )
     variant: Literal["v1", "v2", "v3", "final"] = field(
-        default="final", metadata={"help": "Design of the adapter: 'final', or 'v1', 'v2', 'v3' of the design study."}
+        default="final",
+        metadata={"help": "Design of the adapter: 'final' (recommended), or 'v1', 'v2', 'v3' of the design study."},
     )
     scale: Literal["channel", "scalar"] = field(
         default="channel",
-        metadata={"help": "Scales of the scaled norm: one a 'channel' (official code) or one 'scalar' (the paper)."},
+        metadata={
+            "help": "Scales of the scaled norm: one a 'channel' (recommended, the authors' code), or one 'scalar'."
+        },
     )
     conv_bias: bool = field(
-        default=True, metadata={"help": "Whether the convolutions have biases: True in the official code."}
+        default=True, metadata={"help": "Whether the convolutions have biases; True in the authors' code."}
     )
     init_weights: bool | Literal["official"] = field(  # type: ignore[assignment]
         default=True,
-        metadata={"help": "True starts as the base model, 'official' as the official code, False at random."},
+        metadata={
+            "help": "True (recommended) starts as the base model, 'official' as the authors' code, False at random."
+        },
     )
     norm: Literal["layer", "batch", "none"] = field(
         default="layer",
-        metadata={"help": "What the scaled norm scales: 'layer' norm, 'batch' norm, or 'none' at all."},
+        metadata={"help": "Norm inside the scaled norm: 'layer' (best in the paper), 'batch', or 'none' at all."},
     )
 
     def __post_init__(self) -> None:
@@ -89,5 +98,3 @@ class MonaConfig(BlockTunerConfig):
         for name, known in (("variant", VARIANTS), ("scale", SCALES), ("norm", NORMS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; it must be one of {known}.")
-        if not isinstance(self.conv_bias, bool):
-            raise ValueError(f"conv_bias={self.conv_bias!r} must be True or False.")

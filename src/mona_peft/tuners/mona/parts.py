@@ -6,6 +6,14 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+#: PyTorch's hooks on every module; it changes these dictionaries in place.
+HOOKS_OF_ALL = (
+    torch_module._global_forward_pre_hooks,
+    torch_module._global_forward_hooks,
+    torch_module._global_backward_pre_hooks,
+    torch_module._global_backward_hooks,
+)
+
 
 def is_hooked(module: nn.Module) -> bool:
     """Whether something expects `module` to be called: hooks of its own or of all modules, or a replaced `forward`.
@@ -26,4 +34,4 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def _all_modules_hooked() -> bool:
-    return torch_module._has_any_global_hook()
+    return any(HOOKS_OF_ALL)

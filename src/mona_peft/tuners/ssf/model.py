@@ -68,7 +68,7 @@ class SSFModel(WrappedTuner):
 
     @contextlib.contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
-        """See `WrappedTuner`; some layers that SSF adapts have no rows that belong to images."""
+        """See `BlockTuner`; some layers that SSF adapts have no rows that belong to images."""
         tables = [n for n, m in self.model.named_modules() if isinstance(m, SSFLayer) and any(t in n for t in TABLES)]
         if adapter_names is not None and (tables or "input_ids" in kwargs):
             what = (

@@ -21,6 +21,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 #: How images are resized: bicubic as the models were pretrained, or bilinear as in the paper's recipes.
 INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
+#: The same for image processors.
+RESAMPLING = {"bicubic": PILImageResampling.BICUBIC, "bilinear": PILImageResampling.BILINEAR}
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class ImageSettings:
         """Read size, mean and standard deviation from a transformers image processor."""
         timm = getattr(processor, "data_config", None)
         if timm is not None:
-            return cls(*timm["input_size"][1:], mean=tuple(timm["mean"]), std=tuple(timm["std"]))
+            _, height, width = timm["input_size"]
+            return cls(height, width, tuple(timm["mean"]), tuple(timm["std"]))
         size = getattr(processor, "crop_size", None) or processor.size
         size = {name: size[name] for name in ("height", "width", "shortest_edge") if name in size and size[name]}
         return cls(
@@ -117,7 +120,7 @@ def evaluation_processor(
         return BitImageProcessor(
             size={"shortest_edge": round(image_size * resize_ratio)},
             crop_size={"height": image_size, "width": image_size},
-            resample=PILImageResampling[interpolation.upper()],
+            resample=RESAMPLING[interpolation],
             image_mean=list(settings.mean),
             image_std=list(settings.std),
         )
@@ -126,7 +129,7 @@ def evaluation_processor(
     return ConvNextImageProcessor(
         size={"shortest_edge": settings.height},
         crop_pct=1 / resize_ratio,
-        resample=PILImageResampling[interpolation.upper()],
+        resample=RESAMPLING[interpolation],
         image_mean=list(settings.mean),
         image_std=list(settings.std),
     )

@@ -47,13 +47,6 @@ def find_pictures(root: Path) -> Iterator[Picture]:
     """The pictures of the classes; versions of one drawing are in one split."""
     for label, folders in CLASSES.items():
         files = [file for folder in folders for file in sorted((root / folder).rglob("*.png"))]
-        files = [file for file in files if _label(root, file) == label]
         splits = split_things([thing(file.stem) for file in files], SHARES)
         for file, split in zip(files, splits, strict=True):
             yield Picture(file, label, split, file.stem)
-
-
-def _label(root: Path, file: Path) -> str:
-    """The class of a file: that of the nearest folder, since tools have weapons below them."""
-    folders = {root / folder: label for label, folders in CLASSES.items() for folder in folders}
-    return next(folders[parent] for parent in file.parents if parent in folders)

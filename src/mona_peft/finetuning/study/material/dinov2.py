@@ -87,7 +87,7 @@ def named_weights(graph: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def to_model(weights: dict[str, Tensor]) -> Dinov2Model:
-    """A `Dinov2Model` with these weights, named as in checkpoints on the Hub; it must have all of them.
+    """A `Dinov2Model` with these weights, named as in models on the Hub; it must have all of them.
 
     Raises:
         ValueError: If a weight is missing, left over or of another shape.
@@ -102,10 +102,10 @@ def to_model(weights: dict[str, Tensor]) -> Dinov2Model:
         image_size=math.isqrt(positions - 1) * patch,
     )
     weights = weights | {"embeddings.mask_token": torch.zeros(1, width)}  # only pretraining uses it
-    with tempfile.TemporaryDirectory() as checkpoint:  # loading gives the weights their names in this transformers
-        config.save_pretrained(checkpoint)
-        save_file(weights, Path(checkpoint) / "model.safetensors", metadata={"format": "pt"})
-        loaded: Any = Dinov2Model.from_pretrained(checkpoint, output_loading_info=True)
+    with tempfile.TemporaryDirectory() as folder:  # loading gives the weights their names in this transformers
+        config.save_pretrained(folder)
+        save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        loaded: Any = Dinov2Model.from_pretrained(folder, output_loading_info=True)
     model, problems = loaded
     wrong = {kind: names for kind, names in problems.items() if names}
     if wrong:

@@ -6,14 +6,16 @@ for all methods.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mona_peft.finetuning.data.sources.classification import DataConfig
+from mona_peft.finetuning.data.sources.config import DataConfig
+from mona_peft.finetuning.methods import METHODS
 from mona_peft.finetuning.study.material.dinov2 import HUB_ID
 from mona_peft.finetuning.study.variants import Variant
-from mona_peft.finetuning.tasks.classification import ClassificationConfig
+from mona_peft.finetuning.tasks.config import ClassificationConfig
 from mona_peft.finetuning.training import TrainingConfig
 
 from .recipes import ClassificationTestbed
@@ -22,9 +24,6 @@ IMAGE_SIZE = 112
 BACKBONE = f"dinov2-small-{IMAGE_SIZE}"
 #: Rates from low to high, two a decade.
 LADDER = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-#: Where the search of each method begins.
-MIDDLE_RATES = {"full": 1e-4, "fixed": 1e-2, "lora": 1e-3, "bottleneck": 1e-3, "partial-1": 3e-4}
-OTHER_MIDDLE_RATE = 3e-3
 
 
 @dataclass(frozen=True)
@@ -87,12 +86,13 @@ class RealTestbed(ClassificationTestbed):
         settings = super().describe() | {"benchmark": self.name, "dataset": self.name, "data_dir": None}
         data = self.load(0)
         sizes = {split: len(rows) for split, rows in data.splits.items()}
-        backbone = Path(self.config.model_name_or_path).name
-        return settings | {"model_name_or_path": backbone, "split_sizes": sizes, "classes": list(data.class_names)}
+        backbone = Path(self.config.model).name
+        return settings | {"model": backbone, "split_sizes": sizes, "classes": list(data.class_names)}
 
     def first_rates(self, variant: Variant) -> tuple[float, ...]:
-        """The method's middle rate, and the ones below and above it."""
-        middle = LADDER.index(MIDDLE_RATES.get(variant.method, OTHER_MIDDLE_RATE))
+        """The rate of the ladder nearest to the method's own, and those below and above it."""
+        own = METHODS[variant.method].learning_rate
+        middle = min(range(len(LADDER)), key=lambda place: abs(math.log(LADDER[place] / own)))
         return LADDER[middle], LADDER[middle - 1], LADDER[middle + 1]
 
 

@@ -19,9 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 from mona_peft.blocks.layout import TokenLayout
-
-from .. import functional
-from ..depthwise import kernel_gradient as plain_kernel_gradient
+from mona_peft.tuners.mona import functional
+from mona_peft.tuners.mona.depthwise import kernel_gradient as plain_kernel_gradient
 
 BLOCK = {"COLUMNS": 8, "CHANNELS": 32}  # of a program
 WARPS = 4  # two elements a thread: its registers hold K * K values for each of two channels, and not many more

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..fast import Filters
-from ..module import Mona
+from mona_peft.tuners.mona.fast import Filters
+from mona_peft.tuners.mona.module import Mona
 
 OLDEST_TRITON = (3, 3)  # older ones have no tuples
 

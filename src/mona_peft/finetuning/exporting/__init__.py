@@ -1,0 +1,1 @@
+"""One file with base model, adapter and head, for programs without PEFT."""

@@ -1,0 +1,92 @@
+"""The tables of documents, made from the files under `results/`.
+
+A document holds a table between two markers, such as `<!-- demo:begin -->` and `<!-- demo:end -->`; [`fill`] puts into
+each pair of markers what the files say now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from mona_peft.finetuning.costs.report import summary as costs_summary
+from mona_peft.finetuning.files import read_json
+
+from .demo import METHODS
+from .report import Results, markers, read_block, replace_block
+from .statistics import spread
+from .testbeds.recipes import METRIC_NAMES
+from .testbeds.scene_models import MODELS
+
+#: Studies by the markers of their table.
+STUDIES = {
+    "results": "digits",
+    "results-ablations": "digits-ablations",
+    "results-semantic_segmentation": "scenes-semantic_segmentation",
+}
+TITLES = {"mona": "Mona", "fixed": "head only", "full": "full fine-tuning"}
+BENCHMARK = "benchmark/benchmark.json"
+AGAIN = "It holds results; make it again with the command that the document names."
+
+
+def tables(results: Path) -> dict[str, str]:
+    """The table of every result under a folder, by its markers.
+
+    Args:
+        results (`Path`): The folder `results/`.
+
+    Raises:
+        `ValueError`: If a file is damaged.
+    """
+    found = {name: Results.load(results / folder).summary().strip() for name, folder in STUDIES.items()}
+    found["demo-dense"] = dense_demo_table([read_json(results / f"demo-dense/{name}.json", AGAIN) for name in MODELS])
+    for name, file, write in (("demo", "demo/digits.json", demo_table), ("benchmark", BENCHMARK, costs_summary)):
+        if (results / file).exists():
+            found[name] = write(read_json(results / file, AGAIN))
+    return found
+
+
+def fill(document: str, found: Mapping[str, str]) -> str:
+    """A document with its tables as the files have them; what has no markers in it is left out."""
+    for name, table in found.items():
+        if markers(name)[0] in document:
+            document = replace_block(document, table, name)
+    return document
+
+
+def shown(document: str, found: Mapping[str, str]) -> dict[str, str]:
+    """By name, the tables that a document shows of those that there are."""
+    return {name: read_block(document, name) for name in found if markers(name)[0] in document}
+
+
+def demo_table(result: Mapping[str, Any]) -> str:
+    """The demo on digits: what trains, the figure on the test split, and the size on disk."""
+    rows = [
+        f"| {TITLES[row['method']]} | {row['backbone_trainable']:,} | {_percent(row['test'])} | "
+        f"{row['bytes_on_disk'] / 1000:,.0f} kB |"
+        for row in result["rows"]
+    ]
+    head = ["| method | trains in the backbone | test accuracy | on disk |", "| --- | ---: | ---: | ---: |"]
+    return "\n".join([f"Made by `{result['command']}`.", "", *head, *rows])
+
+
+def dense_demo_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """The dense demos, a model a line; a method that was not measured has no figure."""
+    lines = [
+        f"| model, test metric | {' | '.join(TITLES[name] for name in METHODS)} |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for result in results:
+        rows = {row["method"]: row for row in result["rows"]}
+        (metric,) = {row["metric"] for row in rows.values()}
+        cells = [_percent(rows[name]["test"]) if name in rows else "not measured" for name in METHODS]
+        lines.append(f"| {MODELS[result['architecture']].title}, {METRIC_NAMES[metric]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _percent(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    shares = [100 * value for value in values]
+    return f"{mean(shares):.1f} ± {spread(shares):.1f}"

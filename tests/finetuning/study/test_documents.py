@@ -1,0 +1,87 @@
+"""The tables of documents are those of the files under results/, and these say what made them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mona_peft.finetuning.costs.config import CostsConfig
+from mona_peft.finetuning.costs.report import table
+from mona_peft.finetuning.costs.suite import Row, StartUp, Timing, as_json
+from mona_peft.finetuning.study.documents import demo_table, dense_demo_table, fill, shown, tables
+
+ROOT = Path(__file__).parents[3]
+RESULTS = ROOT / "results"
+#: The files that the program wrote before it put command and versions into them say so.
+EARLIER = "made before command and versions were recorded"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_documents_show_what_the_files_say(name):
+    document = (ROOT / name).read_text(encoding="utf-8")
+    assert shown(document, tables(RESULTS))
+    assert fill(document, tables(RESULTS)) == document, f"run `python scripts/fill_tables.py {name}`"
+
+
+def test_the_results_page_shows_every_table():
+    assert (
+        shown((ROOT / "docs/results.md").read_text(encoding="utf-8"), tables(RESULTS)).keys() == tables(RESULTS).keys()
+    )
+
+
+def files():
+    """Every committed file with figures that a document may show."""
+    demos = [
+        *RESULTS.glob("demo-dense/*.json"),
+        *RESULTS.glob("demo/*.json"),
+        *RESULTS.glob("benchmark/benchmark.json"),
+    ]
+    return sorted([*demos, *RESULTS.glob("*/results.json")])
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(RESULTS)))
+def test_every_result_says_what_made_it(path):
+    result = json.loads(path.read_text(encoding="utf-8"))
+    if result.get("note") == EARLIER:
+        assert path.parent.name == "demo-dense" and "command" not in result, "only those of before"
+    else:
+        assert result["versions"]["torch"] and result["versions"]["mona-peft"]
+        assert result["command"].startswith(("python scripts/", "mona-peft ", "python -m mona_peft "))
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("demo-dense/*.json")), ids=lambda path: path.stem)
+def test_no_figure_was_typed(path):
+    """The program writes floats as they are: a row of nothing but four digits was copied from a log."""
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        assert max(len(repr(value)) for value in row["test"]) > 10, row["method"]
+
+
+def test_a_figure_that_changes_changes_the_table():
+    rows = [
+        {"method": "mona", "metric": "box_ap", "test": [0.1, 0.3]},
+        {"method": "fixed", "metric": "box_ap", "test": [0.25, 0.25]},
+    ]
+    line = dense_demo_table([{"architecture": "detr", "rows": rows}]).splitlines()[-1]
+    assert line == "| DETR on ViT, box AP | 20.0 ± 14.1 | 25.0 ± 0.0 | not measured |"
+    row = {"method": "full", "backbone_trainable": 1234, "test": [0.5, 0.5], "bytes_on_disk": 2500}
+    text = demo_table({"command": "mona-peft demo", "rows": [row]})
+    assert "`mona-peft demo`" in text and text.endswith("| full fine-tuning | 1,234 | 50.0 ± 0.0 | 2 kB |")
+    document = "a\n<!-- demo:begin -->\nold\n<!-- demo:end -->\nb"
+    assert fill(document, {"demo": text, "other": "x"}) == document.replace("old", text)
+
+
+def test_costs_are_read_back_from_their_file(tmp_path):
+    timing = Timing(0.5, 0.4, 0.6, 1.0)
+    rows = [
+        Row("floor", timing, 10**6, None, None, None, 3),
+        Row("mona", timing, 10**6, 5, timing, StartUp(1, 2, 3), 4),
+    ]
+    config = CostsConfig(methods=["mona"])
+    results = json.loads(json.dumps(as_json(config, rows)))
+    assert results["command"] and results["versions"]["torch"]
+    (tmp_path / "benchmark").mkdir()
+    (tmp_path / "benchmark" / "benchmark.json").write_text(json.dumps(results))
+    for folder in ("digits", "digits-ablations", "scenes-semantic_segmentation", "demo-dense"):
+        (tmp_path / folder).symlink_to(RESULTS / folder)
+    text = tables(tmp_path)["benchmark"]
+    assert table(rows) in text and results["machine"]["cpu"] in text and results["command"] in text
