@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ def write_models(folder: Path) -> None:
         ViTImageProcessor(size={"height": side, "width": side}).save_pretrained(folder / name)
     sizes = {"depth": 1, "embed_dim": 32, "num_heads": 2}
     timm.models.save_for_hf(timm.create_model("vit_tiny_patch16_224", **sizes), folder / TIMM, model_args=sizes)
+    config_file = folder / TIMM / "config.json"  # timm adds arguments that transformers gives itself
+    config_file.write_text(json.dumps({**json.loads(config_file.read_text()), "model_args": sizes}))
     SwinConfig(image_size=32, patch_size=2, window_size=4, **SIZES).save_pretrained(folder / "tiny")
     shutil.copy(folder / "tiny" / "config.json", folder / "tiny.json")
 
