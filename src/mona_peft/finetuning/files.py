@@ -18,7 +18,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name to write to; what is there in the end is flushed to disk and replaces `path`.
 
     Raises:
-        `ValueError`: If `path` is a folder.
+        ValueError: If `path` is a folder.
     """
     if path.is_dir() and not path.is_symlink():
         raise ValueError(f"{path} is a folder, and a file has to be written there. Move it away.")
@@ -63,7 +63,7 @@ def refuse_special(path: Path) -> None:
     """Refuse what opens like a file and may never end, such as a pipe or a device.
 
     Raises:
-        `ValueError`: If `path` is there, and is neither a file nor a folder.
+        ValueError: If `path` is there, and is neither a file nor a folder.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise ValueError(f"{path} is a pipe or a device and not a file")

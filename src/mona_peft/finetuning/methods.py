@@ -32,13 +32,13 @@ class Method:
     """One row of the table of methods.
 
     Args:
-        name (`str`): the name given on the command line.
+        name (`str`): The name given on the command line.
         prepare (`Callable`): `prepare(model, head, **options)` gives back the model to train.
-        description (`str`): what trains in the backbone, in a few words.
-        config_class (`str` or `type`, *optional*): configuration of the adapter whose settings `prepare` passes on, a
+        description (`str`): What trains in the backbone, in a few words.
+        config_class (`str` or `type`, *optional*): Configuration of the adapter whose settings `prepare` passes on, a
             class or `module:Class`.
-        calibrate (`Calibrate`, *optional*): fits the prepared model to training data before it trains.
-        learning_rate (`float`): where to start with AdamW and batches of 16 on a pretrained classifier.
+        calibrate (`Calibrate`, *optional*): Fits the prepared model to training data before it trains.
+        learning_rate (`float`): Where to start with AdamW and batches of 16 on a pretrained classifier.
     """
 
     name: str
@@ -75,15 +75,15 @@ def register_method(
     """Add the decorated `prepare(model, head, **options)` to the table under `name`; see [`Method`].
 
     Args:
-        name (`str`): a name that is free.
-        description (`str`): what trains in the backbone.
-        calibrate (`Calibrate`, *optional*): see [`Method`].
-        config_class (`str` or `type`, *optional*): see [`Method`]; without one, the settings are the arguments that
+        name (`str`): A name that is free.
+        description (`str`): What trains in the backbone.
+        calibrate (`Calibrate`, *optional*): See [`Method`].
+        config_class (`str` or `type`, *optional*): See [`Method`]; without one, the settings are the arguments that
             `prepare` has of its own.
-        learning_rate (`float`): see [`Method`].
+        learning_rate (`float`): See [`Method`].
 
     Raises:
-        `ValueError`: If the name is taken.
+        ValueError: If the name is taken.
     """
 
     def add(prepare: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -124,11 +124,11 @@ def check_method(name: str, options: Mapping[str, Any]) -> Method:
     """Find a method and check the names of its settings.
 
     Args:
-        name (`str`): a key of `METHODS`.
-        options (`Mapping[str, Any]`): the settings that it is to get.
+        name (`str`): A key of `METHODS`.
+        options (`Mapping[str, Any]`): The settings that it is to get.
 
     Raises:
-        `ValueError`: If no method has that name, or the method has no such setting.
+        ValueError: If no method has that name, or the method has no such setting.
     """
     if name not in METHODS:
         raise ValueError(f"Unknown method {name!r}; choose one of {', '.join(sorted(METHODS))}.")
@@ -141,17 +141,17 @@ def apply_method(model: nn.Module, name: str, head: Iterable[str] | None = None,
     """Make `model` ready to train with the method called `name`.
 
     Args:
-        model (`nn.Module`): a model with its head, every parameter trainable or not.
-        name (`str`): a key of `METHODS`.
-        head (`Iterable[str]`, *optional*): paths of the modules that always train (head, neck). Found by
+        model (`nn.Module`): A model with its head, every parameter trainable or not.
+        name (`str`): A key of `METHODS`.
+        head (`Iterable[str]`, *optional*): Paths of the modules that always train (head, neck). Found by
             [`find_head`] when left out.
         **options: settings of the method, such as `r` for `lora` or `bottleneck_dim` for `mona`.
 
     Returns:
-        `nn.Module`: the same model with its parameters frozen as the method wants, or the `PeftModel` around it.
+        `nn.Module`: The same model with its parameters frozen as the method wants, or the `PeftModel` around it.
 
     Raises:
-        `ValueError`: If no method has that name, it has no such setting, a path in `head` names no module with
+        ValueError: If no method has that name, it has no such setting, a path in `head` names no module with
             parameters, or the model's head cannot be told from its backbone.
     """
     from mona_peft.blocks.head import find_head
@@ -181,7 +181,7 @@ def query_value_targets(model: nn.Module) -> list[str]:
     """Names of the query and value projections in this family of models.
 
     Raises:
-        `ValueError`: if no known pair of names is there.
+        ValueError: If no known pair of names is there.
     """
     from torch import nn
 
@@ -230,7 +230,7 @@ def prepare_partial(model: nn.Module, head: tuple[str, ...], blocks: int = 1) ->
     """Train the last block, or the last `blocks` of them, and the head.
 
     Raises:
-        `ValueError`: if the model has no known block, or fewer than `blocks`.
+        ValueError: If the model has no known block, or fewer than `blocks`.
     """
     from mona_peft.blocks.known import find_blocks
 

@@ -66,7 +66,7 @@ def write_card(folder: Path, facts: dict[str, Any], figures: dict[str, Any], usa
 
     Args:
         folder (`Path`): The repository.
-        facts (`dict[str, Any]`): where known `task`, `base_model`, `dataset`, `method`.
+        facts (`dict[str, Any]`): Where known `task`, `base_model`, `dataset`, `method`.
         figures (`dict[str, Any]`): Metrics of each split, under its name.
         usage (`str`): Python code that loads the model and predicts.
         command (`bool`): Whether to tell the command that runs.

@@ -30,7 +30,7 @@ def sections(recipe: Mapping[str, Any], given: Mapping[str, Any], default: str) 
         default (`str`): The method where neither names one.
 
     Raises:
-        `ValueError`: If `by_method` or a section of it is no mapping.
+        ValueError: If `by_method` or a section of it is no mapping.
     """
     parts = _mapping(KEY, given.get(KEY, recipe.get(KEY)))
     found = {name: dict(_mapping(f"{KEY} of {name}", part)) for name, part in parts.items()}

@@ -65,7 +65,7 @@ class Settings:
         """Check all fields; a subclass that checks more calls this first.
 
         Raises:
-            `ValueError`: If a value has the wrong type or is out of range.
+            ValueError: If a value has the wrong type or is out of range.
         """
         vars(self).update(check_values(type(self), vars(self)))
 
@@ -82,7 +82,7 @@ def check_values(config_type: type, values: dict[str, Any], words: bool = False)
         `dict[str, Any]`: The values, read.
 
     Raises:
-        `ValueError`: If a value has the wrong type or is out of range; names setting and value.
+        ValueError: If a value has the wrong type or is out of range; names setting and value.
     """
     hints = get_type_hints(config_type)
     known = {entry.name: entry for entry in fields(config_type)}
@@ -196,9 +196,9 @@ def read_command_line(
         The dataclasses, and the names of the settings that recipe and flags gave.
 
     Raises:
-        `ValueError`: If there is no such recipe, it names a setting that does not exist, or a value has the wrong type
+        ValueError: If there is no such recipe, it names a setting that does not exist, or a value has the wrong type
             or range.
-        `SystemExit`: If help was asked for, or there is no such flag.
+        SystemExit: If help was asked for, or there is no such flag.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = Parser(config_types, program or Program(), "--help-all" in words)
@@ -215,7 +215,7 @@ def _take_recipe(words: list[str]) -> tuple[list[str], str]:
     """The command line without its recipe, and the recipe: the first word, or the value of `--recipe`.
 
     Raises:
-        `ValueError`: If there are two, or `--recipe` has no value.
+        ValueError: If there are two, or `--recipe` has no value.
     """
     found = [words.pop(0)] if words and not words[0].startswith("-") else []
     for place in [i for i, word in enumerate(words) if word.partition("=")[0] == RECIPE_FLAG][::-1]:
@@ -281,7 +281,7 @@ def read_recipe(path: Path, config_types: Sequence[type]) -> dict[str, Any]:
         `dict[str, Any]`: Settings as words, which their fields read; values that are mappings as YAML has them.
 
     Raises:
-        `ValueError`: If it is no mapping, or names a setting that none of `config_types` has.
+        ValueError: If it is no mapping, or names a setting that none of `config_types` has.
     """
     settings = read_mapping(path)
     known = {entry.name for config_type in config_types for entry in fields(config_type)}
@@ -295,7 +295,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML recipe as [`read_recipe`] does, whatever its settings are.
 
     Raises:
-        `ValueError`: If it is no mapping.
+        ValueError: If it is no mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -319,7 +319,7 @@ def read_options(name: str, given: Any) -> dict[str, Any]:
         given (`str` or `dict`): What was given.
 
     Raises:
-        `ValueError`: If it is neither.
+        ValueError: If it is neither.
     """
     try:
         options = json.loads(given) if isinstance(given, str) else given
@@ -344,7 +344,7 @@ def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
         known (`Iterable[str]`): Those that it has.
 
     Raises:
-        `ValueError`: If a name is not known.
+        ValueError: If a name is not known.
     """
     unknown = sorted(set(given) - set(known))
     if unknown:
@@ -362,7 +362,7 @@ def refuse_unused(
         where (`str`): Begins the message: what has settings of its own.
 
     Raises:
-        `ValueError`: If another setting has a value that is not its default.
+        ValueError: If another setting has a value that is not its default.
     """
     given: dict[str, Any] = {}
     for config in configs:

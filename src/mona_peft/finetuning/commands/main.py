@@ -81,8 +81,8 @@ def find(words: Sequence[str], commands: Commands | None = None, before: str = "
     """What the words say is to be done, all of them checked.
 
     Raises:
-        `ValueError`: If there is no such command, or its words cannot be.
-        `SystemExit`: If help was asked for.
+        ValueError: If there is no such command, or its words cannot be.
+        SystemExit: If help was asked for.
     """
     commands = COMMANDS if commands is None else commands
     if words and words[0] == "--version":

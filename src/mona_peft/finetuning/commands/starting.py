@@ -87,7 +87,7 @@ def with_folder(training: TrainingConfig, dataset: str, method: str) -> Training
     """Give the run a new folder under `outputs/`, named by data and method, where none was given.
 
     Raises:
-        `ValueError`: If a run is to be resumed, or several processes train: each would choose for itself.
+        ValueError: If a run is to be resumed, or several processes train: each would choose for itself.
     """
     if training.output_dir:
         return training

@@ -26,11 +26,11 @@ class LoadedDense(Loaded):
         """What is in each image, in its own pixels.
 
         Args:
-            images (`Iterable[PIL.Image.Image]`): in any mode.
-            threshold (`float`): objects with a lower score are left out.
+            images (`Iterable[PIL.Image.Image]`): In any mode.
+            threshold (`float`): Objects with a lower score are left out.
 
         Returns:
-            `list[dict]`: of a semantic segmenter `labels` `(H, W)`; else `boxes` `(N, 4)`, `scores`, `labels`, `names`
+            `list[dict]`: Of a semantic segmenter `labels` `(H, W)`; else `boxes` `(N, 4)`, `scores`, `labels`, `names`
             and, of an instance segmenter, boolean `masks` `(N, H, W)`. Arrays are numpy's.
         """
         return [self._predict_one(to_rgb(image), threshold) for image in images]

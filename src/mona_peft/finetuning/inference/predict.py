@@ -32,8 +32,8 @@ def predict(config: PredictionConfig, data: DataConfig) -> list[dict[str, Any]]:
     """Predict every image, in the order given, and write and print the results.
 
     Args:
-        config (`PredictionConfig`): model, images, output.
-        data (`DataConfig`): a dataset, where no images are given.
+        config (`PredictionConfig`): Model, images, output.
+        data (`DataConfig`): A dataset, where no images are given.
 
     Returns:
         `list[dict[str, Any]]`: `image`, `label`, `score`, `labels`, `scores`, and `true` where known.
@@ -76,7 +76,7 @@ def find_images(paths: Sequence[str]) -> list[Item]:
     """The image files given, and those in the folders given, in order.
 
     Raises:
-        `FileNotFoundError`: if a path is not there, or there is no image at all.
+        FileNotFoundError: If a path is not there, or there is no image at all.
     """
     files: list[Path] = []
     for path in map(Path, paths):

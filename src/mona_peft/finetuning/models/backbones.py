@@ -23,13 +23,13 @@ def backbone_config(
     """Configuration of the backbone of a pretrained model.
 
     Args:
-        name_or_path (`str`): a classifier or bare model: Hub id or folder.
-        out_indices (`Sequence[int]`, *optional*): stages whose feature maps are wanted, from 1 (or -1, the last); all
+        name_or_path (`str`): A classifier or bare model: Hub id or folder.
+        out_indices (`Sequence[int]`, *optional*): Stages whose feature maps are wanted, from 1 (or -1, the last); all
             of a hierarchical backbone and every fourth of a ViT's blocks if left out.
-        drop_path (`float`, *optional*): stochastic depth rate of the last block; the model's own if left out.
+        drop_path (`float`, *optional*): Stochastic depth rate of the last block; the model's own if left out.
 
     Raises:
-        `ValueError`: if the model has no such stages, cannot be a backbone, or has no such setting.
+        ValueError: If the model has no such stages, cannot be a backbone, or has no such setting.
     """
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     if isinstance(config, ViTConfig) and not isinstance(config, ViTBackboneConfig):
@@ -69,7 +69,7 @@ def find_backbone_module(model: nn.Module) -> tuple[str, PreTrainedModel]:
     """Path and module of the transformers backbone inside `model`.
 
     Raises:
-        `ValueError`: if there is none.
+        ValueError: If there is none.
     """
     for name, module in model.named_modules():
         if name and isinstance(module, PreTrainedModel) and hasattr(module, "out_features"):
@@ -110,8 +110,8 @@ def build_around_backbone(config: PretrainedConfig, model_class: type, name_or_p
     Its `name_or_path` is the backbone's: a saved adapter names it as its base.
 
     Args:
-        config (`PretrainedConfig`): of the task model, with `backbone_config`.
-        model_class (`type`): of the task model.
+        config (`PretrainedConfig`): Of the task model, with `backbone_config`.
+        model_class (`type`): Of the task model.
         name_or_path (`str`): Hub id or folder.
     """
     model = model_class(config)

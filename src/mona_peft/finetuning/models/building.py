@@ -27,17 +27,17 @@ def build_model(
     """Make a task model ready for a method to be applied to it.
 
     Args:
-        architecture (`str`): a key of `ARCHITECTURES`.
-        name_or_path (`str`): a pretrained backbone (any classifier), or a model of this very architecture.
-        class_names (`Sequence[str]`): by label.
-        out_indices (`Sequence[int]`, *optional*): stages of the backbone to use, from 1; the architecture's usual ones
+        architecture (`str`): A key of `ARCHITECTURES`.
+        name_or_path (`str`): A pretrained backbone (any classifier), or a model of this very architecture.
+        class_names (`Sequence[str]`): By label.
+        out_indices (`Sequence[int]`, *optional*): Stages of the backbone to use, from 1; the architecture's usual ones
             if left out.
-        drop_path (`float`, *optional*): stochastic depth rate of the last block, on both branches; the backbone's
+        drop_path (`float`, *optional*): Stochastic depth rate of the last block, on both branches; the backbone's
             own, as transformers applies it, if left out.
         **options: settings of the architecture's configuration.
 
     Raises:
-        `ValueError`: If there is no such architecture, or it has no such settings.
+        ValueError: If there is no such architecture, or it has no such settings.
     """
     row = check_architecture(architecture, options)
     name_or_path = absolute_if_folder(name_or_path)
@@ -61,8 +61,8 @@ def rebuild_model(config: PretrainedConfig, base: str) -> PreTrainedModel:
     """The model that an adapter was trained on, its heads still at random: the adapter brings them.
 
     Args:
-        config (`PretrainedConfig`): saved with the adapter.
-        base (`str`): what the model was built around.
+        config (`PretrainedConfig`): Saved with the adapter.
+        base (`str`): What the model was built around.
 
     Raises:
         ValueError: If `config` is not of a dense model of this package, or the base's weights do not fit it.
@@ -83,7 +83,7 @@ def head_paths(model: nn.Module) -> tuple[str, ...]:
     may lie outside a module.
 
     Raises:
-        `ValueError`: if that does not hold for this model.
+        ValueError: If that does not hold for this model.
     """
     paths = find_head(model) or ()
     parameters = {name for name, _ in model.named_parameters()}

@@ -33,20 +33,20 @@ class CascadeSettings:
     """Settings of the heads; the defaults are the paper's recipe.
 
     Args:
-        num_classes (`int`): without the background.
-        channels (`int`): of the pyramid and of the heads' convolutions.
-        box_convs (`int`): convolutions of a box head.
-        box_features (`int`): width of a box head's last layer.
-        mask_convs (`int`): convolutions of a mask head.
-        head_norm (`str`): norm of the box heads' convolutions, a key of `HEAD_NORMS`, or `none`.
-        ious (`tuple[float, ...]`): overlap of a positive, by stage.
-        loss_weights (`tuple[float, ...]`): by stage.
-        box_loss_weight (`float`): of the generalised IoU loss.
-        rois_per_image (`int`): proposals sampled of an image.
-        positive_share (`float`): most positives among them.
-        score_threshold (`float`): detections below it are dropped.
-        nms_threshold (`float`): overlap above which the weaker of two detections of a class is dropped.
-        max_detections (`int`): kept of an image.
+        num_classes (`int`): Without the background.
+        channels (`int`): Of the pyramid and of the heads' convolutions.
+        box_convs (`int`): Convolutions of a box head.
+        box_features (`int`): Width of a box head's last layer.
+        mask_convs (`int`): Convolutions of a mask head.
+        head_norm (`str`): Norm of the box heads' convolutions, a key of `HEAD_NORMS`, or `none`.
+        ious (`tuple[float, ...]`): Overlap of a positive, by stage.
+        loss_weights (`tuple[float, ...]`): By stage.
+        box_loss_weight (`float`): Of the generalised IoU loss.
+        rois_per_image (`int`): Proposals sampled of an image.
+        positive_share (`float`): Most positives among them.
+        score_threshold (`float`): Detections below it are dropped.
+        nms_threshold (`float`): Overlap above which the weaker of two detections of a class is dropped.
+        max_detections (`int`): Kept of an image.
     """
 
     num_classes: int
@@ -116,8 +116,8 @@ class CascadeHeads(nn.Module):
     """All stages.
 
     Args:
-        settings (`CascadeSettings`): their settings.
-        strides (`Sequence[int]`): pixels a step of the pyramid's levels to pool from.
+        settings (`CascadeSettings`): Their settings.
+        strides (`Sequence[int]`): Pixels a step of the pyramid's levels to pool from.
     """
 
     def __init__(self, settings: CascadeSettings, strides: Sequence[int]) -> None:
@@ -135,10 +135,10 @@ class CascadeHeads(nn.Module):
         """Weighted losses of every stage.
 
         Args:
-            features (`OrderedDict[str, Tensor]`): the pyramid.
-            proposals (`list[Tensor]`): by image `(N, 4)`.
-            sizes (`list[tuple[int, int]]`): heights and widths of the images.
-            targets (`list[Objects]`): by image `boxes`, `labels` from 1, `masks` `(N, H, W)`.
+            features (`OrderedDict[str, Tensor]`): The pyramid.
+            proposals (`list[Tensor]`): By image `(N, 4)`.
+            sizes (`list[tuple[int, int]]`): Heights and widths of the images.
+            targets (`list[Objects]`): By image `boxes`, `labels` from 1, `masks` `(N, H, W)`.
         """
         losses: dict[str, Tensor] = {}
         stage: Any
@@ -229,7 +229,7 @@ def cut_masks(masks: Tensor, boxes: Tensor, objects: Tensor, side: int) -> Tenso
         masks (`Tensor`): `(objects, H, W)` of an image.
         boxes (`Tensor`): `(N, 4)`.
         objects (`Tensor`): `(N,)`, the object whose mask a box is to find.
-        side (`int`): rows and columns.
+        side (`int`): Rows and columns.
     """
     regions = torch.cat([objects[:, None].to(boxes.dtype), boxes], 1)
     share = roi_align(masks[:, None].to(boxes.dtype), regions, side, 1.0, sampling_ratio=0, aligned=True)

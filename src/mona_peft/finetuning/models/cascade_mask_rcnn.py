@@ -25,13 +25,13 @@ class CascadeMaskRCNNConfig(DetectorConfig):
     """Configuration of [`CascadeMaskRCNNForInstanceSegmentation`].
 
     Args:
-        anchor_scale (`float`): as in `DetectorConfig`.
-        anchor_octaves (`int`): as in `DetectorConfig`.
-        proposals (`int`): kept of an image after the proposal network's non-maximum suppression.
-        training_proposals (`int`, *optional*): kept of a training image; twice as many, as in the paper, if left out.
-        head_norm (`str`): norm of the box heads' convolutions: `batch`, `sync` (batch norm over all processes, the
+        anchor_scale (`float`): As in `DetectorConfig`.
+        anchor_octaves (`int`): As in `DetectorConfig`.
+        proposals (`int`): Kept of an image after the proposal network's non-maximum suppression.
+        training_proposals (`int`, *optional*): Kept of a training image; twice as many, as in the paper, if left out.
+        head_norm (`str`): Norm of the box heads' convolutions: `batch`, `sync` (batch norm over all processes, the
             paper's), `group`, `frozen` or `none`.
-        heads (`dict`, *optional*): settings of `CascadeSettings` other than classes and channels.
+        heads (`dict`, *optional*): Settings of `CascadeSettings` other than classes and channels.
         **kwargs: of `DetectorConfig`.
     """
 
@@ -78,7 +78,7 @@ class CascadeMaskRCNNForInstanceSegmentation(DetectorModel):
     """Cascade Mask R-CNN.
 
     Args:
-        config (`CascadeMaskRCNNConfig`): the configuration.
+        config (`CascadeMaskRCNNConfig`): The configuration.
     """
 
     config_class: type = CascadeMaskRCNNConfig
@@ -109,11 +109,11 @@ class CascadeMaskRCNNForInstanceSegmentation(DetectorModel):
         Args:
             pixel_values (`Tensor`): `(B, 3, H, W)`, padded at right and bottom.
             sizes (`Tensor`): `(B, 2)`, height and width before padding.
-            targets (`list[Objects]`, *optional*): by image `boxes` `(N, 4)`, `labels` from 0, `masks` `(N, H, W)`.
+            targets (`list[Objects]`, *optional*): By image `boxes` `(N, 4)`, `labels` from 0, `masks` `(N, H, W)`.
             **kwargs: passed on by wrappers, of no effect.
 
         Raises:
-            `ValueError`: if the model is in training mode without targets.
+            ValueError: If the model is in training mode without targets.
         """
         if self.training and targets is None:
             raise ValueError("In training mode Cascade Mask R-CNN needs targets; call model.eval() to detect.")

@@ -31,15 +31,15 @@ def load_classifier(
     """Load a pretrained classifier; its head is new unless it was trained on these very classes.
 
     Args:
-        name_or_path (`str`): what [`find_model`] knows: a Hub id, a folder, a timm or torchvision name.
-        class_names (`Sequence[str]`): by label.
-        drop_path (`float`, *optional*): stochastic depth rate of the last block, on both branches; the model's own,
+        name_or_path (`str`): What [`find_model`] knows: a Hub id, a folder, a timm or torchvision name.
+        class_names (`Sequence[str]`): By label.
+        drop_path (`float`, *optional*): Stochastic depth rate of the last block, on both branches; the model's own,
             as transformers applies it, if left out.
-        multilabel (`bool`): whether an image has several labels.
-        image_size (`int`, *optional*): side of the images; the model's own if left out.
+        multilabel (`bool`): Whether an image has several labels.
+        image_size (`int`, *optional*): Side of the images; the model's own if left out.
 
     Raises:
-        `ValueError`: if there is no such model, or `drop_path` or `image_size` is given for one that cannot have it.
+        ValueError: If there is no such model, or `drop_path` or `image_size` is given for one that cannot have it.
     """
     labels = dict(enumerate(class_names))
     place = find_model(name_or_path)
@@ -76,7 +76,7 @@ def naming_model(name: str) -> Iterator[None]:
     """Say of a model that transformers cannot find, first of all, that there is no such folder.
 
     Raises:
-        `ValueError`: if it cannot be found.
+        ValueError: If it cannot be found.
     """
     try:
         yield

@@ -23,9 +23,9 @@ class DetectorOutput:
     """What a detector gives.
 
     Args:
-        loss (`Tensor`, *optional*): scalar, in training.
-        losses (`dict[str, Tensor]`): its parts.
-        detections (`list[Objects]`): in evaluation, by image: `boxes` `(N, 4)` in pixels of the model's input,
+        loss (`Tensor`, *optional*): Scalar, in training.
+        losses (`dict[str, Tensor]`): Its parts.
+        detections (`list[Objects]`): In evaluation, by image: `boxes` `(N, 4)` in pixels of the model's input,
             `scores`, `labels` from 0, and `masks` `(N, 1, M, M)` in [0, 1] relative to the box where there are masks.
     """
 
@@ -38,14 +38,14 @@ class DetectorConfig(PretrainedConfig):
     """Base of the configurations.
 
     Args:
-        backbone_config (`PretrainedConfig` or `dict`): a hierarchical backbone with `out_features`.
-        fpn_channels (`int`): channels of the pyramid.
-        anchor_scale (`float`): side of the smallest anchor of a level over the level's stride.
-        anchor_octaves (`int`): anchor sizes a level, in steps of 2^(1/octaves).
-        anchor_ratios (`list[float]`): heights over widths.
-        score_threshold (`float`): detections below it are dropped.
-        nms_threshold (`float`): overlap above which the weaker of two detections of a class is dropped.
-        max_detections (`int`): kept of an image.
+        backbone_config (`PretrainedConfig` or `dict`): A hierarchical backbone with `out_features`.
+        fpn_channels (`int`): Channels of the pyramid.
+        anchor_scale (`float`): Side of the smallest anchor of a level over the level's stride.
+        anchor_octaves (`int`): Anchor sizes a level, in steps of 2^(1/octaves).
+        anchor_ratios (`list[float]`): Heights over widths.
+        score_threshold (`float`): Detections below it are dropped.
+        nms_threshold (`float`): Overlap above which the weaker of two detections of a class is dropped.
+        max_detections (`int`): Kept of an image.
         **kwargs: of `PretrainedConfig`.
     """
 
@@ -81,11 +81,11 @@ class DetectorModel(PreTrainedModel):
     """Base of the detectors: `backbone`, `neck` and a task part that subclasses add.
 
     Args:
-        config (`DetectorConfig`): the configuration.
-        extra_blocks (`ExtraFPNBlock`): makes the pyramid's levels above the backbone's.
+        config (`DetectorConfig`): The configuration.
+        extra_blocks (`ExtraFPNBlock`): Makes the pyramid's levels above the backbone's.
 
     Raises:
-        `ValueError`: if the backbone is not hierarchical.
+        ValueError: If the backbone is not hierarchical.
     """
 
     config_class: type = DetectorConfig
@@ -120,7 +120,7 @@ def check_hierarchy(config: PretrainedConfig) -> None:
     """Refuse a backbone whose maps are all of one size.
 
     Raises:
-        `ValueError`: if the backbone is not hierarchical.
+        ValueError: If the backbone is not hierarchical.
     """
     if not hasattr(config, "embed_dim") or not hasattr(config, "depths"):
         raise ValueError(
@@ -133,7 +133,7 @@ def backbone_strides(config: PretrainedConfig) -> list[int]:
     """Pixels a step of each feature map of a hierarchical backbone.
 
     Raises:
-        `ValueError`: if the backbone is not hierarchical.
+        ValueError: If the backbone is not hierarchical.
     """
     check_hierarchy(config)
     return [config.patch_size * 2 ** (index - 1) for index in config.out_indices]

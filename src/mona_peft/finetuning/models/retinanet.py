@@ -23,7 +23,7 @@ class RetinaNetConfig(DetectorConfig):
     """Configuration of [`RetinaNetForObjectDetection`].
 
     Args:
-        norm_groups (`int`): groups of a group norm after each convolution of the head; 0 for none, as in the paper.
+        norm_groups (`int`): Groups of a group norm after each convolution of the head; 0 for none, as in the paper.
             A narrow head needs one: its initial weights (normal of 0.01) are made for 256 channels.
         **kwargs: of `DetectorConfig`.
     """
@@ -57,7 +57,7 @@ class GivenFeatures(nn.Module):
     """Stands in for the backbone in torchvision's `RetinaNet`, of which only the head and what follows it run.
 
     Args:
-        out_channels (`int`): channels of the pyramid.
+        out_channels (`int`): Channels of the pyramid.
     """
 
     def __init__(self, out_channels: int) -> None:
@@ -69,7 +69,7 @@ class RetinaNetForObjectDetection(DetectorModel):
     """RetinaNet.
 
     Args:
-        config (`RetinaNetConfig`): the configuration.
+        config (`RetinaNetConfig`): The configuration.
     """
 
     config_class: type = RetinaNetConfig
@@ -102,7 +102,7 @@ class RetinaNetForObjectDetection(DetectorModel):
         Args:
             pixel_values (`Tensor`): `(B, 3, H, W)`, padded at right and bottom.
             sizes (`Tensor`): `(B, 2)`, height and width before padding.
-            targets (`list[Objects]`, *optional*): by image: `boxes` `(N, 4)` and `labels` `(N,)` from 0.
+            targets (`list[Objects]`, *optional*): By image: `boxes` `(N, 4)` and `labels` `(N,)` from 0.
             **kwargs: passed on by wrappers, of no effect.
         """
         images = image_list(pixel_values, sizes)

@@ -15,9 +15,9 @@ class BackboneSegformerConfig(PretrainedConfig):
     """Configuration of [`BackboneSegformer`].
 
     Args:
-        backbone_config (`PretrainedConfig` or `dict`): with `out_features`.
-        decoder_hidden_size (`int`): width of the head.
-        classifier_dropout_prob (`float`): dropout before the last layer.
+        backbone_config (`PretrainedConfig` or `dict`): With `out_features`.
+        decoder_hidden_size (`int`): Width of the head.
+        classifier_dropout_prob (`float`): Dropout before the last layer.
         **kwargs: of `PretrainedConfig`.
     """
 
@@ -44,7 +44,7 @@ class BackboneSegformer(PreTrainedModel):
     """A backbone and SegFormer's head over all its feature maps.
 
     Args:
-        config (`BackboneSegformerConfig`): the configuration.
+        config (`BackboneSegformerConfig`): The configuration.
     """
 
     config_class = BackboneSegformerConfig

@@ -19,13 +19,13 @@ def slide_logits(model: nn.Module, pixels: Tensor, window: int, stride: int) -> 
     """Logits `(classes, H, W)` of one image, the mean over the windows that cover a pixel.
 
     Args:
-        model (`nn.Module`): gives `logits` of `pixel_values`.
+        model (`nn.Module`): Gives `logits` of `pixel_values`.
         pixels (`Tensor`): `(3, H, W)`; sides below the window are padded for the model, and cut again.
-        window (`int`): side of the square windows, pixels.
-        stride (`int`): their step, pixels.
+        window (`int`): Side of the square windows, pixels.
+        stride (`int`): Their step, pixels.
 
     Raises:
-        `ValueError`: if the windows would leave pixels out.
+        ValueError: If the windows would leave pixels out.
     """
     if not 0 < stride <= window:
         raise ValueError(

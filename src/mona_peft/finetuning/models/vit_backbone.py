@@ -18,8 +18,8 @@ class ViTBackboneConfig(BackboneConfigMixin, ViTConfig):
     """A ViT's configuration with the blocks whose output is wanted.
 
     Args:
-        out_features (`list[str]`, *optional*): among `stem`, `stage1`, `stage2`, ... (`stageN` is the Nth block).
-        out_indices (`list[int]`, *optional*): the same as indices.
+        out_features (`list[str]`, *optional*): Among `stem`, `stage1`, `stage2`, ... (`stageN` is the Nth block).
+        out_indices (`list[int]`, *optional*): The same as indices.
         **kwargs: of `ViTConfig`.
     """
 
@@ -38,7 +38,7 @@ class ViTBackbone(BackboneMixin, ViTPreTrainedModel):
     """Feature maps `(B, C, H / patch, W / patch)` of a plain ViT, each through a layer norm of its own.
 
     Args:
-        config (`ViTBackboneConfig`): a ViT's, with `out_features`.
+        config (`ViTBackboneConfig`): A ViT's, with `out_features`.
     """
 
     config_class = ViTBackboneConfig

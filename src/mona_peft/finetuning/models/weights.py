@@ -51,7 +51,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Read what [`save_weights`] wrote.
 
     Raises:
-        `ValueError`: If the file is missing, or is not what was written.
+        ValueError: If the file is missing, or is not what was written.
     """
     try:
         refuse_special(path)
@@ -69,7 +69,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Load what [`save_weights`] wrote into `model`.
 
     Raises:
-        `ValueError`: If the file is damaged, or holds a tensor that the model does not have.
+        ValueError: If the file is damaged, or holds a tensor that the model does not have.
     """
     result = model.load_state_dict(read_weights(path), strict=False)
     if result.unexpected_keys:

@@ -23,7 +23,7 @@ def path(name: str) -> Path:
         name (`str`): A name of [`names`], or a path of a YAML file of one's own.
 
     Raises:
-        `ValueError`: If there is no such recipe.
+        ValueError: If there is no such recipe.
     """
     if name.endswith(SUFFIXES):
         return Path(name)
@@ -39,7 +39,7 @@ def launch_config(name: str) -> Path:
         name (`str`): `cpu`, `fsdp` or `deepspeed_zero2`.
 
     Raises:
-        `ValueError`: If there is no such configuration.
+        ValueError: If there is no such configuration.
     """
     known = sorted(file.stem for file in (FOLDER / "accelerate").glob("*.yaml"))
     if name not in known:

@@ -52,7 +52,7 @@ def ablation_variants(
         full_options (`Mapping[str, Any]`, *optional*): Settings of full fine-tuning.
 
     Raises:
-        `ValueError`: if a group is unknown.
+        ValueError: If a group is unknown.
     """
     unknown = [group for group in groups if group not in GROUPS]
     if unknown:

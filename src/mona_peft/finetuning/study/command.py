@@ -182,7 +182,7 @@ def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str)
     """Do the runs that are asked for and write what there is.
 
     Raises:
-        `ValueError`: if there is no run to report.
+        ValueError: If there is no run to report.
     """
     transformers_logging.disable_progress_bar()
     folder = Path(config.study_dir)

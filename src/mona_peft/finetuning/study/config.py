@@ -115,7 +115,7 @@ def parse_study(kind: type, arguments: Sequence[str] | None = None, program: Pro
         program (`Program`, *optional*): Of the help text.
 
     Raises:
-        `ValueError`: if the task is unknown.
+        ValueError: If the task is unknown.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     task_flag = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -42,15 +42,15 @@ def run_demo(size_name: str, folder: Path) -> dict[str, Any]:
     """Pretrain, adapt by every method, print the table, and evaluate the saved Mona adapter in a new process.
 
     Args:
-        size_name (`str`): a key of `DEMO_SIZES`.
-        folder (`Path`): where everything is written, under the name of the size.
+        size_name (`str`): A key of `DEMO_SIZES`.
+        folder (`Path`): Where everything is written, under the name of the size.
 
     Returns:
-        `dict[str, Any]`: the rows of the table, and the reloaded adapter's folder and accuracies.
+        `dict[str, Any]`: The rows of the table, and the reloaded adapter's folder and accuracies.
 
     Raises:
-        `ValueError`: If there is no such size.
-        `RuntimeError`: If the reloaded adapter does not reach the accuracy it had.
+        ValueError: If there is no such size.
+        RuntimeError: If the reloaded adapter does not reach the accuracy it had.
     """
     _check_size(size_name, DEMO_SIZES)
     testbed = DigitsTestbed(DEMO_SIZES[size_name])
@@ -66,16 +66,16 @@ def run_dense_demo(task_name: str, architecture: str, size_name: str, folder: Pa
     Rates are tried with the first seed, and the other seeds run at the one that serves the method best.
 
     Args:
-        task_name (`str`): a key of `DENSE_KINDS`.
-        architecture (`str`): one of the task's.
-        size_name (`str`): a key of `SIZES` of the scenes.
-        folder (`Path`): where everything is written, the models under the name of the size.
+        task_name (`str`): A key of `DENSE_KINDS`.
+        architecture (`str`): One of the task's.
+        size_name (`str`): A key of `SIZES` of the scenes.
+        folder (`Path`): Where everything is written, the models under the name of the size.
 
     Returns:
-        `dict[str, Any]`: the rows of the table and the path of the pictures.
+        `dict[str, Any]`: The rows of the table and the path of the pictures.
 
     Raises:
-        `ValueError`: If there is no such size, or the task has no such architecture.
+        ValueError: If there is no such size, or the task has no such architecture.
     """
     _check_size(size_name, SCENES_SIZES)
     testbed = ScenesTestbed(task_name, architecture, SCENES_SIZES[size_name])

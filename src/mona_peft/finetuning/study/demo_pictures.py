@@ -19,10 +19,10 @@ def draw_predictions(repositories: dict[str, Path], task_name: str, settings: Sc
     """Write a sheet with a row for each of a few test scenes: the scene, the truth, every model's prediction.
 
     Args:
-        repositories (`dict[str, Path]`): saved models by method; they are loaded as a user would load them.
-        task_name (`str`): of the demo.
-        settings (`SceneSettings`): what scenes look like.
-        path (`Path`): of the PNG.
+        repositories (`dict[str, Path]`): Saved models by method; they are loaded as a user would load them.
+        task_name (`str`): Of the demo.
+        settings (`SceneSettings`): What scenes look like.
+        path (`Path`): Of the PNG.
     """
     scenes = [compose_scene("test", number, settings) for number in range(PICTURES)]
     images = [Image.fromarray(scene.image) for scene in scenes]

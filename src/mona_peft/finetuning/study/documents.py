@@ -38,7 +38,7 @@ def tables(results: Path) -> dict[str, str]:
         results (`Path`): The folder `results/`.
 
     Raises:
-        `ValueError`: If a file is damaged.
+        ValueError: If a file is damaged.
     """
     found = {name: Results.load(results / folder).summary().strip() for name, folder in STUDIES.items()}
     found["demo-dense"] = dense_demo_table([read_json(results / f"demo-dense/{name}.json", AGAIN) for name in MODELS])

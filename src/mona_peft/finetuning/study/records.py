@@ -106,7 +106,7 @@ def load_records(folder: Path) -> list[Record]:
     """Read all records in `folder`, in the order of their names.
 
     Raises:
-        `ValueError`: if a file is no record.
+        ValueError: If a file is no record.
     """
     return [_parse(path.read_text(encoding="utf-8"), str(path)) for path in sorted(folder.glob("*.json"))]
 
@@ -121,7 +121,7 @@ def read_lines(path: Path) -> list[Record]:
     """Read what [`write_lines`] wrote.
 
     Raises:
-        `ValueError`: if a line is no record.
+        ValueError: If a line is no record.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
     return [_parse(line, f"{path}, line {number},") for number, line in enumerate(lines, 1)]

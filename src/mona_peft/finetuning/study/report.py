@@ -220,7 +220,7 @@ def replace_block(text: str, block: str, name: str = "results") -> str:
     """Put `block` between the markers `name` of a document.
 
     Raises:
-        `ValueError`: if the markers are not there once each, in order.
+        ValueError: If the markers are not there once each, in order.
     """
     first, last = markers(name)
     before, begin, rest = text.partition(first)

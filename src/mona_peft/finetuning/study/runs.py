@@ -53,7 +53,7 @@ class Study:
         measure_memory (`bool`): Whether to count what training holds in memory. It draws random numbers.
 
     Raises:
-        `ValueError`: if the folder holds a study on another testbed.
+        ValueError: If the folder holds a study on another testbed.
     """
 
     def __init__(

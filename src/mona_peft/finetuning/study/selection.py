@@ -20,7 +20,7 @@ def choose_rate(records: Iterable[Record], greater_is_better: bool = True, seeds
         seeds (`int`, *optional*): Only look at this many seeds, those that every rate was tried with.
 
     Raises:
-        `ValueError`: if there is no record.
+        ValueError: If there is no record.
     """
     figures: dict[float, list[float]] = {}
     for record in records:

@@ -43,7 +43,7 @@ def study_splits(splits: Mapping[str, Any], select_on: str, fraction: float) -> 
         fraction (`float`): Share of the training set to hold out.
 
     Raises:
-        `ValueError`: If the data has no split to report, or nothing can be held out.
+        ValueError: If the data has no split to report, or nothing can be held out.
     """
     train, reported = splits.get("train"), splits.get("test", splits.get("validation"))
     if train is None or reported is None:
@@ -65,7 +65,7 @@ def hold_out(split: Any, fraction: float) -> tuple[Any, Any]:
     """Cut a share off a split at random, the same for every run of a study.
 
     Raises:
-        `ValueError`: If the split is a stream, or has fewer than two samples.
+        ValueError: If the split is a stream, or has fewer than two samples.
     """
     if not isinstance(split, datasets.Dataset | Sequence):
         raise ValueError("Nothing can be held out of a stream; name a validation split.")

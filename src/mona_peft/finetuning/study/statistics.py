@@ -19,7 +19,7 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, resamples: 
         resamples (`int`): How many to draw.
 
     Raises:
-        `ValueError`: if there is no value.
+        ValueError: If there is no value.
     """
     if not len(values):
         raise ValueError("There is no value to take an interval of.")

@@ -52,7 +52,7 @@ class ClassificationMeter(Meter):
     """Scores and labels of an evaluation, and the metrics over them.
 
     Args:
-        multilabel (`bool`): mean average precision instead of accuracies.
+        multilabel (`bool`): Mean average precision instead of accuracies.
     """
 
     def __init__(self, multilabel: bool) -> None:
@@ -91,12 +91,12 @@ class ClassificationTask(DataTask):
     """Fine-tune a pretrained classifier on an image data set.
 
     Args:
-        data (`ClassificationData`): splits and classes.
-        config (`ClassificationConfig`): model, method and recipe.
-        model_factory (`Callable`, *optional*): makes the model instead of loading a pretrained one; takes the class
+        data (`ClassificationData`): Splits and classes.
+        config (`ClassificationConfig`): Model, method and recipe.
+        model_factory (`Callable`, *optional*): Makes the model instead of loading a pretrained one; takes the class
             names.
-        processor (`Any`, *optional*): image processor, where the model's folder has none.
-        shuffle_buffer (`int`): samples among which a stream is shuffled.
+        processor (`Any`, *optional*): Image processor, where the model's folder has none.
+        shuffle_buffer (`int`): Samples among which a stream is shuffled.
     """
 
     name = "image-classification"
@@ -134,7 +134,7 @@ class ClassificationTask(DataTask):
         """Show the training images, as an evaluation sees them, to the method that asks for them.
 
         Raises:
-            `ValueError`: if the images are a stream, or have several labels each.
+            ValueError: If the images are a stream, or have several labels each.
         """
         name = self.config.method
         calibrate = METHODS[name].calibrate
@@ -237,12 +237,12 @@ def train_classifier(data: DataConfig, config: ClassificationConfig, training: T
     """Load data and model, train, evaluate and write everything out: what `train_classification.py` does.
 
     Args:
-        data (`DataConfig`): where the images come from.
-        config (`ClassificationConfig`): model, method and recipe.
-        training (`TrainingConfig`): settings of the loop.
+        data (`DataConfig`): Where the images come from.
+        config (`ClassificationConfig`): Model, method and recipe.
+        training (`TrainingConfig`): Settings of the loop.
 
     Returns:
-        `dict[str, Any]`: what is in `metrics.json`.
+        `dict[str, Any]`: What is in `metrics.json`.
     """
     loaded = require_training(load_data(data, training.seed))
     task = ClassificationTask(loaded, config, shuffle_buffer=data.shuffle_buffer)

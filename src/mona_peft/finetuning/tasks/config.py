@@ -68,7 +68,7 @@ def read_section(method: str, section: Any) -> dict[str, Any]:
         `dict[str, Any]`: The fields of `MethodSection`.
 
     Raises:
-        `ValueError`: If there is no such method, or no such setting, or a value does not fit.
+        ValueError: If there is no such method, or no such setting, or a value does not fit.
     """
     owner = f"The section of {method!r} in by_method"
     given = read_options(owner, section)
@@ -139,7 +139,7 @@ class DenseConfig(ModelConfig):
         """Let `image_size` decide the sides, each in the proportion that it has by default.
 
         Raises:
-            `ValueError`: If a side was given as well.
+            ValueError: If a side was given as well.
         """
         if self.image_size is None:
             return

@@ -21,8 +21,8 @@ def image_settings(config: DenseConfig, processor: Any = None) -> DenseSettings:
     """Sizes of `config` with the normalisation that the backbone was pretrained with.
 
     Args:
-        config (`DenseConfig`): sizes, and the name of the backbone.
-        processor (`Any`, *optional*): the backbone's image processor; loaded if left out.
+        config (`DenseConfig`): Sizes, and the name of the backbone.
+        processor (`Any`, *optional*): The backbone's image processor; loaded if left out.
     """
     processor = processor or load_processor(config.model)
     mean, std = tuple(processor.image_mean), tuple(processor.image_std)
@@ -33,9 +33,9 @@ class DenseTask(DataTask):
     """Base of the dense tasks.
 
     Args:
-        data (`Any`): splits and classes.
-        config (`Any`): model, method and recipe.
-        processor (`Any`, *optional*): image processor, where the backbone's folder has none.
+        data (`Any`): Splits and classes.
+        config (`Any`): Model, method and recipe.
+        processor (`Any`, *optional*): Image processor, where the backbone's folder has none.
     """
 
     def __init__(self, data: Any, config: Any, processor: Any = None) -> None:
@@ -56,11 +56,11 @@ def build_dense_model(config: DenseConfig, class_names: Sequence[str]) -> nn.Mod
     """Build the model and apply the method.
 
     Args:
-        config (`DenseConfig`): what to build.
-        class_names (`Sequence[str]`): by label.
+        config (`DenseConfig`): What to build.
+        class_names (`Sequence[str]`): By label.
 
     Raises:
-        `ValueError`: If the method has to see labelled images first.
+        ValueError: If the method has to see labelled images first.
     """
     if METHODS[config.method].calibrate is not None:
         raise ValueError(

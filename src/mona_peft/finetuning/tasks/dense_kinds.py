@@ -26,12 +26,12 @@ class DenseKind:
     """One dense task.
 
     Args:
-        make (`Callable`): makes it of data and settings (and image processor).
-        settings (`type`): its settings.
-        data_settings (`type`): the settings of its data.
-        load (`Callable`): loads data by those settings, and a seed that draws what has to be drawn.
-        scenes (`Callable`): makes its data of the embedded scenes: numbers by split, `SceneSettings`.
-        sides (`tuple[str, ...]`): those of its settings that are a side of the images.
+        make (`Callable`): Makes it of data and settings (and image processor).
+        settings (`type`): Its settings.
+        data_settings (`type`): The settings of its data.
+        load (`Callable`): Loads data by those settings, and a seed that draws what has to be drawn.
+        scenes (`Callable`): Makes its data of the embedded scenes: numbers by split, `SceneSettings`.
+        sides (`tuple[str, ...]`): Those of its settings that are a side of the images.
     """
 
     make: Callable[..., Task]

@@ -12,9 +12,9 @@ class DetectionTask(ObjectTask):
     """Fine-tune a detector.
 
     Args:
-        data (`ObjectData`): splits and categories.
-        config (`DetectionConfig`): model, method and recipe.
-        processor (`Any`, *optional*): image processor, where the backbone's folder has none.
+        data (`ObjectData`): Splits and categories.
+        config (`DetectionConfig`): Model, method and recipe.
+        processor (`Any`, *optional*): Image processor, where the backbone's folder has none.
     """
 
     name = "object-detection"

@@ -12,9 +12,9 @@ class InstanceSegmentationTask(ObjectTask):
     """Fine-tune an instance segmenter.
 
     Args:
-        data (`ObjectData`): splits and categories; every object has a segmentation.
-        config (`InstanceSegmentationConfig`): model, method and recipe.
-        processor (`Any`, *optional*): image processor, where the backbone's folder has none.
+        data (`ObjectData`): Splits and categories; every object has a segmentation.
+        config (`InstanceSegmentationConfig`): Model, method and recipe.
+        processor (`Any`, *optional*): Image processor, where the backbone's folder has none.
     """
 
     name = "instance-segmentation"

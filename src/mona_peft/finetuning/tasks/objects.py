@@ -44,11 +44,11 @@ class ObjectSamples(Dataset):
     """One split as samples.
 
     Args:
-        images (`Sequence[ObjectImage]`): the split.
-        category_ids (`Sequence[int]`): by label.
-        settings (`DenseSettings`): of test images.
-        transform (`ObjectTransform`, *optional*): for training, where the samples have targets.
-        with_masks (`bool`): whether targets have masks.
+        images (`Sequence[ObjectImage]`): The split.
+        category_ids (`Sequence[int]`): By label.
+        settings (`DenseSettings`): Of test images.
+        transform (`ObjectTransform`, *optional*): For training, where the samples have targets.
+        with_masks (`bool`): Whether targets have masks.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class ObjectMeter(Meter):
     """Objects found in an evaluation, and average precision over them.
 
     Args:
-        data (`ObjectData`): names the categories.
-        images (`Sequence[ObjectImage]`): the split that is measured, with what is annotated.
-        protocol (`str`): a key of `PROTOCOLS`.
-        with_masks (`bool`): whether to give mask AP too.
+        data (`ObjectData`): Names the categories.
+        images (`Sequence[ObjectImage]`): The split that is measured, with what is annotated.
+        protocol (`str`): A key of `PROTOCOLS`.
+        with_masks (`bool`): Whether to give mask AP too.
     """
 
     def __init__(self, data: ObjectData, images: Sequence[ObjectImage], protocol: str, with_masks: bool) -> None:
@@ -163,9 +163,9 @@ class ObjectTask(DenseTask):
     """Base of detection and instance segmentation.
 
     Args:
-        data (`ObjectData`): splits and categories.
-        config (`ObjectConfig`): model, method and recipe.
-        processor (`Any`, *optional*): image processor, where the backbone's folder has none.
+        data (`ObjectData`): Splits and categories.
+        config (`ObjectConfig`): Model, method and recipe.
+        processor (`Any`, *optional*): Image processor, where the backbone's folder has none.
     """
 
     gathers_objects = True

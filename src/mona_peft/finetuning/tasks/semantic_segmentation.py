@@ -30,9 +30,9 @@ class SegmentationSamples(Dataset):
     """One split as samples.
 
     Args:
-        data (`SegmentationData`): the data set.
-        split (`str`): of it.
-        task (`SemanticSegmentationTask`): its settings.
+        data (`SegmentationData`): The data set.
+        split (`str`): Of it.
+        task (`SemanticSegmentationTask`): Its settings.
     """
 
     def __init__(self, data: SegmentationData, split: str, task: SemanticSegmentationTask) -> None:
@@ -74,8 +74,8 @@ def collate_eval(samples: list[dict[str, Any]], multiple: int = PAD_TO) -> dict[
     """Pad test images to one batch; label maps stay as large as their originals, one by one.
 
     Args:
-        samples (`list[dict]`): of [`SegmentationSamples`].
-        multiple (`int`): the padded sides are multiples of it; with 1, an image alone is not padded at all.
+        samples (`list[dict]`): Of [`SegmentationSamples`].
+        multiple (`int`): The padded sides are multiples of it; with 1, an image alone is not padded at all.
     """
     pixel_values, sizes = pad_batch([sample["pixels"] for sample in samples], multiple)
     return {
@@ -90,7 +90,7 @@ class SegmentationMeter(Meter):
     """Pixel counts of an evaluation, and the metrics over them.
 
     Args:
-        class_names (`tuple[str, ...]`): by label.
+        class_names (`tuple[str, ...]`): By label.
     """
 
     def __init__(self, class_names: tuple[str, ...]) -> None:
@@ -115,9 +115,9 @@ class SemanticSegmentationTask(DenseTask):
     """Fine-tune a segmenter.
 
     Args:
-        data (`SegmentationData`): splits and classes.
-        config (`SemanticSegmentationConfig`): model, method and recipe.
-        processor (`Any`, *optional*): image processor, where the backbone's folder has none.
+        data (`SegmentationData`): Splits and classes.
+        config (`SemanticSegmentationConfig`): Model, method and recipe.
+        processor (`Any`, *optional*): Image processor, where the backbone's folder has none.
     """
 
     name = "semantic-segmentation"

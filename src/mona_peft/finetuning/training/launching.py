@@ -49,7 +49,7 @@ def naming_lost_processes(accelerator: Accelerator, seconds: float) -> Iterator[
     """Say what it means if a process waited for another in vain.
 
     Raises:
-        `ConnectionError`: In place of an error of the backend that tells of a lost process.
+        ConnectionError: In place of an error of the backend that tells of a lost process.
     """
     try:
         yield
@@ -103,7 +103,7 @@ class StopRequest:
         """End the program as SIGTERM does, having said why.
 
         Raises:
-            `SystemExit`: Always, with the exit code 143.
+            SystemExit: Always, with the exit code 143.
         """
         if self.accelerator.is_main_process:
             print(message, file=sys.stderr, flush=True)

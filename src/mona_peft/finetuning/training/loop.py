@@ -31,12 +31,12 @@ class Progress:
     """Where a run stands. All of it is in a checkpoint.
 
     Args:
-        step (`int`): optimiser steps done.
-        epoch (`int`): epochs finished.
-        batch (`int`): batches of the current epoch done, on each process.
-        best (`float`, *optional*): best validation figure so far.
-        best_step (`int`): the step that reached it.
-        evaluations_since_best (`int`): for early stopping.
+        step (`int`): Optimiser steps done.
+        epoch (`int`): Epochs finished.
+        batch (`int`): Batches of the current epoch done, on each process.
+        best (`float`, *optional*): Best validation figure so far.
+        best_step (`int`): The step that reached it.
+        evaluations_since_best (`int`): For early stopping.
     """
 
     step: int = 0
@@ -51,8 +51,8 @@ class Trainer(PreparedRun):
     """Trains the model of a task and keeps its best weights.
 
     Args:
-        task (`Task`): data, model, loss and metrics.
-        config (`TrainingConfig`): everything else.
+        task (`Task`): Data, model, loss and metrics.
+        config (`TrainingConfig`): Everything else.
     """
 
     def __init__(self, task: Task, config: TrainingConfig) -> None:
@@ -66,12 +66,12 @@ class Trainer(PreparedRun):
         """Train to the end and load the best weights.
 
         Returns:
-            `dict[str, Any]`: steps, seconds, best validation figure and its step.
+            `dict[str, Any]`: Steps, seconds, best validation figure and its step.
 
         Raises:
-            `FloatingPointError`: If the loss or a weight is not finite.
-            `ConnectionError`: If another process has ended or stands still.
-            `SystemExit`: If SIGTERM asked for it, after a checkpoint was saved.
+            FloatingPointError: If the loss or a weight is not finite.
+            ConnectionError: If another process has ended or stands still.
+            SystemExit: If SIGTERM asked for it, after a checkpoint was saved.
         """
         started = time.perf_counter()
         with self.waiting_for_processes():
@@ -182,7 +182,7 @@ class Trainer(PreparedRun):
         """Keep a run that has gone wrong from being saved over what was right.
 
         Raises:
-            `FloatingPointError`: If the loss, a weight, a buffer or a state of the optimiser is inf or nan.
+            FloatingPointError: If the loss, a weight, a buffer or a state of the optimiser is inf or nan.
         """
         state = self.bare_model.state_dict()
         tensors = [state[name] for name in self.best.names]

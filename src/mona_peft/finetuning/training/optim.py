@@ -60,7 +60,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_on: str = "wei
         decay_on (`str`): A key of `DECAYED`.
 
     Raises:
-        `ValueError`: if nothing trains.
+        ValueError: If nothing trains.
     """
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     seen: set[int] = set()
@@ -88,12 +88,12 @@ def make_schedule(config: TrainingConfig, steps_per_epoch: int, total_steps: int
     With `decay_from_start` it is the product of decay and warm-up that mmcv computes (`lr_updater.py`).
 
     Args:
-        config (`TrainingConfig`): kind, rate, warm-up and end.
-        steps_per_epoch (`int`): optimiser steps an epoch.
-        total_steps (`int`): optimiser steps of the whole run.
+        config (`TrainingConfig`): Kind, rate, warm-up and end.
+        steps_per_epoch (`int`): Optimiser steps an epoch.
+        total_steps (`int`): Optimiser steps of the whole run.
 
     Returns:
-        `Callable[[int], float]`: from the number of steps done to the rate of the next.
+        `Callable[[int], float]`: From the number of steps done to the rate of the next.
     """
     warmup = config.warmup_steps + round(config.warmup_epochs * steps_per_epoch)
     milestones = [epoch * steps_per_epoch for epoch in config.step_epochs]

@@ -42,7 +42,7 @@ class PreparedRun:
         config (`TrainingConfig`): Everything else.
 
     Raises:
-        `ValueError`: If the settings do not fit the task, or the run in the folder.
+        ValueError: If the settings do not fit the task, or the run in the folder.
     """
 
     def __init__(self, task: Task, config: TrainingConfig) -> None:

@@ -28,11 +28,11 @@ def run_task(task: Task, config: TrainingConfig) -> dict[str, Any]:
     """Train `task` and write everything into the folder of the run.
 
     Args:
-        task (`Task`): what to train.
-        config (`TrainingConfig`): how.
+        task (`Task`): What to train.
+        config (`TrainingConfig`): How.
 
     Returns:
-        `dict[str, Any]`: what is in `metrics.json`: figures of the training, and of each split.
+        `dict[str, Any]`: What is in `metrics.json`: figures of the training, and of each split.
     """
     if config.auto_batch_size:
         config = fit_batch_size(task, config)

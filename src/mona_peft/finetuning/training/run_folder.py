@@ -39,7 +39,7 @@ class RunFolder:
         """Record what is known of the run only now, or check that it is what it was.
 
         Raises:
-            `ValueError`: If the run had other facts.
+            ValueError: If the run had other facts.
         """
         before = {name: self.settings[name] for name in facts if name in self.settings}
         check_same(self.path, before, {name: facts[name] for name in before}, frozenset())
@@ -63,9 +63,9 @@ def open_run(folder: Path, settings: dict[str, Any], free: frozenset[str], resum
         overwrite (`bool`): Delete what the run in the folder wrote.
 
     Raises:
-        `FileExistsError`: If the folder holds another run, or files of somebody else.
-        `RuntimeError`: If another process is writing into it.
-        `ValueError`: If the run there had other settings, or its files are damaged.
+        FileExistsError: If the folder holds another run, or files of somebody else.
+        RuntimeError: If another process is writing into it.
+        ValueError: If the run there had other settings, or its files are damaged.
     """
     _refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def _refuse_foreign(folder: Path) -> None:
     """Refuse a folder that is not empty and in which no run listed its files.
 
     Raises:
-        `FileExistsError`: If it is one.
+        FileExistsError: If it is one.
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file. Choose another output_dir.")
@@ -129,7 +129,7 @@ def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], free: 
     """Refuse to resume under settings that change what is computed.
 
     Raises:
-        `ValueError`: If one differs.
+        ValueError: If one differs.
     """
     differing = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     differing = [name for name in differing if name not in free]
@@ -183,7 +183,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     A last line cut off by a kill is left out; so is a damaged one, with a warning that names it.
 
     Raises:
-        `ValueError`: If it is no file.
+        ValueError: If it is no file.
     """
     if not path.exists():
         return []

@@ -30,7 +30,7 @@ def check_sharding(plugin: Any, model: nn.Module) -> None:
         model (`nn.Module`): What is to be sharded.
 
     Raises:
-        `ValueError`: If the model has buffers in its state dict that would be lost.
+        ValueError: If the model has buffers in its state dict that would be lost.
     """
     if plugin is None or plugin.fsdp_version != 2 or not plugin.cpu_ram_efficient_loading:
         return

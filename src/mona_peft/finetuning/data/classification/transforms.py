@@ -69,7 +69,7 @@ def train_transform(
     Args:
         settings (`ImageSettings`): The model's size, mean and standard deviation.
         crop_scale (`tuple[float, float]`): Least and greatest share of the area that a crop keeps.
-        horizontal_flip (`float`): probability; 0 where mirror images mean something else, as with digits.
+        horizontal_flip (`float`): Probability; 0 where mirror images mean something else, as with digits.
         interpolation (`str`): A key of `INTERPOLATIONS`.
 
     Returns:

@@ -73,7 +73,7 @@ class VariedCrop(v2.Transform):
     """Cut a square in which no class has more than a share of the pixels, smaller where the image is too small.
 
     Args:
-        side (`int`): pixels.
+        side (`int`): Pixels.
         most (`float`): Greatest share of one class; after some tries any crop is taken.
     """
 
@@ -98,7 +98,7 @@ class PadToSquare(v2.Transform):
     """Pad at right and bottom to a square: normalised images with zeros, the mean colour, and labels as left out.
 
     Args:
-        side (`int`): pixels.
+        side (`int`): Pixels.
     """
 
     def __init__(self, side: int) -> None:

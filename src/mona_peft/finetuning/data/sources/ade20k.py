@@ -30,7 +30,7 @@ def load_ade20k(root: Path, exif_frame: str | None = None) -> SegmentationData:
         exif_frame (`str`, *optional*): See `SegmentationData`.
 
     Raises:
-        `FileNotFoundError`: if the training split is missing.
+        FileNotFoundError: If the training split is missing.
     """
     root = root / "ADEChallengeData2016" if (root / "ADEChallengeData2016").is_dir() else root
     data = load_folders(root, ade20k_names(root), True, exif_frame)
@@ -63,17 +63,17 @@ def load_hub_segmentation(
     """Load a data set of the Hub (or a folder that `datasets` reads) with image and label map columns.
 
     Args:
-        name (`str`): its id.
-        class_names (`tuple[str, ...]`): by label.
-        reduce_zero_label (`bool`): whether 0 means "no class", as in ADE20K.
-        image_column (`str`): images.
-        label_column (`str`): label maps, as images.
+        name (`str`): Its id.
+        class_names (`tuple[str, ...]`): By label.
+        reduce_zero_label (`bool`): Whether 0 means "no class", as in ADE20K.
+        image_column (`str`): Images.
+        label_column (`str`): Label maps, as images.
         exif_frame (`str`, *optional*): See `SegmentationData`.
-        config_name (`str`, *optional*): configuration, for data sets with several.
-        revision (`str`, *optional*): branch or commit on the Hub.
+        config_name (`str`, *optional*): Configuration, for data sets with several.
+        revision (`str`, *optional*): Branch or commit on the Hub.
 
     Raises:
-        `ValueError`: if a column is missing.
+        ValueError: If a column is missing.
     """
     import datasets
 
@@ -117,8 +117,8 @@ def scene_segmentation(sizes: dict[str, int], settings: SceneSettings | None = N
     """Embedded scenes with semantic labels; the digits' blurred rims are left out.
 
     Args:
-        sizes (`dict[str, int]`): number of scenes of each split.
-        settings (`SceneSettings`, *optional*): what scenes look like.
+        sizes (`dict[str, int]`): Number of scenes of each split.
+        settings (`SceneSettings`, *optional*): What scenes look like.
     """
     settings = settings or SceneSettings()
     splits = {

@@ -30,8 +30,8 @@ def load_data(config: DataConfig, seed: int = 0) -> ClassificationData:
     """Load the data set that `config` names, with undecoded images.
 
     Args:
-        config (`DataConfig`): the source.
-        seed (`int`): draws a validation split, and the scans of the digits.
+        config (`DataConfig`): The source.
+        seed (`int`): Draws a validation split, and the scans of the digits.
     """
     if not config.dataset:
         raise ValueError(f"No dataset was given: --dataset {', '.join(PRESETS)}, digits, a Hub id or a folder.")

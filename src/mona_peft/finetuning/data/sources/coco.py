@@ -39,8 +39,8 @@ def load_coco(
     """Load a data set in COCO's layout.
 
     Args:
-        root (`Path`): its folder.
-        layout (`Mapping`, *optional*): annotation file and image folder of each split, inside `root`; the official
+        root (`Path`): Its folder.
+        layout (`Mapping`, *optional*): Annotation file and image folder of each split, inside `root`; the official
             layout of 2017 if left out.
         exif_frame (`str`, *optional*): See `ObjectImage.frame`.
 
@@ -65,8 +65,8 @@ def read_instances(
     Every annotation is checked, so that none fails when its image comes up in training or evaluation.
 
     Args:
-        file (`Path`): the annotation file.
-        image_folder (`Path`): its images.
+        file (`Path`): The annotation file.
+        image_folder (`Path`): Its images.
         exif_frame (`str`, *optional*): See `ObjectImage.frame`.
 
     Raises:
@@ -106,9 +106,9 @@ def to_coco(images: Sequence[ObjectImage], categories: Mapping[int, str], file_n
     """COCO json of images and their annotations, which get new ids from 1.
 
     Args:
-        images (`Sequence[ObjectImage]`): the images.
-        categories (`Mapping[int, str]`): names by id.
-        file_names (`Mapping[int, str]`): by image id.
+        images (`Sequence[ObjectImage]`): The images.
+        categories (`Mapping[int, str]`): Names by id.
+        file_names (`Mapping[int, str]`): By image id.
     """
     annotations: list[dict] = []
     for image in images:

@@ -38,7 +38,7 @@ def load_segmentation(config: SegmentationDataConfig, seed: int = 0) -> Segmenta
         seed (`int`): Draws a validation split.
 
     Raises:
-        `ValueError`: if there is no such data set, or a setting that it needs is missing.
+        ValueError: If there is no such data set, or a setting that it needs is missing.
     """
     check_frame(config.exif_frame)
     if config.dataset == "scenes":
@@ -91,7 +91,7 @@ def load_objects(config: ObjectDataConfig, seed: int = 0) -> ObjectData:
         seed (`int`): Draws a validation split.
 
     Raises:
-        `ValueError`: if there is no such data set, or a setting that it needs is missing.
+        ValueError: If there is no such data set, or a setting that it needs is missing.
     """
     check_frame(config.exif_frame)
     unread = [name for name in NOT_FOR_OBJECTS if getattr(config, name)]
@@ -123,7 +123,7 @@ def _objects_in(root: Path, config: ObjectDataConfig) -> ObjectData:
     """A folder in VOC's layout, or in COCO's: annotation files named, or found by the name of their split.
 
     Raises:
-        `ValueError`: if it is neither.
+        ValueError: If it is neither.
     """
     if any((folder / "Annotations").is_dir() for folder in (*root.glob("VOC20*"), *root.glob("VOCdevkit/VOC20*"))):
         return load_voc_detection(root, exif_frame=config.exif_frame)

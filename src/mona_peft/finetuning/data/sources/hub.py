@@ -29,8 +29,8 @@ def check_source(source: str, known: str) -> None:
     """Check that a data set that is meant to be a folder is there, before it is looked for on the Hub.
 
     Args:
-        source (`str`): what was given.
-        known (`str`): what a data set may be, in words.
+        source (`str`): What was given.
+        known (`str`): What a data set may be, in words.
 
     Raises:
         ValueError: If it can only be a folder, and there is none.
@@ -46,10 +46,10 @@ def load_splits(
     """Load every split of a Hub data set, or of a folder of images, parquet files or webdataset shards.
 
     Args:
-        name_or_path (`str`): id on the Hub, or a folder.
-        config_name (`str`, *optional*): configuration, for data sets with several.
-        streaming (`bool`): read as it goes, without a copy on the disk.
-        revision (`str`, *optional*): branch or commit on the Hub.
+        name_or_path (`str`): Id on the Hub, or a folder.
+        config_name (`str`, *optional*): Configuration, for data sets with several.
+        streaming (`bool`): Read as it goes, without a copy on the disk.
+        revision (`str`, *optional*): Branch or commit on the Hub.
 
     Raises:
         ValueError: If the data set needs code of its own, which `datasets` no longer runs, or one of its files is
@@ -92,12 +92,12 @@ def pick_splits(available: Mapping[str, Any], wanted: Mapping[str, str | None]) 
     """Splits by role.
 
     Args:
-        available (`Mapping[str, Any]`): splits by their own names.
-        wanted (`Mapping[str, str | None]`): for each of `train`, `validation` and `test`, the split's own name, or
+        available (`Mapping[str, Any]`): Splits by their own names.
+        wanted (`Mapping[str, str | None]`): For each of `train`, `validation` and `test`, the split's own name, or
             `None` to find it by the usual names.
 
     Raises:
-        `ValueError`: if a split that was named is not there, or there is nothing to train on.
+        ValueError: If a split that was named is not there, or there is nothing to train on.
     """
     picked = {}
     for role, name in wanted.items():
@@ -115,7 +115,7 @@ def find_image_column(features: datasets.Features, given: str | None = None) -> 
     """Name of the column with the images.
 
     Raises:
-        `ValueError`: if the given one is missing, or not exactly one can be told.
+        ValueError: If the given one is missing, or not exactly one can be told.
     """
     if given is not None:
         return _present(features, given, "image_column")
@@ -131,7 +131,7 @@ def find_label_column(features: datasets.Features, given: str | None = None) -> 
     """Name of the column with the labels.
 
     Raises:
-        `ValueError`: if the given one is missing, or none can be told.
+        ValueError: If the given one is missing, or none can be told.
     """
     if given is not None:
         return _present(features, given, "label_column")

@@ -71,9 +71,9 @@ class SmallBackbone:
     """How a backbone is made and pretrained.
 
     Args:
-        make (`Callable`): makes the classifier of its class names.
-        learning_rate (`float`): of the pretraining.
-        epochs_factor (`int`): how many times as long as the Swin it takes to pretrain.
+        make (`Callable`): Makes the classifier of its class names.
+        learning_rate (`float`): Of the pretraining.
+        epochs_factor (`int`): How many times as long as the Swin it takes to pretrain.
     """
 
     make: Callable[[tuple[str, ...]], Any]
@@ -105,14 +105,14 @@ def pretrain(name: str, data: ClassificationData, make: MakeModel, training: Tra
     """Pretrain a small model, unless that was done in the same folder over as many epochs.
 
     Args:
-        name (`str`): what to call it.
-        data (`ClassificationData`): square images of digits 0 to 4.
-        make (`Callable`): makes the classifier of its class names; its configuration knows the side of the images.
-        training (`TrainingConfig`): how, and where to.
+        name (`str`): What to call it.
+        data (`ClassificationData`): Square images of digits 0 to 4.
+        make (`Callable`): Makes the classifier of its class names; its configuration knows the side of the images.
+        training (`TrainingConfig`): How, and where to.
         **recipe: of `ClassificationConfig`. Mirrored digits are other signs, so nothing is mirrored.
 
     Returns:
-        `Path`: folder of the model.
+        `Path`: Folder of the model.
     """
     folder = Path(training.output_dir or "")
     record = folder / DONE
@@ -137,12 +137,12 @@ def pretrain_backbone(name: str, folder: Path, swin_epochs: int) -> Path:
     """Pretrain a backbone of the scenes into `folder / name`.
 
     Args:
-        name (`str`): a key of `BACKBONES`.
-        folder (`Path`): of all the backbones.
-        swin_epochs (`int`): epochs over the scans of 0 to 4 that the Swin gets; others get their factor of it.
+        name (`str`): A key of `BACKBONES`.
+        folder (`Path`): Of all the backbones.
+        swin_epochs (`int`): Epochs over the scans of 0 to 4 that the Swin gets; others get their factor of it.
 
     Returns:
-        `Path`: folder of the model.
+        `Path`: Folder of the model.
     """
     backbone = BACKBONES[name]
     epochs = swin_epochs * backbone.epochs_factor

@@ -76,7 +76,7 @@ class RecipeTestbed(Testbed):
         """The data set, and what of it is trained on, chosen on and reported.
 
         Raises:
-            `ValueError`: If a split is missing that cannot be made of others.
+            ValueError: If a split is missing that cannot be made of others.
         """
         data = self.load(seed)
         try:
@@ -88,7 +88,7 @@ class RecipeTestbed(Testbed):
         """The task with the variant's method.
 
         Raises:
-            `ValueError`: If the data lacks a split.
+            ValueError: If the data lacks a split.
         """
         data, made = self.splits(seed)
         changes: dict[str, Any] = {"method": variant.method, "method_options": variant.options}

@@ -16,13 +16,13 @@ class SceneModel:
     """One architecture on the scenes.
 
     Args:
-        title (`str`): what to call it in tables.
-        steps (`int`): optimiser steps of a run at full size.
-        learning_rates (`tuple[float, ...]`): the grid of every method at full size.
-        options (`dict`): of the architecture.
-        settings (`dict`): further settings of the task.
-        backbone (`str`): a key of `pretraining.BACKBONES`.
-        train_scenes (`int`): scenes to train on at full size.
+        title (`str`): What to call it in tables.
+        steps (`int`): Optimiser steps of a run at full size.
+        learning_rates (`tuple[float, ...]`): The grid of every method at full size.
+        options (`dict`): Of the architecture.
+        settings (`dict`): Further settings of the task.
+        backbone (`str`): A key of `pretraining.BACKBONES`.
+        train_scenes (`int`): Scenes to train on at full size.
     """
 
     title: str
@@ -140,7 +140,7 @@ def scene_model(task: str, architecture: str) -> SceneModel:
     """The model of an architecture that is to solve a task.
 
     Raises:
-        `ValueError`: if it is none of the task's.
+        ValueError: If it is none of the task's.
     """
     if architecture not in architectures_for(task):
         raise ValueError(f"Unknown architecture {architecture!r}; choose one of {', '.join(architectures_for(task))}.")
