@@ -12,7 +12,7 @@ from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
 from mona_peft.finetuning.data.sources.ade20k import scene_segmentation
 from mona_peft.finetuning.data.sources.voc import VOC_CLASSES
 from tests.finetuning.data import layouts
-from tests.finetuning.dense.tiny import ARCHITECTURE_OPTIONS, SCENES
+from tests.finetuning.tasks.tiny_dense import ARCHITECTURE_OPTIONS, SCENES
 from tests.support.datasets import write_ade, write_coco, write_voc
 
 

@@ -9,8 +9,8 @@ from mona_peft.finetuning import recipes
 from mona_peft.finetuning.commands.train import read
 from mona_peft.finetuning.settings import read_mapping
 from mona_peft.finetuning.study.variants import PAPER_METHODS
-from tests.finetuning.dense.tiny import write_swin, write_vit
 from tests.finetuning.official_layouts import LAYOUTS, tiny_flags
+from tests.finetuning.tasks.tiny_dense import write_swin, write_vit
 
 RECIPES = {name: read_mapping(recipes.path(name)) for name in recipes.names()}
 # One recipe of each data set, with methods that want other settings than Mona.

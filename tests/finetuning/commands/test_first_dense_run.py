@@ -8,7 +8,7 @@ from mona_peft.finetuning.commands.main import main
 from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
 from mona_peft.finetuning.data.embedded.scenes import SceneSettings
 from mona_peft.finetuning.data.sources.ade20k import scene_segmentation
-from tests.finetuning.dense.tiny import ARCHITECTURE_OPTIONS, write_swin, write_vit
+from tests.finetuning.tasks.tiny_dense import ARCHITECTURE_OPTIONS, write_swin, write_vit
 from tests.support.datasets import write_ade, write_coco
 
 SCENES = SceneSettings(size=48)

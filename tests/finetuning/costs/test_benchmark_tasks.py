@@ -12,7 +12,7 @@ from mona_peft.finetuning.costs.config import CostsConfig
 from mona_peft.finetuning.costs.steps import build_subjects
 from mona_peft.finetuning.costs.workloads import build_workload
 from mona_peft.finetuning.models.building import head_paths
-from tests.finetuning.dense.tiny import ARCHITECTURE_OPTIONS
+from tests.finetuning.tasks.tiny_dense import ARCHITECTURE_OPTIONS
 from tests.support.benchmark_script import script_main, write_swin
 
 TASK_OF = {

@@ -30,8 +30,8 @@ from mona_peft.finetuning.study.runs import Study
 from mona_peft.finetuning.study.testbeds.digits import STUDY_SIZES, DigitsTestbed
 from mona_peft.finetuning.study.variants import Variant
 from mona_peft.finetuning.training import Trainer
-from tests.finetuning.dense.tiny import tiny_task, tiny_training, write_swin
 from tests.finetuning.tasks.tiny_classifier import write_classifier
+from tests.finetuning.tasks.tiny_dense import tiny_task, tiny_training, write_swin
 from tests.finetuning.training.killing import kill_until_done
 from tests.finetuning.training.test_kill import assert_same_run, train_digits
 

@@ -23,9 +23,9 @@ from mona_peft.finetuning.models.building import build_model, head_paths
 from mona_peft.finetuning.models.pretrained import LOADING_LOGGER, quiet_loading
 from mona_peft.finetuning.repository import open_base, save_repository
 from mona_peft.finetuning.validation import RepositoryError
-from tests.finetuning.dense.tiny import ARCHITECTURE_OPTIONS, write_swin, write_vit
 from tests.finetuning.inference.saved import save
 from tests.finetuning.tasks.tiny_classifier import write_classifier
+from tests.finetuning.tasks.tiny_dense import ARCHITECTURE_OPTIONS, write_swin, write_vit
 from tests.support.models import images, randomise, swin_config
 
 PICTURES = [Image.new("RGB", (30, 20), (200, 10, 90)), Image.new("RGB", (20, 30), (1, 99, 3))]

@@ -16,9 +16,9 @@ from mona_peft.finetuning.inference.loading import load
 from mona_peft.finetuning.inference.predict import PredictionConfig, predict
 from mona_peft.finetuning.models.building import build_model
 from mona_peft.finetuning.repository import save_repository
-from tests.finetuning.dense.tiny import ARCHITECTURE_OPTIONS, write_swin
 from tests.finetuning.inference.saved import save
 from tests.finetuning.tasks.tiny_classifier import write_classifier
+from tests.finetuning.tasks.tiny_dense import ARCHITECTURE_OPTIONS, write_swin
 
 MEMORY = """
 import resource, sys

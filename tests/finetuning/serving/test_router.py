@@ -16,9 +16,9 @@ import mona_peft
 from mona_peft.finetuning.inference.loading import load
 from mona_peft.finetuning.serving.sharing import own_bytes
 from mona_peft.finetuning.validation import RepositoryError
-from tests.finetuning.dense.tiny import write_vit
 from tests.finetuning.inference.saved import save
 from tests.finetuning.tasks.tiny_classifier import write_classifier
+from tests.finetuning.tasks.tiny_dense import write_vit
 from tests.support.models import images
 
 from .adapters import METHODS, save_adapter

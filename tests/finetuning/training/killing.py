@@ -34,7 +34,7 @@ def kill_until_done(target: Callable[..., Any], arguments: tuple, kills: int, lo
     """
     moments = random.Random(seed)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.finetuning.dense.tiny", "tests.finetuning.tasks.tiny_classifier"])
+    context.set_forkserver_preload(["tests.finetuning.tasks.tiny_dense", "tests.finetuning.tasks.tiny_classifier"])
     killed = 0
     for attempt in range(kills + 1):
         ours, theirs = context.Pipe(duplex=False)

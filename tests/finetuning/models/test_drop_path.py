@@ -12,7 +12,7 @@ from mona_peft.blocks.tap import TappedBlock
 from mona_peft.finetuning.methods import apply_method
 from mona_peft.finetuning.models.building import build_model
 from mona_peft.finetuning.models.classifier import load_classifier
-from tests.finetuning.dense.tiny import batch_of, tiny_task, write_swin
+from tests.finetuning.tasks.tiny_dense import batch_of, tiny_task, write_swin
 from tests.support.models import images, randomise, swin_config
 
 NAMES = [f"class {number}" for number in range(5)]

@@ -21,7 +21,7 @@ from mona_peft.finetuning.study.demo import run_dense_demo
 from mona_peft.finetuning.study.testbeds.scene_models import MODELS
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.run_folder import read_log
-from tests.finetuning.dense.tiny import ARCHITECTURES, SCENES, SIZES, tiny_task, tiny_training, write_swin
+from tests.finetuning.tasks.tiny_dense import ARCHITECTURES, SCENES, SIZES, tiny_task, tiny_training, write_swin
 from tests.finetuning.training.killing import kill_until_done
 from tests.finetuning.training.launching import ROOT, launch
 from tests.finetuning.training.test_kill import assert_same_run
@@ -111,7 +111,7 @@ def as_flags(architecture, swin, folder, **changes):
 @pytest.mark.parametrize("architecture", sorted(SCRIPTS))
 def test_two_processes_evaluate_as_one(swin, architecture, tmp_path):
     """Five validation scenes in two processes are five, each counted once; the figures are those of one process."""
-    script = ROOT / "tests" / "finetuning" / "dense" / "evaluate_tiny.py"
+    script = ROOT / "tests" / "finetuning" / "tasks" / "evaluate_tiny.py"
     words = [[architecture, str(swin), str(tmp_path / f"{processes}.json")] for processes in (1, 2)]
     subprocess.run([sys.executable, str(script), *words[0]], check=True)
     launch("src/mona_peft/finetuning/recipes/accelerate/cpu.yaml", script, words[1])

@@ -16,7 +16,7 @@ from mona_peft.finetuning.models.cascade_mask_rcnn import (
 )
 from mona_peft.finetuning.models.head_norms import SyncBatchNorm2d
 from mona_peft.finetuning.models.roi_pooling import RegionPooling
-from tests.finetuning.dense.tiny import HEADS
+from tests.finetuning.tasks.tiny_dense import HEADS
 
 
 def cascade(**options):

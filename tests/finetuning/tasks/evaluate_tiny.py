@@ -1,6 +1,6 @@
 """Evaluate an untrained tiny dense model on its validation scenes, in as many processes as started this.
 
-python tests/finetuning/dense/evaluate_tiny.py ARCHITECTURE BACKBONE OUTPUT
+python tests/finetuning/tasks/evaluate_tiny.py ARCHITECTURE BACKBONE OUTPUT
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from mona_peft.finetuning.training import Trainer  # noqa: E402
-from tests.finetuning.dense.tiny import tiny_task, tiny_training  # noqa: E402
+from tests.finetuning.tasks.tiny_dense import tiny_task, tiny_training  # noqa: E402
 
 
 def main(architecture: str, backbone: str, output: str) -> None:

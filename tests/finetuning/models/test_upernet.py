@@ -12,7 +12,7 @@ from transformers import AutoConfig, SwinConfig, UperNetConfig, UperNetForSemant
 import mona_peft
 from mona_peft.finetuning.models.head_norms import FrozenBatchNorm2d, SyncBatchNorm2d, group_norm
 from mona_peft.finetuning.models.upernet import OfficialUperNet, OfficialUperNetConfig
-from tests.finetuning.dense.tiny import batch_of, tiny_task, write_swin
+from tests.finetuning.tasks.tiny_dense import batch_of, tiny_task, write_swin
 from tests.support.models import images
 
 

@@ -16,7 +16,7 @@ from mona_peft.finetuning.tasks.detection import DetectionConfig, DetectionTask
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.run_folder import read_log
 from mona_peft.summary import summary
-from tests.finetuning.dense.tiny import (
+from tests.finetuning.tasks.tiny_dense import (
     ARCHITECTURE_OPTIONS,
     ARCHITECTURES,
     INSTANCE,
