@@ -22,8 +22,9 @@ POST_NORM = {
     ("timm", "swinv2"),
     ("torchvision", "swinv2"),
 }
-READABLE = [family for family in FAMILIES if (family.library, family.name) not in POST_NORM]
-OTHERS = [family for family in FAMILIES if family not in READABLE]
+WITH_BRANCHES = [family for family in FAMILIES if family.branches]
+READABLE = [family for family in WITH_BRANCHES if (family.library, family.name) not in POST_NORM]
+OTHERS = [family for family in WITH_BRANCHES if family not in READABLE]
 
 
 def adapted(family: Family, std: float = 0.3):

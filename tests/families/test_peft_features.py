@@ -241,7 +241,7 @@ def test_wrong_block_specs_are_refused(value, message):
 def test_sources_that_a_users_block_lacks_are_refused():
     cases = {
         "nowhere": "has no forward argument \\['nowhere'\\]",
-        "gone.shape": "comes from a module 'gone' beside it",
+        "gone.shape": "comes from a module 'gone' outside it",
     }
     for grid, message in cases.items():
         model = own_model()

@@ -6,8 +6,9 @@ from peft import get_peft_model
 
 from mona_peft import SCTConfig, select_salient_channels
 from tests.families.family import Family, adapt_rows, after_attention, plain_copy, tapped_blocks
+from tests.families.matrix import FAMILIES
 from tests.families.recording import recorded_calls
-from tests.families.test_families import check_gradients, check_life_cycle, every_family, settle
+from tests.families.test_families import check_gradients, check_life_cycle, every_family_of, settle
 from tests.support.models import randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -54,7 +55,7 @@ def mapped(channel_map, x):
     return x + 0.5 * channel_map.linear(x @ selection) @ selection.T
 
 
-@every_family
+@every_family_of([family for family in FAMILIES if family.branches])
 @torch.no_grad()
 def test_blocks_and_selected_channels_agree_with_their_parts(family):
     model = adapted(family)
@@ -76,7 +77,7 @@ def test_blocks_and_selected_channels_agree_with_their_parts(family):
         torch.testing.assert_close(output, y.view(output.shape), rtol=0, atol=1e-10)
 
 
-@every_family
+@every_family_of([family for family in FAMILIES if family.branches])
 def test_starts_as_the_base_model_saves_disables_and_unloads(family, tmp_path):
     def adapt(base):
         model = get_peft_model(base, SCTConfig(num_channels=5)).double().eval()
@@ -86,7 +87,7 @@ def test_starts_as_the_base_model_saves_disables_and_unloads(family, tmp_path):
     check_life_cycle(family, adapt, ".sct_", 1.0, tmp_path)
 
 
-@every_family
+@every_family_of([family for family in FAMILIES if family.branches])
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_every_map_gets_its_gradient_under_checkpointing_too(family, reentrant):
     model = adapted(family, std=0.1)

@@ -21,6 +21,9 @@ from tests.finetuning.tasks.tiny_classifier import write_classifier
 from tests.support.models import images, predict
 
 
+pytestmark = pytest.mark.slow  # tracing and writing a graph takes half a minute
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Three Mona adapters with heads of four classes on one Swin."""
@@ -107,7 +110,6 @@ def test_torch_export_takes_another_batch_and_says_what_it_holds(root, tmp_path)
     torch.testing.assert_close(found, predict(mona_peft.load(root / "mona0").model, x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_one_graph_serves_every_adapter_of_the_configuration(root, tmp_path):
     path = tmp_path / "any.onnx"
     check = mona_peft.export(root / "mona0", path, adapter_inputs=True)

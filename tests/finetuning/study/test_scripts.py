@@ -168,7 +168,7 @@ def test_the_task_decides_the_settings():
     ("words", "kept"),
     [
         (["--study_dir", "a", "--methods", "mona", "full"], ["--methods", "mona", "full"]),
-        (["recipe.yaml", "--study-dir=a", "--report_only", "--seeds", "3"], ["recipe.yaml", "--seeds", "3"]),
+        (["recipe.yaml", "--study_dir=a", "--report_only", "--seeds", "3"], ["recipe.yaml", "--seeds", "3"]),
         (["--report_only", "True", "--max_runs=2", "--readme", "R.md"], []),
         (["--study_size", "tiny", "--report_only"], ["--study_size", "tiny"]),
     ],

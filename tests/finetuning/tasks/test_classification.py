@@ -234,7 +234,7 @@ def test_streams_train_end_to_end(base, tmp_path):
         table = datasets.Dataset.from_dict(rows, features=features)
         table.to_parquet(str(tmp_path / "data" / f"{split}-00000-of-00001.parquet"))
     data, classification, training = configs(base, tmp_path / "run", max_steps=12, eval_steps=6, learning_rate=2e-2)
-    data.dataset, data.streaming = str(tmp_path / "data"), True
+    data.dataset, data.streaming, data.shots = str(tmp_path / "data"), True, None
     figures = train_classifier(data, classification, training)
     assert figures["steps"] == 12 and figures["test"]["num_samples"] == 24
     assert figures["test"]["accuracy"] > 0.9

@@ -122,6 +122,11 @@ class SemanticSegmentationTask(DenseTask):
 
     name = "semantic-segmentation"
 
+    def __init__(self, data: Any, config: Any, processor: Any = None) -> None:
+        super().__init__(data, config, processor)
+        backbone = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
+        self.padding = 1 if pads_itself(backbone) else PAD_TO
+
     def metrics(self) -> dict[str, bool]:
         """Shares of pixels, all better when greater."""
         return dict.fromkeys(("mean_iou", "mean_accuracy", "pixel_accuracy"), True)
@@ -132,10 +137,7 @@ class SemanticSegmentationTask(DenseTask):
 
     def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
         """Stack the crops, or pad the test images no further than their backbone needs."""
-        if split == "train":
-            return collate_train
-        checkpoint = AutoConfig.from_pretrained(self.config.model, trust_remote_code=False)
-        return partial(collate_eval, multiple=1 if pads_itself(checkpoint) else PAD_TO)
+        return collate_train if split == "train" else partial(collate_eval, multiple=self.padding)
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
         """The architecture's own loss; UperNet adds 0.4 times that of its auxiliary head."""
