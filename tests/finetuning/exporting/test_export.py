@@ -20,7 +20,6 @@ from tests.finetuning.serving.adapters import save_adapter
 from tests.finetuning.tasks.tiny_classifier import write_classifier
 from tests.support.models import images, predict
 
-
 pytestmark = pytest.mark.slow  # tracing and writing a graph takes half a minute
 
 
