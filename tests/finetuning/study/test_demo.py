@@ -59,4 +59,4 @@ def test_studies_do_not_stand_on_demos():
     importing = {
         path.name for path in folder.rglob("*.py") if re.search(r"import.*demo|from .*demo", path.read_text())
     }
-    assert importing <= {"demo.py"}
+    assert importing <= {"demo.py", "documents.py"}  # documents show the tables of demos, too

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
 from tests.support.notebooks import execute, outputs
 
@@ -41,8 +42,7 @@ def test_notebooks_are_valid(name):
     nbformat.validate(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
-            check_imports(ast.parse(source, name))
+            check_imports(ast.parse(TransformerManager().transform_cell(cell.source), name))
 
 
 def check_imports(tree):
