@@ -36,6 +36,8 @@ SMALL = {
     "benchmark": "--model tiny.json --image_size 32 --batch_size 1 --repeats 1 --warmup 1 --threads 1",
     "demo": "--demo_size tiny --demo_dir demo",
 }
+#: What the flags that scale a benchmark have in place of their values.
+SCALES = {"--scale_image_size": ("32", "64"), "--scale_batch_size": ("1", "2"), "--scale_model": ("tiny.json",)}
 SCRIPTS = {
     "train_classification": "train",
     "train_semantic_segmentation": "train",
@@ -75,6 +77,7 @@ def subject(words: list[str]) -> str | None:
 def runnable(words: list[str]) -> list[str]:
     """The words as they are run: by this Python, and small."""
     small = [] if "--parameters" in words else shlex.split(SMALL.get(subject(words) or "", ""))
+    small += [word for flag in SCALES if flag in words for word in (flag, *SCALES[flag])]
     if words[0] == "accelerate":
         defaults = ["--num_machines", "1", "--dynamo_backend", "no"]
         return [str(Path(sys.executable).with_name("accelerate")), "launch", *defaults, *words[2:], *small]

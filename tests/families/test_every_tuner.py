@@ -56,6 +56,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "transformers-dinov3_vit": NO_MLP_OUTPUT,
         "transformers-aimv2": NO_ATTENTION_OUTPUT,
         "transformers-vitdet": NO_ATTENTION_OUTPUT,
+        "transformers-pvt_v2": NO_ATTENTION_OUTPUT,
         "transformers-eomt": NO_ATTENTION_OUTPUT,
         "torchvision-vit": NO_ATTENTION_OUTPUT,
         "torchvision-swin": NEVER_CALLED,

@@ -16,7 +16,6 @@ OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
         "attn.proj",
         "self_attn.out_proj",
         "attention.dense",
-        "attention.proj",
     ),
     "mlp": ("mlp.fc2", "output.dense", "mlp.dense2", "mlp.w3", "mlp.3", "mlp.lin2"),
 }
