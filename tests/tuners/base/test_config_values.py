@@ -22,7 +22,7 @@ FIELDS = [
     (config, field.name)
     for config in CONFIGS
     for field in dataclasses.fields(config)
-    if field.name not in ("peft_type", "task_type", "peft_version")  # PEFT's own
+    if field.name not in ("peft_type", "task_type", "peft_version", "provided_by")  # PEFT's own, and a note
 ]
 
 
