@@ -259,10 +259,12 @@ def prepare_lora(model: nn.Module, head: tuple[str, ...], r: int = LORA_RANK, **
     return get_peft_model(model, LoraConfig(r=r, modules_to_save=list(head), **options))
 
 
-def _select_salient_channels(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> None:
+def _select_salient_channels(
+    model: nn.Module, batches: Iterable[tuple[Any, Tensor]], adapter_name: str = "default"
+) -> None:
     from mona_peft.tuners.sct import select_salient_channels
 
-    select_salient_channels(model, batches)
+    select_salient_channels(model, batches, adapter_name)
 
 
 _TUNERS = "mona_peft.tuners"
