@@ -2,6 +2,7 @@
 
 import pytest
 
+from mona_peft.finetuning import sections
 from mona_peft.finetuning.data.sources.config import DataConfig, SegmentationDataConfig
 from mona_peft.finetuning.settings import parse_arguments
 from mona_peft.finetuning.tasks.config import ClassificationConfig, SemanticSegmentationConfig
@@ -92,3 +93,9 @@ def test_a_study_gets_all_sections_and_flags_are_in_none(fill):
 def test_what_does_not_fit_is_refused_by_name(fill, section, message):
     with pytest.raises(ValueError, match=message):
         fill(f"by_method: {section}\n")
+
+
+@pytest.mark.parametrize("method", [["mona"], {"mona": {}}, 3, None])
+def test_a_method_that_is_no_text_is_refused(method):
+    with pytest.raises(ValueError, match="it must be the name of one method"):
+        sections.sections({"method": method, "method_options": {"bottleneck_dim": 8}}, {}, "mona")

@@ -30,11 +30,11 @@ def sections(recipe: Mapping[str, Any], given: Mapping[str, Any], default: str) 
         default (`str`): The method where neither names one.
 
     Raises:
-        ValueError: If `by_method` or a section of it is no mapping.
+        ValueError: If `by_method` or a section of it is no mapping, or the method is no text.
     """
     parts = _mapping(KEY, given.get(KEY, recipe.get(KEY)))
     found = {name: dict(_mapping(f"{KEY} of {name}", part)) for name, part in parts.items()}
-    for source, method in ((recipe, recipe.get("method", default)), (given, chosen(recipe, given, default))):
+    for source, method in ((recipe, chosen(recipe, {}, default)), (given, chosen(recipe, given, default))):
         if options := _mapping("method_options", source.get("method_options")):
             section = found.setdefault(method, {})
             section["options"] = {**_mapping("options", section.get("options")), **options}
@@ -43,8 +43,15 @@ def sections(recipe: Mapping[str, Any], given: Mapping[str, Any], default: str) 
 
 
 def chosen(recipe: Mapping[str, Any], given: Mapping[str, Any], default: str) -> str:
-    """The method that runs."""
-    return given.get("method", recipe.get("method", default))
+    """The method that runs.
+
+    Raises:
+        ValueError: If it is no text.
+    """
+    method = given.get("method", recipe.get("method", default))
+    if not isinstance(method, str):
+        raise ValueError(f"method is {method!r}; it must be the name of one method.")
+    return method
 
 
 def settings_for(section: Mapping[str, Any]) -> dict[str, Any]:
