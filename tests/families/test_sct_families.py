@@ -11,7 +11,10 @@ from tests.families.recording import recorded_calls
 from tests.families.test_families import check_gradients, check_life_cycle, every_family_of, settle
 from tests.support.models import randomise
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.slow,
+]  # the default tests have every tuner on every family
 
 LABELS = torch.tensor([4, 1])
 
