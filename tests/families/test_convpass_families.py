@@ -15,7 +15,7 @@ from tests.support.models import randomise
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.slow,
-]  # the default tests have every tuner on every family
+]
 
 # Their norms stand behind the branches.
 POST_NORM = {

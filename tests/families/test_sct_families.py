@@ -14,7 +14,7 @@ from tests.support.models import randomise
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.slow,
-]  # the default tests have every tuner on every family
+]
 
 LABELS = torch.tensor([4, 1])
 
