@@ -12,7 +12,7 @@ WORKERS ?= 2
 KILLS ?= 200
 N ?= 10000
 
-.PHONY: help env demo demo-dense backbones notebooks docs versions test test-slow conformance hostile faults quality style clean
+.PHONY: help env demo demo-dense backbones notebooks docs versions test test-slow conformance recipes hostile faults quality style clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -56,6 +56,9 @@ test-slow: env  ## Run the slow tests
 
 conformance: env  ## Hold every guarantee of PEFT's life cycle for every tuner on every model, and walk 500 steps
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/peft_conformance
+
+recipes: env  ## Launch every recipe with three methods, small, and the benchmarks of the pages
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m campaign tests/finetuning/test_recipe_runs.py tests/test_docs.py
 
 hostile: env  ## Run N seeded hostile cases: repositories, checkpoints, images, data, settings
 	HOSTILE_CASES=$(N) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow tests/hostile

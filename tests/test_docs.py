@@ -122,7 +122,13 @@ def run_command(words: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(language not in SHOWN for language, _ in blocks(page))]
+    "page",
+    [
+        # its benchmarks take a quarter of an hour, small as they are
+        pytest.param(page, marks=[pytest.mark.campaign] if page == "performance.md" else [])
+        for page in PAGES
+        if any(language not in SHOWN for language, _ in blocks(page))
+    ],
 )
 def test_every_block_of_a_page_runs(page, workplace):
     names: dict[str, object] = {"__name__": page, **given(page)}

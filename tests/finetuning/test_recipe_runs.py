@@ -59,6 +59,7 @@ def test_a_recipe_of_every_data_set_runs_with_another_method(name, method, place
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_runs_with_at_least_three_methods(name, place, tmp_path):

@@ -50,7 +50,8 @@ def write_models(folder: Path) -> None:
     timm.models.save_for_hf(timm.create_model("vit_tiny_patch16_224", **sizes), folder / TIMM, model_args=sizes)
     config_file = folder / TIMM / "config.json"  # timm adds arguments that transformers gives itself
     config_file.write_text(json.dumps({**json.loads(config_file.read_text()), "model_args": sizes}))
-    SwinConfig(image_size=32, patch_size=2, window_size=4, **SIZES).save_pretrained(folder / "tiny")
+    stages: dict[str, Any] = dict(depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], embed_dim=8)  # as dense models need
+    SwinConfig(image_size=32, patch_size=2, window_size=4, **stages).save_pretrained(folder / "tiny")
     shutil.copy(folder / "tiny" / "config.json", folder / "tiny.json")
 
 

@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 
 from mona_peft.finetuning.data.dense.masks import decode_mask, encode_mask, run_lengths
 from mona_peft.finetuning.data.dense.objects import measured, training_targets
-from mona_peft.finetuning.data.sources.coco import load_coco
+from mona_peft.finetuning.data.sources.coco import load_coco, read_instances
 from mona_peft.finetuning.data.sources.voc_detection import load_voc_detection
 
 HEIGHT, WIDTH = 30, 40
@@ -272,3 +272,13 @@ def test_a_frame_that_nothing_tells_is_asked_for(tmp_path, orientation, size):
     written = json.loads((tmp_path / "instances.json").read_text())
     (tmp_path / "instances.json").write_text(json.dumps({**written, "annotations": []}))
     assert load_coco(tmp_path, LAYOUT).splits["train"][0].read().size == size  # nothing is annotated
+
+
+def test_a_folder_and_ids_that_are_lists_are_refused(tmp_path):
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(ValueError, match="is no file; it must be a COCO instances file"):
+        read_instances(tmp_path / "folder.json", tmp_path)
+    entries = [{"id": [i], "height": 2, "width": 2, "file_name": f"{i}.png"} for i in range(2)]
+    (tmp_path / "train.json").write_text(json.dumps({"categories": [], "images": entries}))
+    with pytest.raises(ValueError, match="is no COCO instances file: TypeError"):
+        read_instances(tmp_path / "train.json", tmp_path)

@@ -75,6 +75,8 @@ def read_instances(
     """
     if not file.exists():
         raise FileNotFoundError(f"There is no annotation file {file}.")
+    if not file.is_file():
+        raise ValueError(f"{file} is no file; it must be a COCO instances file.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         categories = {category["id"]: category["name"] for category in sorted(content["categories"], key=_id)}
@@ -82,9 +84,10 @@ def read_instances(
         for annotation in content.get("annotations", []):
             annotations[annotation["image_id"]].append(annotation)
         entries = [(e["id"], e["height"], e["width"], e["file_name"]) for e in sorted(content["images"], key=_id)]
+        ids = {id_ for id_, *_ in entries}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is no COCO instances file: {type(error).__name__} {error}.") from error
-    if len({id_ for id_, *_ in entries}) < len(entries):
+    if len(ids) < len(entries):
         raise ValueError(f"{file} has two images of one id. Give each its own.")
     folder = DataFolder(image_folder)
     images = []
