@@ -11,7 +11,6 @@ import re
 import shlex
 import warnings
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 
@@ -102,7 +101,7 @@ def unpublished_base(folder: Path) -> str | None:
     return None
 
 
-def _forget_places(content: Any) -> bool:
+def _forget_places(content: object) -> bool:
     """Take out, at any depth, names of base models that are folders; gives back whether there was one."""
     found = False
     if isinstance(content, dict):

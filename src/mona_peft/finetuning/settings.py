@@ -92,7 +92,7 @@ class _Unfit(Exception):
     """A value does not fit; the message says what would."""
 
 
-def _checked(hint: Any, entry: Field, value: Any, words: bool) -> Any:
+def _checked(hint: Any, entry: Field, value: object, words: bool) -> Any:
     """The value, read by its type.
 
     Raises:
@@ -157,7 +157,7 @@ def _range_text(entry: Field) -> str:
     return ", " + " and ".join(given) if given else ""
 
 
-def read_options(name: str, given: Any) -> dict[str, Any]:
+def read_options(name: str, given: object) -> dict[str, Any]:
     """Settings given as JSON or as a mapping.
 
     Args:

@@ -90,7 +90,7 @@ def _tables(model: nn.Module) -> Iterator[nn.Module]:
                 yield module
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 

@@ -84,7 +84,7 @@ class StopRequest:
             self.previous = signal.signal(signal.SIGTERM, self._ask)
         return self
 
-    def __exit__(self, *raised: Any) -> None:
+    def __exit__(self, *raised: object) -> None:
         if self.previous is not None:
             signal.signal(signal.SIGTERM, self.previous)
 
