@@ -273,7 +273,7 @@ register_adapter(
     f"{_TUNERS}.bottleneck:BottleneckConfig",
     "two bottleneck adapters a block, on the attention and MLP outputs",
 )
-register_adapter("adaptformer", f"{_TUNERS}.adaptformer:AdaptFormerConfig", "a scaled bottleneck beside each MLP")
+register_adapter("adaptformer", f"{_TUNERS}.adaptformer:AdaptFormerConfig", "a scaled bottleneck parallel to each MLP")
 register_adapter(
     "lorand", f"{_TUNERS}.lorand:LoRandConfig", "two bottleneck adapters a block made of low-rank products"
 )
@@ -283,7 +283,7 @@ register_adapter("vpt", f"{_TUNERS}.vpt:VPTConfig", "ten prompts a block", learn
 register_adapter(
     "convpass",
     f"{_TUNERS}.convpass:ConvpassConfig",
-    "two convolutional bypasses a block, beside attention and MLP",
+    "two convolutional bypasses a block, parallel to attention and MLP",
 )
 register_adapter(
     "sct", f"{_TUNERS}.sct:SCTConfig", "a map of the salient channels in each block", _select_salient_channels

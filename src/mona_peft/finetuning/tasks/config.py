@@ -12,8 +12,8 @@ from mona_peft.finetuning.models.names import CLASSIFICATION, DETECTORS, INSTANC
 from mona_peft.finetuning.settings import Settings, check_names, check_values, option, read_options
 
 EVALUATIONS = ("whole", "slide")
-#: The figure that runs are judged by (of boxes), by protocol. VOC2007's own is the mean at 11 recalls, as mmdetection
-#: gives it for VOC; VOC2010's and later the area. Both are always given.
+#: The metric that selects the best weights (of boxes), by protocol. The one of VOC2007 is the mean at 11 recalls, as
+#: mmdetection gives it for VOC; of VOC2010 and later the area. Both are always given.
 PROTOCOLS = {"coco": "box_ap", "voc": "ap50", "voc07": "ap50_11point"}
 SIDES = ("short_side", "long_side", "crop_side")
 
@@ -57,7 +57,7 @@ class MethodSection(Settings):
     drop_path: float | None = option(None, "Its drop path, in place of the recipe's.", least=0, below=1)
 
 
-def read_section(method: str, section: Any) -> dict[str, Any]:
+def read_section(method: str, section: object) -> dict[str, Any]:
     """Check what a recipe has for one method.
 
     Args:
@@ -183,7 +183,7 @@ class ObjectConfig(DenseConfig):
 
     @property
     def metric(self) -> str:
-        """The figure that runs are judged by: the protocol's own."""
+        """The metric that selects the best weights: the protocol's own."""
         return PROTOCOLS[self.protocol]
 
 
@@ -210,7 +210,7 @@ class InstanceSegmentationConfig(ObjectConfig):
 
     @property
     def metric(self) -> str:
-        """The figure that runs are judged by."""
+        """The metric that selects the best weights."""
         return "mask_ap"
 
 
@@ -247,7 +247,7 @@ class SemanticSegmentationConfig(DenseConfig):
 
     @property
     def metric(self) -> str:
-        """The figure that runs are judged by."""
+        """The metric that selects the best weights."""
         return "mean_iou"
 
 
