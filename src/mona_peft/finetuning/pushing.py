@@ -14,10 +14,10 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 
-from mona_peft.finetuning.environment import is_public, public_name
-from mona_peft.finetuning.model_card import MARK, load_arguments
-from mona_peft.finetuning.repository import ADAPTER_CONFIG, DELTA_CONFIG
-from mona_peft.finetuning.validation import read_json
+from .environment import is_public, public_name
+from .model_card import MARK, load_arguments
+from .repository import ADAPTER_CONFIG, DELTA_CONFIG
+from .validation import read_json
 
 # The call in a card of ours that loads the repository.
 LOADING = re.compile(r'mona_peft\.load\("(?:[^"\\]|\\.)*"')

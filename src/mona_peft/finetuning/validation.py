@@ -214,7 +214,7 @@ def compare_shapes(found: Shapes, wanted: Shapes, file: str, model: str, may_lac
         may_lack (`bool`): Whether tensors of the model may be missing from the file.
 
     Raises:
-        RepositoryError: With the first tensors that are missing, unknown or of another shape.
+        RepositoryError: If tensors are missing, unknown or of another shape; names the first.
     """
     missing = [] if may_lack else sorted(wanted.keys() - found.keys())
     unknown = sorted(found.keys() - wanted.keys())

@@ -34,7 +34,7 @@ def build_model(
             if left out.
         drop_path (`float`, *optional*): Stochastic depth rate of the last block, on both branches; the backbone's
             own, as transformers applies it, if left out.
-        **options: settings of the architecture's configuration.
+        **options: Settings of the architecture's configuration.
 
     Raises:
         ValueError: If there is no such architecture, it has no such settings, or it needs more stages.

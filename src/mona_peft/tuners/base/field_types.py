@@ -19,7 +19,7 @@ def check_field_types(config: Any) -> None:
         config (`PeftConfig`): A dataclass; a field for a list or a tuple may hold either, or a set.
 
     Raises:
-        ValueError: Naming the field, the value and what it may be.
+        ValueError: If there is one; names the field, the value and what it may be.
     """
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
