@@ -8,8 +8,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.costs.loop import compare_loops
-from mona_peft.finetuning.settings import Settings, option, parse_arguments
+from mona_peft.finetuning.settings import Settings, option
 
 
 @dataclass

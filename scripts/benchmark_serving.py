@@ -9,10 +9,11 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.costs.serving import ServingConfig, measure_serving
 from mona_peft.finetuning.environment import package_versions
 from mona_peft.finetuning.files import write_json
-from mona_peft.finetuning.settings import Settings, option, parse_arguments
+from mona_peft.finetuning.settings import Settings, option
 
 
 @dataclass

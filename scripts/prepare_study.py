@@ -7,7 +7,8 @@ python scripts/prepare_study.py --material clipart emoji --output data/study
 from dataclasses import dataclass
 from pathlib import Path
 
-from mona_peft.finetuning.settings import Settings, option, parse_arguments
+from mona_peft.finetuning.command_line import parse_arguments
+from mona_peft.finetuning.settings import Settings, option
 from mona_peft.finetuning.study.material import MATERIALS
 
 

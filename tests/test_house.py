@@ -13,7 +13,18 @@ APPLICATION = "mona_peft.finetuning"
 
 #: From the bottom to the top; the parts of a floor may import each other, as long as there is no circle.
 FLOORS = (
-    {"settings", "sections", "arguments", "environment", "files", "recipes", "validation", "model_card"},
+    {
+        "settings",
+        "sections",
+        "arguments",
+        "command_line",
+        "recipe_files",
+        "environment",
+        "files",
+        "recipes",
+        "validation",
+        "model_card",
+    },
     {"metrics"},
     {"models"},
     {"data", "methods", "repository", "pushing"},

@@ -1,6 +1,6 @@
 """Draws `mona.svg`: a transformer block with its two Monas, and one Mona from inside, by the defaults of `MonaConfig`.
 
-`python docs/assets/draw_mona.py` writes the file beside this one.
+`python docs/assets/draw_mona.py` writes the file into its own folder.
 """
 
 from __future__ import annotations

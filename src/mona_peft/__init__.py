@@ -8,8 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .asked import only_explains
+from .notices import without_notice
 
 if TYPE_CHECKING or not only_explains(sys.orig_argv):
+    with without_notice():
+        import peft  # noqa: F401
+
     from mona_peft.blocks.spec import BlockSpec
     from mona_peft.tuners.adaptformer import AdaptFormerConfig, AdaptFormerModel
     from mona_peft.tuners.bottleneck import BottleneckConfig, BottleneckModel

@@ -37,29 +37,19 @@ def convolutional(library: str, name: str, build: Callable[[], nn.Module], **row
 
 
 FAMILIES: tuple[Family, ...] = (
-    convolutional(
-        "transformers",
-        "convnext",
-        lambda: tr.ConvNextForImageClassification(tr.ConvNextConfig(**CONVNEXT)),
-        recorded=(0, 2),
-        checkpointing=False,
-    ),
-    convolutional(
-        "transformers",
-        "convnextv2",
-        lambda: tr.ConvNextV2ForImageClassification(tr.ConvNextV2Config(**CONVNEXT)),
-        recorded=(0, 2),
-        checkpointing=False,
-    ),
     *(
-        convolutional(
-            "transformers",
-            f"resnet, {kind} blocks",
-            lambda kind=kind: tr.ResNetForImageClassification(tr.ResNetConfig(**RESNET, layer_type=kind)),
-            recorded=(0, 2),
-            checkpointing=False,
+        convolutional("transformers", name, build, recorded=(0, 2), checkpointing=False)
+        for name, build in (
+            ("convnext", lambda: tr.ConvNextForImageClassification(tr.ConvNextConfig(**CONVNEXT))),
+            ("convnextv2", lambda: tr.ConvNextV2ForImageClassification(tr.ConvNextV2Config(**CONVNEXT))),
+            *(
+                (
+                    f"resnet, {kind} blocks",
+                    lambda kind=kind: tr.ResNetForImageClassification(tr.ResNetConfig(**RESNET, layer_type=kind)),
+                )
+                for kind in ("basic", "bottleneck")
+            ),
         )
-        for kind in ("basic", "bottleneck")
     ),
     convolutional(
         "timm",

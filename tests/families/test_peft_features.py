@@ -1,4 +1,4 @@
-"""What PEFT offers beside a single adapter: batches of several adapters, other methods on the same model."""
+"""What PEFT offers besides a single adapter: batches of several adapters, other methods on the same model."""
 
 import copy
 

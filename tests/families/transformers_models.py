@@ -19,6 +19,9 @@ SWIN: dict[str, Any] = dict(image_size=32, patch_size=2, embed_dim=8, depths=[2,
 TEXT: dict[str, Any] = dict(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=50
 )
+PYRAMID: dict[str, Any] = dict(
+    hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 2, 2], mlp_ratios=[2, 2, 2, 2]
+)
 SAM: dict[str, Any] = PLAIN | dict(window_size=3, global_attn_indexes=[1])
 SQUARE: tuple[Size, ...] = ((32, 32),)
 
@@ -86,6 +89,20 @@ def plain(
 
 def pvt_grid(i: int, image: Size) -> Size:
     return tuple(side // (4, 8, 16, 32)[i] for side in image)
+
+
+def pyramid(name: str, build: Callable[[], nn.Module], mlp: Callable, **row: Any) -> Family:
+    """A family with four stages of one block, at strides from 4 to 32."""
+    defaults: dict[str, Any] = dict(
+        library="transformers",
+        blocks=4,
+        silence="mlp",
+        grid=pvt_grid,
+        sizes=((64, 64), (64, 96)),
+        recorded=(0, 1, 2, 3),
+        processed=True,
+    )
+    return Family(name=name, build=build, mlp=mlp, **defaults | row)
 
 
 def segformer_mlp(block: nn.Module, x: Tensor, grid: Size) -> Tensor:
@@ -288,47 +305,20 @@ FAMILIES: tuple[Family, ...] = (
         recorded=(0, 1),  # the last one is recorded after the final norm
         checkpointing=False,
     ),
-    Family(
-        name="pvt",
-        library="transformers",
-        build=lambda: tr.PvtModel(
-            tr.PvtConfig(
-                image_size=64,
-                hidden_sizes=[8, 16, 16, 16],
-                depths=[1, 1, 1, 1],
-                num_attention_heads=[1, 2, 2, 2],
-                mlp_ratios=[2, 2, 2, 2],
-            )
-        ),
-        blocks=4,
-        mlp=after_norm("layer_norm_2"),
-        silence="mlp",
-        grid=pvt_grid,
+    pyramid(
+        "pvt",
+        lambda: tr.PvtModel(tr.PvtConfig(**PYRAMID, image_size=64)),
+        after_norm("layer_norm_2"),
         sizes=((64, 64),),
         extra=lambda i: (int(i == 3), 0),
-        recorded=(0, 1, 2, 3),
+        processed=False,
         checkpointing=False,
     ),
-    Family(
-        name="pvt_v2",
-        library="transformers",
-        build=lambda: tr.PvtV2Model(
-            tr.PvtV2Config(
-                image_size=64,
-                hidden_sizes=[8, 16, 16, 16],
-                depths=[1, 1, 1, 1],
-                num_attention_heads=[1, 2, 2, 2],
-                mlp_ratios=[2, 2, 2, 2],
-            )
-        ),
-        blocks=4,
-        mlp=lambda block, x, grid: block.mlp(block.layer_norm_2(x), *grid),
+    pyramid(
+        "pvt_v2",
+        lambda: tr.PvtV2Model(tr.PvtV2Config(**PYRAMID, image_size=64)),
+        lambda block, x, grid: block.mlp(block.layer_norm_2(x), *grid),
         reentrant=False,  # its checkpointed stages give nested tuples, whose tensors that kind does not see
-        silence="mlp",
-        grid=pvt_grid,
-        sizes=((64, 64), (64, 96)),
-        recorded=(0, 1, 2, 3),
-        processed=True,
     ),
     *(
         Family(
@@ -350,26 +340,10 @@ FAMILIES: tuple[Family, ...] = (
             ("sam3", lambda: tr.Sam3ViTModel(tr.Sam3ViTConfig(**SAM, pretrain_image_size=32))),
         )
     ),
-    Family(
-        name="segformer",
-        library="transformers",
-        build=lambda: tr.SegformerModel(
-            tr.SegformerConfig(
-                hidden_sizes=[8, 16, 16, 16],
-                depths=[1, 1, 1, 1],
-                num_attention_heads=[1, 2, 2, 2],
-                mlp_ratios=[2, 2, 2, 2],
-                decoder_hidden_size=8,
-                drop_path_rate=0.0,
-            )
-        ),
-        blocks=4,
-        mlp=segformer_mlp,
-        silence="mlp",
-        grid=pvt_grid,
-        sizes=((64, 64), (64, 96)),
-        recorded=(0, 1, 2, 3),
-        processed=True,
+    pyramid(
+        "segformer",
+        lambda: tr.SegformerModel(tr.SegformerConfig(**PYRAMID, decoder_hidden_size=8, drop_path_rate=0.0)),
+        segformer_mlp,
     ),
     plain(
         "clip (two towers)",

@@ -3,8 +3,8 @@
 import pytest
 
 from mona_peft.finetuning import recipes
+from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.commands.train import arguments
-from mona_peft.finetuning.settings import parse_arguments
 from mona_peft.finetuning.training.config import TrainingConfig
 
 

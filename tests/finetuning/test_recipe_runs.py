@@ -7,7 +7,7 @@ from transformers import ViTImageProcessor
 
 from mona_peft.finetuning import recipes
 from mona_peft.finetuning.commands.train import read
-from mona_peft.finetuning.settings import read_mapping
+from mona_peft.finetuning.recipe_files import read_mapping
 from mona_peft.finetuning.study.variants import PAPER_METHODS
 from tests.finetuning.official_layouts import LAYOUTS, tiny_flags
 from tests.finetuning.tasks.tiny_dense import write_swin, write_vit

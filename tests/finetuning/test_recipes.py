@@ -5,9 +5,10 @@ import shlex
 import pytest
 
 from mona_peft.finetuning import recipes
+from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.commands.train import arguments
 from mona_peft.finetuning.data.sources.presets import PRESETS
-from mona_peft.finetuning.settings import parse_arguments, read_mapping
+from mona_peft.finetuning.recipe_files import read_mapping
 from mona_peft.finetuning.study.variants import PAPER_METHODS
 
 RECIPES = [name for name in recipes.names() if read_mapping(recipes.path(name))["dataset"] in PRESETS]

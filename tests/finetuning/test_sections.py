@@ -3,8 +3,8 @@
 import pytest
 
 from mona_peft.finetuning import sections
+from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.data.sources.config import DataConfig, SegmentationDataConfig
-from mona_peft.finetuning.settings import parse_arguments
 from mona_peft.finetuning.tasks.config import ClassificationConfig, SemanticSegmentationConfig
 from mona_peft.finetuning.training.config import TrainingConfig
 

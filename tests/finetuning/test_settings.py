@@ -5,12 +5,12 @@ from dataclasses import fields
 
 import pytest
 
+from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.commands.main import run
 from mona_peft.finetuning.costs.config import CostsConfig
 from mona_peft.finetuning.data.sources.classification import DataConfig
 from mona_peft.finetuning.data.sources.dense import ObjectDataConfig, SegmentationDataConfig
 from mona_peft.finetuning.inference.predict import PredictionConfig
-from mona_peft.finetuning.settings import parse_arguments
 from mona_peft.finetuning.study.command import AblateConfig, CompareConfig, StudyConfig
 from mona_peft.finetuning.tasks.classification import ClassificationConfig
 from mona_peft.finetuning.tasks.detection import DetectionConfig

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
+from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.data.sources.classification import DataConfig
-from mona_peft.finetuning.settings import check_values, parse_arguments
+from mona_peft.finetuning.settings import check_values
 from mona_peft.finetuning.tasks.classification import ClassificationConfig
 from mona_peft.finetuning.training.config import TrainingConfig
 

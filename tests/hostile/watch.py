@@ -150,7 +150,7 @@ class Watch:
     """Notes what a case must not do, as CPython's audit events tell it.
 
     Args:
-        root (`Path`): Folder of the process; cases may write below their own folder, in it and in caches beside it.
+        root (`Path`): Folder of the process; cases may write below their own folder, in it and in caches next to it.
     """
 
     WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND

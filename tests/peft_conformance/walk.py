@@ -1,6 +1,6 @@
-"""A random walk through the life of a model, beside one that is trivially right.
+"""A random walk through the life of a model, compared with one that is trivially right.
 
-The right model is made anew for each comparison, from a fresh base and a plain copy of each adapter's weights.
+The right model is made for each comparison, from a fresh base and a plain copy of each adapter's weights.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class ResidualAdapter(Protocol):
         """What to add to the stream after attention, of which the MLP branch sees the sum."""
 
     def beside_mlp(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
-        """What to add to the block's result beside the MLP branch, computed from the same input as that branch."""
+        """What to add to the block's result, computed from the input of the MLP branch."""
 
     def after_mlp(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """What to add to the block's result, computed from it."""
@@ -31,7 +31,7 @@ class ResidualAdapter(Protocol):
         """What to add to the stream after attention, computed from the norm's output that attention reads."""
 
     def beside_mlp_normed(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
-        """What to add to the block's result beside the MLP branch, from the norm's output that the MLP reads."""
+        """What to add to the block's result, computed from the norm's output that the MLP reads."""
 
     def stream_after_attention(
         self, hidden_states: Tensor, layout: TokenLayout

@@ -110,7 +110,7 @@ def _enable_input_require_grads(model: nn.Module) -> None:
             hooks_of_module[handle.id] = _require_output_grad
 
 
-def _require_output_grad(module: nn.Module, args: Any, output: Any) -> None:
+def _require_output_grad(module: nn.Module, args: tuple, output: object) -> None:
     for tensor in output if isinstance(output, tuple) else (output,):
         if isinstance(tensor, Tensor) and tensor.is_floating_point():
             tensor.requires_grad_(True)

@@ -117,13 +117,13 @@ def stream_width(block: nn.Module, spec: BlockSpec) -> int:
     Those of a convolutional block are the outputs of its last layer.
 
     Raises:
-        ValueError: If the entry has no parameters, or the block no layer that tells.
+        ValueError: If no layer of the entry, or of the block, tells.
     """
+    layer = _telling_layer(block, spec)
     if not spec.entry:
-        return _outputs(_last_layer(block))
-    module = _first_with_parameters(block, spec)
-    features = getattr(module, "in_features", None)  # a quantised weight has another shape
-    return features if isinstance(features, int) else next(module.parameters(recurse=False)).shape[-1]
+        return _outputs(layer)
+    features = getattr(layer, "in_features", None)  # a quantised weight has another shape
+    return features if isinstance(features, int) else next(layer.parameters(recurse=False)).shape[-1]
 
 
 def stream_type(block: nn.Module, spec: BlockSpec) -> tuple[torch.device, torch.dtype]:
@@ -132,13 +132,13 @@ def stream_type(block: nn.Module, spec: BlockSpec) -> tuple[torch.device, torch.
     Where accelerate keeps the parameters elsewhere between the calls, the device is the one it brings them to.
 
     Raises:
-        ValueError: If the entry has no parameters.
+        ValueError: If no layer of the entry, or of the block, tells.
     """
-    holder = _first_with_parameters(block, spec) if spec.entry else _last_layer(block)
-    first = next(holder.parameters(recurse=False))
+    layer = _telling_layer(block, spec)
+    first = next(layer.parameters(recurse=False))
     parameters = [first, *block.parameters()]
     dtypes = [p.dtype for p in parameters if p.is_floating_point() and p.dtype.itemsize > 1]
-    return _execution_device(holder) or first.device, dtypes[0] if dtypes else torch.get_default_dtype()
+    return _execution_device(layer) or first.device, dtypes[0] if dtypes else torch.get_default_dtype()
 
 
 def _execution_device(module: nn.Module) -> torch.device | None:
@@ -147,13 +147,29 @@ def _execution_device(module: nn.Module) -> torch.device | None:
     return next((torch.device(device) for device in devices if device is not None), None)
 
 
-def _first_with_parameters(block: nn.Module, spec: BlockSpec) -> nn.Module:
-    for module in block.get_submodule(spec.entry).modules():
-        if any(True for _ in module.parameters(recurse=False)):
-            return module
-    raise ValueError(
-        f"'{spec.entry}' of {type(block).__name__} has no parameters, so the width of the residual stream is unknown."
-    )
+def _telling_layer(block: nn.Module, spec: BlockSpec) -> nn.Module:
+    """The first module of the entry with parameters of its own; the last layer of a convolutional block.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    tap: Any = getattr(block, "_tap", None)
+    adapters = [] if tap is None or spec.entry else tap.adapters
+    holders = [
+        module
+        for name, module in block.get_submodule(spec.entry).named_modules()
+        if name.split(".")[0] not in adapters and any(True for _ in module.parameters(recurse=False))
+    ]
+    layers = holders if spec.entry else [module for module in reversed(holders) if _outputs(module)]
+    if not layers:
+        where, what = (
+            (f"'{spec.entry}' of ", "no parameters") if spec.entry else ("", "no convolution or linear layer")
+        )
+        raise ValueError(
+            f"{where}{type(block).__name__} has {what}, so the width of the residual stream is unknown. Give the "
+            "block's layout with another entry in a `BlockSpec`."
+        )
+    return layers[0]
 
 
 def keep_frozen_statistics(model: nn.Module) -> None:
@@ -169,19 +185,6 @@ def _outputs(module: nn.Module) -> int:
     """Channels that a convolution or a linear layer gives; 0 for another module."""
     channels = getattr(module, "out_channels", getattr(module, "out_features", 0))
     return channels if isinstance(channels, int) else 0
-
-
-def _last_layer(block: nn.Module) -> nn.Module:
-    """The last convolution or linear layer of a block, not of its adapters."""
-    tap: Any = getattr(block, "_tap", None)
-    adapters = [] if tap is None else tap.adapters
-    own = [module for name, module in block.named_modules() if name.split(".")[0] not in adapters]
-    layers = [module for module in own if _outputs(module) and any(True for _ in module.parameters(False))]
-    if not layers:
-        raise ValueError(
-            f"{type(block).__name__} has no convolution and no linear layer, so how many channels it gives is unknown."
-        )
-    return layers[-1]
 
 
 def _lookup(model: nn.Module, name: str, attribute: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 from torch import nn
 
@@ -107,7 +106,7 @@ class BlockSpec:
         return bool(self.refusal) and (not self.refuse_if or bool(getattr(module, self.refuse_if, False)))
 
 
-def read_block_specs(value: Any) -> list[BlockSpec] | None:
+def read_block_specs(value: object) -> list[BlockSpec] | None:
     """Turn what a configuration holds, `BlockSpec`s or their dictionaries, into `BlockSpec`s.
 
     Args:
@@ -124,7 +123,7 @@ def read_block_specs(value: Any) -> list[BlockSpec] | None:
     return [_read_one(item) for item in items]
 
 
-def _read_one(item: Any) -> BlockSpec:
+def _read_one(item: object) -> BlockSpec:
     if isinstance(item, BlockSpec):
         return item
     known = {f.name for f in fields(BlockSpec)}
@@ -133,7 +132,7 @@ def _read_one(item: Any) -> BlockSpec:
     return BlockSpec(**item)
 
 
-def _terms(name: str, value: Any) -> tuple[int | str, ...]:
+def _terms(name: str, value: int | str | Iterable[int | str]) -> tuple[int | str, ...]:
     terms = (value,) if isinstance(value, (int, str)) else tuple(value)
     if any(isinstance(term, bool) or not isinstance(term, (int, str)) for term in terms):
         raise ValueError(f"{name}={value!r} must hold numbers and names of attributes.")

@@ -156,13 +156,13 @@ class TappedBlock(nn.Module):
         return (hidden_states, *args[1:])
 
     def _tap_attention_norm(self, module: nn.Module, args: tuple, normed: Tensor) -> None:
-        """Hook of the norm before attention: compute what the adapters have beside attention."""
+        """Hook of the norm before attention: compute what the adapters compute in parallel with attention."""
         call = self._tap_reach(self._tap.spec.attention_norm)
         if call is not None:
             call.beside_attention = call.total([a.beside_attention for a in call.adapters], normed)
 
     def _tap_mlp_norm(self, module: nn.Module, args: tuple, normed: Tensor) -> None:
-        """Hook of the entry module, a norm: compute what the adapters have beside the MLP."""
+        """Hook of the entry module, a norm: compute what the adapters compute in parallel with the MLP."""
         call = self._tap_running(self._tap.spec.entry)
         if call is not None:
             call.delta = add_up([call.delta, call.total([a.beside_mlp_normed for a in call.adapters], normed)])

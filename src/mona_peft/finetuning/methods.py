@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mona_peft.finetuning.settings import check_names
+from .settings import check_names
 
 # Names and descriptions are wanted for a help text, which torch and PEFT would keep waiting: they are imported in use.
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def apply_method(model: nn.Module, name: str, head: Iterable[str] | None = None,
         name (`str`): A key of `METHODS`.
         head (`Iterable[str]`, *optional*): Paths of the modules that always train (head, neck). Found by
             [`find_head`] when left out.
-        **options: settings of the method, such as `r` for `lora` or `bottleneck_dim` for `mona`.
+        **options: Settings of the method, such as `r` for `lora` or `bottleneck_dim` for `mona`.
 
     Returns:
         `nn.Module`: The same model with its parameters frozen as the method wants, or the `PeftModel` around it.
@@ -273,7 +273,7 @@ register_adapter(
     f"{_TUNERS}.bottleneck:BottleneckConfig",
     "two bottleneck adapters a block, on the attention and MLP outputs",
 )
-register_adapter("adaptformer", f"{_TUNERS}.adaptformer:AdaptFormerConfig", "a scaled bottleneck beside each MLP")
+register_adapter("adaptformer", f"{_TUNERS}.adaptformer:AdaptFormerConfig", "a scaled bottleneck parallel to each MLP")
 register_adapter(
     "lorand", f"{_TUNERS}.lorand:LoRandConfig", "two bottleneck adapters a block made of low-rank products"
 )
@@ -283,7 +283,7 @@ register_adapter("vpt", f"{_TUNERS}.vpt:VPTConfig", "ten prompts a block", learn
 register_adapter(
     "convpass",
     f"{_TUNERS}.convpass:ConvpassConfig",
-    "two convolutional bypasses a block, beside attention and MLP",
+    "two convolutional bypasses a block, parallel to attention and MLP",
 )
 register_adapter(
     "sct", f"{_TUNERS}.sct:SCTConfig", "a map of the salient channels in each block", _select_salient_channels

@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mona_peft.finetuning.environment import (
+from .environment import (
     command_line,
     is_hub_id,
     is_public,

@@ -11,14 +11,13 @@ import re
 import shlex
 import warnings
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 
-from mona_peft.finetuning.environment import is_public, public_name
-from mona_peft.finetuning.model_card import MARK, load_arguments
-from mona_peft.finetuning.repository import ADAPTER_CONFIG, DELTA_CONFIG
-from mona_peft.finetuning.validation import read_json
+from .environment import is_public, public_name
+from .model_card import MARK, load_arguments
+from .repository import ADAPTER_CONFIG, DELTA_CONFIG
+from .validation import read_json
 
 # The call in a card of ours that loads the repository.
 LOADING = re.compile(r'mona_peft\.load\("(?:[^"\\]|\\.)*"')
@@ -102,7 +101,7 @@ def unpublished_base(folder: Path) -> str | None:
     return None
 
 
-def _forget_places(content: Any) -> bool:
+def _forget_places(content: object) -> bool:
     """Take out, at any depth, names of base models that are folders; gives back whether there was one."""
     found = False
     if isinstance(content, dict):

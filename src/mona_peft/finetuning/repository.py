@@ -17,10 +17,11 @@ from huggingface_hub.errors import HFValidationError
 from peft import PeftModel
 from torch import nn
 
-from mona_peft.finetuning.environment import TORCHVISION
 from mona_peft.finetuning.models.places import find_model
 from mona_peft.finetuning.models.weights import save_weights, trainable_names
-from mona_peft.finetuning.validation import (
+
+from .environment import TORCHVISION
+from .validation import (
     RepositoryError,
     Shapes,
     check_adapter_config,

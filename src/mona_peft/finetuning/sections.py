@@ -60,7 +60,7 @@ def settings_for(section: Mapping[str, Any]) -> dict[str, Any]:
     return {**own, "method_options": section.get("options") or {}}
 
 
-def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+def _mapping(name: str, value: object) -> Mapping[str, Any]:
     if value is not None and not isinstance(value, Mapping):
         raise ValueError(f"{name} is {value!r}; it must be a mapping.")
     return value or {}

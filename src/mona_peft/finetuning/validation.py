@@ -10,15 +10,16 @@ import json
 import re
 import subprocess
 import sys
-import types
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, get_args
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from safetensors import SafetensorError, safe_open
+
+from mona_peft.tuners.base.field_types import fits
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -88,7 +89,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _walk(content: Any) -> Iterator[tuple[str, Any, int]]:
+def _walk(content: object) -> Iterator[tuple[str, object, int]]:
     """Every value with the key that it is under and its depth."""
     waiting = [("", content, 0)]
     while waiting:
@@ -100,7 +101,7 @@ def _walk(content: Any) -> Iterator[tuple[str, Any, int]]:
             waiting += [(key, below, depth + 1) for below in value]
 
 
-def _check_value(name: str, key: str, value: Any, depth: int) -> None:
+def _check_value(name: str, key: str, value: object, depth: int) -> None:
     if depth > MOST_DEPTH:
         raise RepositoryError(f"{name} is nested more than {MOST_DEPTH} deep. {AGAIN}")
     if isinstance(value, bool) or not isinstance(value, int):
@@ -143,32 +144,11 @@ def check_adapter_config(content: dict[str, Any], name: str) -> None:
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[peft_type]
     hints = typing.get_type_hints(config_class)
     for field in fields(config_class):
-        if field.name in content and not _fits(content[field.name], hints[field.name]):
+        if field.name in content and not fits(content[field.name], hints[field.name], from_file=True):
             raise RepositoryError(
                 f"{name}: {field.name}={content[field.name]!r} must be of the type {_spoken(hints[field.name])}. "
                 f"Correct {field.name!r}."
             )
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from JSON can be what a type hint says; hints of other kinds are left to the configuration."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, one) for one in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is dict or hint is dict:
-        return isinstance(value, dict)
-    if origin in (list, set, tuple) or hint in (list, set, tuple):
-        inner = [one for one in arguments if one is not Ellipsis]
-        return isinstance(value, list) and all(not inner or any(_fits(each, one) for one in inner) for each in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (str, bool, type(None)):
-        return isinstance(value, hint)
-    return True
 
 
 def _spoken(hint: Any) -> str:
@@ -234,7 +214,7 @@ def compare_shapes(found: Shapes, wanted: Shapes, file: str, model: str, may_lac
         may_lack (`bool`): Whether tensors of the model may be missing from the file.
 
     Raises:
-        RepositoryError: With the first tensors that are missing, unknown or of another shape.
+        RepositoryError: If tensors are missing, unknown or of another shape; names the first.
     """
     missing = [] if may_lack else sorted(wanted.keys() - found.keys())
     unknown = sorted(found.keys() - wanted.keys())

@@ -122,7 +122,7 @@ def test_lines_show_the_share_of_adapters_with_labelled_axes(tmp_path, monkeypat
 
 
 def train_together(config):
-    """Steps of each method; whether the processes end up alike, and with batches of their own."""
+    """Steps of each method; whether the processes end up the same, and with batches of their own."""
     alike, batches = [], []
     for subject in build_subjects(config).values():
         for _ in range(2):

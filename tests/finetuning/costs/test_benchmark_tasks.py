@@ -81,10 +81,14 @@ def test_script_measures_the_usual_architectures(architecture, tmp_path, capsys)
         ({"architecture": "mask2former"}, "mask2former.*retinanet"),
         ({"architecture_options": "{"}, "architecture_options is no JSON"),
         ({"model": "vit-t"}, "--architecture conditional_detr"),
+        ({"model": "swin-nano"}, "has stages 1 to 2; .2, 3, 4. were asked for"),
+        ({"task": "semantic_segmentation", "architecture": "upernet", "model": "swin-nano"}, "needs 3 stages"),
+        ({"task": "instance_segmentation", "architecture": "mask2former", "model": "swin-nano"}, "needs 3 stages"),
+        ({"task": "classification", "architecture": "", "model": "swin-t"}, "its windows need 224 or more"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes, message, tmp_path):
-    config = dense_config("retinanet", tmp_path)
+    config = dense_config("retinanet", tmp_path, architecture_options="{}")
     for name, value in changes.items():
         setattr(config, name, value)
     with pytest.raises(ValueError, match=message):

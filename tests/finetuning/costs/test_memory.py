@@ -1,4 +1,4 @@
-"""What training holds beside the weights, against a count by hand."""
+"""What training holds besides the weights, against a count by hand."""
 
 import gc
 import weakref
@@ -16,7 +16,7 @@ def test_activations_gradients_and_states_are_counted_once():
     model = nn.Sequential(nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 4))
     batch = {"x": torch.randn(32, 8)}
     trained = 8 * 16 + 16 + 16 * 4 + 4
-    # The input, and the sigmoid's output, kept by the sigmoid and by the second layer alike.
+    # The input, and the sigmoid's output, kept by the sigmoid and by the second layer.
     assert training_memory(TASK, model, batch) == 4 * (32 * 8 + 32 * 16 + 3 * trained)
 
 

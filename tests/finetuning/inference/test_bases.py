@@ -69,7 +69,7 @@ def test_another_head_is_none_of_the_bases_business(root):
 
 
 def test_the_base_of_a_classifier_may_lack_norms_but_no_weights(root, tmp_path):
-    """Norms start alike wherever they are made; other missing weights would be random."""
+    """Norms start the same wherever they are made; other missing weights would be random."""
     shutil.copytree(root / "base", tmp_path / "base")
     path = tmp_path / "base" / "model.safetensors"
     tensors = load_file(path)

@@ -98,7 +98,7 @@ def test_swin_large_as_the_papers_dense_tasks_have_it():
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         backbone = SwinBackbone(config)
-        # The official code has four output norms and no norm after the last stage beside them.
+        # The official code has four output norms and no norm after the last stage.
         assert sum(p.numel() for n, p in backbone.named_parameters() if "swin.layernorm" not in n) == 194_998_164
         model = apply_method(backbone, "mona", head=())
     assert summary(model).backbone.trainable == 5_267_712

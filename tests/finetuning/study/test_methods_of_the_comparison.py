@@ -1,4 +1,4 @@
-"""The methods beside `mona`, `full`, `fixed` and `lora`: what they train, and that what they save loads again."""
+"""The methods other than `mona`, `full`, `fixed` and `lora`: what they train, and that what they save loads again."""
 
 import pytest
 import torch

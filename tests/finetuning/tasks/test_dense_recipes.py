@@ -6,11 +6,11 @@ import pytest
 import yaml
 
 from mona_peft.finetuning import recipes
+from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.commands.train import TASK_WORDS, arguments
 from mona_peft.finetuning.models.architectures import ARCHITECTURES
 from mona_peft.finetuning.models.cascade_mask_rcnn import CascadeMaskRCNNConfig
 from mona_peft.finetuning.models.retinanet import RetinaNetConfig
-from mona_peft.finetuning.settings import parse_arguments
 from mona_peft.finetuning.study.variants import PAPER_METHODS
 from tests.finetuning.test_recipes import OPTIONS, commands
 

@@ -21,7 +21,7 @@ from mona_peft.finetuning.study.demo import run_dense_demo
 from mona_peft.finetuning.study.testbeds.scene_models import MODELS
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.run_folder import read_log
-from tests.finetuning.tasks.tiny_dense import ARCHITECTURES, SCENES, SIZES, tiny_task, tiny_training, write_swin
+from tests.finetuning.tasks.tiny_dense import ARCHITECTURES, SCENES, SIZES, tiny_task, tiny_training
 from tests.finetuning.training.killing import kill_until_done
 from tests.finetuning.training.launching import ROOT, launch
 from tests.finetuning.training.test_kill import assert_same_run
@@ -32,11 +32,6 @@ SCRIPTS = {
     "retinanet": "train_detection.py",
     "cascade_mask_rcnn": "train_instance_segmentation.py",
 }
-
-
-@pytest.fixture(scope="module")
-def swin(tmp_path_factory):
-    return write_swin(tmp_path_factory.mktemp("swin"))
 
 
 def train(architecture, swin, folder, resume):

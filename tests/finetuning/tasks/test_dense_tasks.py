@@ -24,19 +24,7 @@ from tests.finetuning.tasks.tiny_dense import (
     batch_of,
     tiny_task,
     tiny_training,
-    write_swin,
-    write_vit,
 )
-
-
-@pytest.fixture(scope="module")
-def swin(tmp_path_factory):
-    return write_swin(tmp_path_factory.mktemp("swin"))
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory):
-    return write_vit(tmp_path_factory.mktemp("vit"))
 
 
 def trained_parameters(model):

@@ -170,6 +170,15 @@ def test_positions_are_interpolated_as_transformers_does(tmp_path):
         set_image_size(base, 50)
 
 
+def test_windows_that_do_not_fit_into_an_image_size_are_told_before_training(tmp_path):
+    base, photos = write_swin(tmp_path / "base"), write_photos(tmp_path / "photos", each=4)
+    words = ["--dataset", str(photos), "--model", base, "--output_dir", str(tmp_path / "run"), "--cpu"]
+    with pytest.raises(ValueError, match="image_size is 16, which Swin.* does not take; its windows need 32 or more"):
+        run("train", "classification", *words, "--image_size", "16", "--report_to", "none")
+    assert not list((tmp_path / "run").glob("**/*.safetensors"))
+    assert load_classifier(base, ["a", "b"], image_size=32).training is False
+
+
 def test_image_size_decides_every_side_of_dense_tasks():
     config = SemanticSegmentationConfig(image_size=256)
     assert (config.short_side, config.long_side, config.crop_side) == (256, 1024, 256)

@@ -13,17 +13,7 @@ from mona_peft.finetuning.data.dense.segmentation import LabelledImage, Segmenta
 from mona_peft.finetuning.models.backbones import find_backbone_module
 from mona_peft.finetuning.tasks.detection import DetectionConfig
 from mona_peft.finetuning.training import Trainer
-from tests.finetuning.tasks.tiny_dense import batch_of, tiny_task, tiny_training, write_swin, write_vit
-
-
-@pytest.fixture(scope="module")
-def swin(tmp_path_factory):
-    return write_swin(tmp_path_factory.mktemp("swin"))
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory):
-    return write_vit(tmp_path_factory.mktemp("vit"))
+from tests.finetuning.tasks.tiny_dense import batch_of, tiny_task, tiny_training
 
 
 @pytest.mark.parametrize("method", ["full", "bitfit", "norm", "mona", "fixed"])

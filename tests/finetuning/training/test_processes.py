@@ -37,7 +37,7 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path, compiled):
         shutil.rmtree(tmp_path / "two" / "checkpoint-00000010")
         written = (tmp_path / "two" / "checkpoint-00000005").stat().st_mtime_ns
         launch("src/mona_peft/finetuning/recipes/accelerate/cpu.yaml", SCRIPT, [*as_flags(*run), "--resume"])
-        assert (tmp_path / "two" / "checkpoint-00000005").stat().st_mtime_ns == written, "it started anew"
+        assert (tmp_path / "two" / "checkpoint-00000005").stat().st_mtime_ns == written, "it started again"
     one, two = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("one", "two"))
     assert one["steps"] == two["steps"] == 10
     for split, size in (("validation", 100), ("test", 600)):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.costs.config import CostsConfig, OutputConfig
-from mona_peft.finetuning.settings import parse_arguments
 
 from .command import Command, Job, program
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.models.names import DENSE_TASKS
-from mona_peft.finetuning.settings import Settings, option, parse_arguments
+from mona_peft.finetuning.settings import Settings, option
 from mona_peft.finetuning.study.config import DemoConfig, DenseDemoConfig
 
 from .command import Command, Job, program

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.data.sources.config import DataConfig
 from mona_peft.finetuning.inference.config import PredictionConfig
-from mona_peft.finetuning.settings import parse_arguments
 
 from .command import Command, Job, program
 

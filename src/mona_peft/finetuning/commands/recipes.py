@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from mona_peft.finetuning import recipes
-from mona_peft.finetuning.settings import parse_arguments
+from mona_peft.finetuning.command_line import parse_arguments
 
 from .command import Command, Job, program
 

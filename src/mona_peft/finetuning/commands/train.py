@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mona_peft.finetuning.settings import read_command_line, refuse_unused
+from mona_peft.finetuning.command_line import read_command_line
+from mona_peft.finetuning.settings import refuse_unused
 from mona_peft.finetuning.study.config import DemoConfig, DenseDemoConfig
 from mona_peft.finetuning.tasks.config import TASK_SETTINGS
 from mona_peft.finetuning.training.config import TrainingConfig

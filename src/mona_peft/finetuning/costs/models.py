@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
     PretrainedConfig,
+    PreTrainedModel,
     SwinConfig,
     ViTConfig,
 )
@@ -55,6 +55,6 @@ def model_config(name: str, image_size: int) -> PretrainedConfig:
     raise ValueError(f"model={name!r} is neither one of {[*SWIN_SIZES, *VIT_SIZES]} nor a path to a configuration.")
 
 
-def build_model(config: PretrainedConfig) -> nn.Module:
+def build_model(config: PretrainedConfig) -> PreTrainedModel:
     """Make a classifier with weights at random."""
     return AutoModelForImageClassification.from_config(config)

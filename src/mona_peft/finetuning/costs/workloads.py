@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, ViTImageProcessor
 
 from mona_peft.finetuning.data.embedded.scenes import SceneSettings
 from mona_peft.finetuning.models.backbones import find_backbone_module
+from mona_peft.finetuning.models.positions import check_image_size
 from mona_peft.finetuning.tasks.dense import freeze_final_norm
 from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
 
@@ -58,7 +59,9 @@ class Classification(Workload):
 
     def __init__(self, config: CostsConfig, rank: int) -> None:
         dtype = getattr(torch, config.dtype)
-        self.base = build_model(model_config(config.model, config.image_size)).to(dtype)
+        model = build_model(model_config(config.model, config.image_size))
+        check_image_size(model, config.image_size)
+        self.base = model.to(dtype)
         generator = torch.Generator().manual_seed(config.seed + rank)
         sizes = (config.batch_size, 3, config.image_size, config.image_size)
         images = torch.randn(sizes, generator=generator).to(dtype)

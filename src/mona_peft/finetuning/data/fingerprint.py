@@ -21,7 +21,7 @@ def digest(parts: Iterable[Any]) -> str:
     return hashed.hexdigest()[:16]
 
 
-def source_name(source: Any) -> str:
+def source_name(source: object) -> str:
     """A file's name without its folder, which may move; of anything else, what it says of itself."""
     return source.name if isinstance(source, Path) else str(source)
 

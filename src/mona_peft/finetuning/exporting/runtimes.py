@@ -104,7 +104,7 @@ def write_torch(graph: Graph, path: Path, precision: str) -> None:
 
 
 def store_torch(path: Path, graph: Graph, facts: dict[str, Any]) -> None:
-    """Write facts beside an exported program, in the same file."""
+    """Write facts about an exported program into its file."""
     torch.export.save(graph.program, path, extra_files={FACTS: json.dumps(facts)})
 
 

@@ -129,6 +129,6 @@ def read_processor(repository: Repository, base: Base | None, code: bool, dense:
     return processor
 
 
-def _numbers(value: Any) -> list[float]:
+def _numbers(value: object) -> list[float]:
     values = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
     return [each for each in values if isinstance(each, int | float)]

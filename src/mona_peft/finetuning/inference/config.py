@@ -22,7 +22,9 @@ class PredictionConfig(Settings):
     top_k: int = option(5, "Labels an image.", least=1)
     output: str | None = option(None, f"File to write the results to: {', '.join(OUTPUT_SUFFIXES)}.")
     draw_dir: str | None = option(None, "Folder for pictures of boxes, masks or label maps (dense models).")
-    threshold: float = option(0.5, "Objects with a lower score are left out (dense models).", least=0, most=1)
+    threshold: float = option(
+        0.5, "Objects with a lower score are left out (dense models); 0.3 shows more.", least=0, most=1
+    )
     cpu: bool = option(False, "Predict on the CPU even if there is an accelerator.")
 
     def __post_init__(self) -> None:

@@ -51,8 +51,8 @@ class ProposalNetwork(RegionProposalNetwork):
     """A proposal network that assigns objects to anchors as mmdetection's `MaxIoUAssigner` with `allowed_border=0`.
 
     Anchors that reach over the border of the image (without its padding) do not train. An object without an anchor
-    above the threshold takes its best ones, but none that overlap less than `LEAST_OVERLAP`. Targets need a `size`
-    beside `boxes`: height and width of the image.
+    above the threshold takes its best ones, but none that overlap less than `LEAST_OVERLAP`. Targets have a `size`
+    as well as `boxes`: height and width of the image.
     """
 
     def assign_targets_to_anchors(

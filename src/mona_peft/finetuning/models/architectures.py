@@ -50,6 +50,7 @@ class Architecture:
             models compute it, all in one way.
         find (`Callable`, *optional*): `find(model, batch)` gives the objects of each image. `None` where the outputs
             are logits of a label map.
+        least_stages (`Callable`): `least_stages(config)` gives how many stages of a backbone its configuration needs.
     """
 
     task: str
@@ -58,6 +59,7 @@ class Architecture:
     stages: tuple[int, ...] = ()
     loss: Callable[[nn.Module, Batch], Tensor] | None = None
     find: Callable[[nn.Module, Batch], list[Objects]] | None = None
+    least_stages: Callable[[Any], int] = lambda config: 1
 
     @property
     def options(self) -> frozenset[str]:
@@ -73,7 +75,12 @@ class Architecture:
 
 #: By the name on the command line.
 ARCHITECTURES = {
-    "upernet": Architecture("semantic_segmentation", OfficialUperNetConfig, OfficialUperNet),
+    "upernet": Architecture(
+        "semantic_segmentation",
+        OfficialUperNetConfig,
+        OfficialUperNet,
+        least_stages=lambda config: 3 if config.use_auxiliary_head else 1,  # that head reads the third
+    ),
     "segformer": Architecture("semantic_segmentation", BackboneSegformerConfig, BackboneSegformer),
     # The paper's RetinaNet leaves out the first stage, and makes P6 and P7 itself.
     "retinanet": Architecture(
@@ -96,6 +103,7 @@ ARCHITECTURES = {
         Mask2FormerForUniversalSegmentation,
         loss=mask2former_loss,
         find=find_masks,
+        least_stages=lambda config: 3,
     ),
 }
 

@@ -34,10 +34,10 @@ def build_model(
             if left out.
         drop_path (`float`, *optional*): Stochastic depth rate of the last block, on both branches; the backbone's
             own, as transformers applies it, if left out.
-        **options: settings of the architecture's configuration.
+        **options: Settings of the architecture's configuration.
 
     Raises:
-        ValueError: If there is no such architecture, or it has no such settings.
+        ValueError: If there is no such architecture, it has no such settings, or it needs more stages.
     """
     row = check_architecture(architecture, options)
     name_or_path = absolute_if_folder(name_or_path)
@@ -51,6 +51,12 @@ def build_model(
     else:
         backbone = backbone_config(name_or_path, out_indices or row.stages, drop_path)
         config = row.config_class(backbone_config=backbone, **labels, **options)
+        found, least = len(backbone.out_indices), row.least_stages(config)
+        if found < least:
+            raise ValueError(
+                f"The architecture {architecture!r} needs {least} stages of a backbone, but gets {found} of this "
+                f"{backbone.model_type} model; take a backbone with more, other out_indices, or another architecture."
+            )
         model = build_around_backbone(config, row.model_class, name_or_path)
     if drop_path is not None:
         drop_mlp_branches(model)

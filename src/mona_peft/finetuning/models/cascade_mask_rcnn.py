@@ -32,7 +32,7 @@ class CascadeMaskRCNNConfig(DetectorConfig):
         head_norm (`str`): Norm of the box heads' convolutions: `batch`, `sync` (batch norm over all processes, the
             paper's), `group`, `frozen` or `none`.
         heads (`dict`, *optional*): Settings of `CascadeSettings` other than classes and channels.
-        **kwargs: of `DetectorConfig`.
+        **kwargs: Of `DetectorConfig`.
     """
 
     model_type = "mona_cascade_mask_rcnn"
@@ -110,7 +110,7 @@ class CascadeMaskRCNNForInstanceSegmentation(DetectorModel):
             pixel_values (`Tensor`): `(B, 3, H, W)`, padded at right and bottom.
             sizes (`Tensor`): `(B, 2)`, height and width before padding.
             targets (`list[Objects]`, *optional*): By image `boxes` `(N, 4)`, `labels` from 0, `masks` `(N, H, W)`.
-            **kwargs: passed on by wrappers, of no effect.
+            **kwargs: Passed on by wrappers, of no effect.
 
         Raises:
             ValueError: If the model is in training mode without targets.

@@ -17,7 +17,7 @@ from mona_peft.finetuning.validation import first_line
 
 from .drop_path import drop_mlp_branches, set_drop_path
 from .places import find_model
-from .positions import set_image_size
+from .positions import check_image_size, set_image_size
 from .pretrained import quiet_loading
 
 
@@ -66,6 +66,7 @@ def load_classifier(
                 f"{name_or_path} takes images of {own} pixels alone; leave image_size out, or take timm's."
             )
         set_image_size(model, image_size)
+        check_image_size(model, image_size)
     if name_or_path.startswith(TORCHVISION):
         model.config.name_or_path = model.name_or_path = name_or_path
     return model

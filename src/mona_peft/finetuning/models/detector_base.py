@@ -46,7 +46,7 @@ class DetectorConfig(PretrainedConfig):
         score_threshold (`float`): Detections below it are dropped.
         nms_threshold (`float`): Overlap above which the weaker of two detections of a class is dropped.
         max_detections (`int`): Kept of an image.
-        **kwargs: of `PretrainedConfig`.
+        **kwargs: Of `PretrainedConfig`.
     """
 
     has_no_defaults_at_init = True

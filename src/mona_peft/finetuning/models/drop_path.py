@@ -7,8 +7,6 @@ Adapters on the MLP's own layers are inside the branch and go with it; Mona's ac
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.models.swin.modeling_swin import SwinDropPath, SwinLayer
@@ -24,7 +22,7 @@ class _DropBranch:
     def __init__(self, rate: float) -> None:
         self.drop_path = SwinDropPath(rate)
 
-    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         return self.drop_path(output) if module.training else output
 
 

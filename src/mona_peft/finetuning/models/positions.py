@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from mona_peft.finetuning.validation import first_line
 
 from .pretrained import load_fitting
 
@@ -44,6 +46,40 @@ def set_image_size(model: PreTrainedModel, side: int) -> None:
         model.config.image_size = side
 
 
+def check_image_size(model: PreTrainedModel, side: int) -> None:
+    """See, with one blank image, that a model takes images of this side.
+
+    Args:
+        model (`PreTrainedModel`): Of transformers, with what `set_image_size` does done.
+        side (`int`): Pixels.
+
+    Raises:
+        ValueError: If it does not: Swin's windows, for example, must fit into its last grid.
+    """
+    channels = getattr(model.config, "num_channels", 3)
+    blank = torch.zeros(1, channels, side, side, dtype=model.dtype, device=model.device)
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(pixel_values=blank)
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        least = _least_for_windows(model.config)
+        remedy = "give another" if least is None or side >= least else f"its windows need {least} or more"
+        raise ValueError(
+            f"image_size is {side}, which {type(model).__name__} does not take; {remedy} ({first_line(error)})."
+        ) from error
+    finally:
+        model.train(was_training)
+
+
+def _least_for_windows(config: PretrainedConfig) -> int | None:
+    """The side with which the last grid of a Swin has as many patches as its windows, which do not shrink."""
+    window, patch, depths = (getattr(config, name, None) for name in ("window_size", "patch_size", "depths"))
+    if not isinstance(window, int) or not isinstance(patch, int) or depths is None:
+        return None
+    return window * patch * 2 ** (len(depths) - 1)
+
+
 def _tables(model: nn.Module) -> Iterator[nn.Module]:
     """The embeddings with a learned table of positions that they interpolate only when asked to."""
     for module in list(model.modules()):
@@ -54,7 +90,7 @@ def _tables(model: nn.Module) -> Iterator[nn.Module]:
                 yield module
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 

@@ -25,7 +25,7 @@ class RetinaNetConfig(DetectorConfig):
     Args:
         norm_groups (`int`): Groups of a group norm after each convolution of the head; 0 for none, as in the paper.
             A narrow head needs one: its initial weights (normal of 0.01) are made for 256 channels.
-        **kwargs: of `DetectorConfig`.
+        **kwargs: Of `DetectorConfig`.
     """
 
     model_type = "mona_retinanet"
@@ -103,7 +103,7 @@ class RetinaNetForObjectDetection(DetectorModel):
             pixel_values (`Tensor`): `(B, 3, H, W)`, padded at right and bottom.
             sizes (`Tensor`): `(B, 2)`, height and width before padding.
             targets (`list[Objects]`, *optional*): By image: `boxes` `(N, 4)` and `labels` `(N,)` from 0.
-            **kwargs: passed on by wrappers, of no effect.
+            **kwargs: Passed on by wrappers, of no effect.
         """
         images = image_list(pixel_values, sizes)
         features = list(self.pyramid(pixel_values).values())

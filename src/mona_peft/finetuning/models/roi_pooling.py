@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ class RegionPooling(nn.Module):
         self.strides = list(strides)
         self.output_size = output_size
 
-    def forward(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor], sizes: Any = None) -> Tensor:
+    def forward(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor], sizes: object = None) -> Tensor:
         """Pool regions.
 
         Args:

@@ -18,7 +18,7 @@ class BackboneSegformerConfig(PretrainedConfig):
         backbone_config (`PretrainedConfig` or `dict`): With `out_features`.
         decoder_hidden_size (`int`): Width of the head.
         classifier_dropout_prob (`float`): Dropout before the last layer.
-        **kwargs: of `PretrainedConfig`.
+        **kwargs: Of `PretrainedConfig`.
     """
 
     model_type = "mona_backbone_segformer"

@@ -20,7 +20,7 @@ class ViTBackboneConfig(BackboneConfigMixin, ViTConfig):
     Args:
         out_features (`list[str]`, *optional*): Among `stem`, `stage1`, `stage2`, ... (`stageN` is the Nth block).
         out_indices (`list[int]`, *optional*): The same as indices.
-        **kwargs: of `ViTConfig`.
+        **kwargs: Of `ViTConfig`.
     """
 
     model_type = "mona_vit_backbone"

@@ -11,11 +11,11 @@ NOT_DRAWN = {"kind", "step", "epoch", "num_samples", "grad_norm", *TIMED}
 
 
 def draw_curves(records: Sequence[dict[str, Any]], picture: Path) -> None:
-    """Draw a panel a figure from the records of a run.
+    """Draw a panel for each metric from the records of a run.
 
     Args:
         records (`Sequence[dict[str, Any]]`): Those of `metrics.jsonl`, each with its `kind` and `step`.
-        picture (`Path`): The PNG to write; none is written where there is no figure.
+        picture (`Path`): The PNG to write; none is written where there is no metric.
     """
     from matplotlib.figure import Figure
 

@@ -14,7 +14,8 @@ from mona_peft.finetuning import recipes
 from mona_peft.finetuning.arguments import flag_of
 from mona_peft.finetuning.costs.counts import count_all, format_counts
 from mona_peft.finetuning.environment import command_line, package_versions
-from mona_peft.finetuning.settings import read_mapping, refuse_unused
+from mona_peft.finetuning.recipe_files import read_mapping
+from mona_peft.finetuning.settings import refuse_unused
 from mona_peft.finetuning.training.config import TrainingConfig
 
 from .ablations import DEFAULT_LABEL, ablation_variants

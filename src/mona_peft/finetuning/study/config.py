@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mona_peft.finetuning.arguments import Program
+from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.models.names import TASKS
-from mona_peft.finetuning.settings import Settings, option, parse_arguments
+from mona_peft.finetuning.settings import Settings, option
 from mona_peft.finetuning.tasks.config import TASK_SETTINGS
 from mona_peft.finetuning.training.config import TrainingConfig
 

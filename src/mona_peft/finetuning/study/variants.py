@@ -91,7 +91,7 @@ def check_labels(variants: Iterable[Variant]) -> None:
     """Refuse a study in which two variants have one name.
 
     Raises:
-        ValueError: Naming it.
+        ValueError: If there are; names it.
     """
     labels = [variant.label for variant in variants]
     twice = sorted({label for label in labels if labels.count(label) > 1})

@@ -12,8 +12,8 @@ from mona_peft.finetuning.models.names import CLASSIFICATION, DETECTORS, INSTANC
 from mona_peft.finetuning.settings import Settings, check_names, check_values, option, read_options
 
 EVALUATIONS = ("whole", "slide")
-#: The figure that runs are judged by (of boxes), by protocol. VOC2007's own is the mean at 11 recalls, as mmdetection
-#: gives it for VOC; VOC2010's and later the area. Both are always given.
+#: The metric that selects the best weights (of boxes), by protocol. The one of VOC2007 is the mean at 11 recalls, as
+#: mmdetection gives it for VOC; of VOC2010 and later the area. Both are always given.
 PROTOCOLS = {"coco": "box_ap", "voc": "ap50", "voc07": "ap50_11point"}
 SIDES = ("short_side", "long_side", "crop_side")
 
@@ -34,7 +34,10 @@ class ModelConfig(Settings):
         {}, 'Settings of the method, as JSON (or a mapping, in a recipe): {"r": 16}.'
     )
     drop_path: float | None = option(
-        None, "Stochastic depth rate of the last block; the model's own if unset.", least=0, below=1
+        None,
+        "Stochastic depth rate of the last block; 0.2 to 0.3 in the paper, the model's own if unset.",
+        least=0,
+        below=1,
     )
     by_method: dict[str, Any] = option(
         {},
@@ -57,7 +60,7 @@ class MethodSection(Settings):
     drop_path: float | None = option(None, "Its drop path, in place of the recipe's.", least=0, below=1)
 
 
-def read_section(method: str, section: Any) -> dict[str, Any]:
+def read_section(method: str, section: object) -> dict[str, Any]:
     """Check what a recipe has for one method.
 
     Args:
@@ -85,13 +88,24 @@ def read_section(method: str, section: Any) -> dict[str, Any]:
 class ClassificationConfig(ModelConfig):
     """Model, method and recipe of an image classification run."""
 
-    label_smoothing: float = option(0.0, "Share of the target spread over all classes.", least=0, most=1)
-    mixup: float = option(0.0, "Alpha of mixup; 0 for none. With cutmix too, each batch gets one of them.", least=0)
-    cutmix: float = option(0.0, "Alpha of cutmix; 0 for none.", least=0)
-    crop_scale: list[float] = option(
-        [0.08, 1.0], "Least and greatest share of the area kept by the random crop.", above=0, most=1
+    label_smoothing: float = option(
+        0.0, "Share of the target spread over all classes; 0 in the paper, 0.1 for many classes.", least=0, most=1
     )
-    horizontal_flip: float = option(0.5, "Probability of mirroring a training image.", least=0, most=1)
+    mixup: float = option(
+        0.0,
+        "Alpha of mixup; 0 (recommended for few images) for none. With cutmix too, each batch gets one of them.",
+        least=0,
+    )
+    cutmix: float = option(0.0, "Alpha of cutmix; 0 (recommended for few images) for none.", least=0)
+    crop_scale: list[float] = option(
+        [0.08, 1.0],
+        "Least and greatest share of the area kept by the random crop; 0.5 1 for what fills the image.",
+        above=0,
+        most=1,
+    )
+    horizontal_flip: float = option(
+        0.5, "Probability of mirroring a training image; 0 where left and right mean something.", least=0, most=1
+    )
     resize_ratio: float = option(256 / 224, "Resized short side over crop side of test images.", least=1)
     interpolation: str = option(
         "bicubic",
@@ -120,12 +134,16 @@ class DenseConfig(ModelConfig):
     freeze_patch_embedding: bool = option(
         False, "Train nothing of the patch embedding, whatever the method trains, as in the paper's VOC runs."
     )
-    gradient_checkpointing: bool = option(False, "Recompute the backbone in the backward pass, for less memory.")
+    gradient_checkpointing: bool = option(
+        False, "Recompute the backbone in the backward pass, for less memory; if a batch does not fit."
+    )
     short_side: int = option(
         800, "Shorter side of test images, pixels, unless the longer one exceeds long_side.", least=1
     )
     long_side: int = option(1333, "Most pixels of the longer side.", least=1)
-    horizontal_flip: float = option(0.5, "Probability of mirroring a training image.", least=0, most=1)
+    horizontal_flip: float = option(
+        0.5, "Probability of mirroring a training image; 0 where left and right mean something.", least=0, most=1
+    )
 
     def __post_init__(self) -> None:
         """Check what can be checked without data or model."""
@@ -183,7 +201,7 @@ class ObjectConfig(DenseConfig):
 
     @property
     def metric(self) -> str:
-        """The figure that runs are judged by: the protocol's own."""
+        """The metric that selects the best weights: the protocol's own."""
         return PROTOCOLS[self.protocol]
 
 
@@ -210,7 +228,7 @@ class InstanceSegmentationConfig(ObjectConfig):
 
     @property
     def metric(self) -> str:
-        """The figure that runs are judged by."""
+        """The metric that selects the best weights."""
         return "mask_ap"
 
 
@@ -247,7 +265,7 @@ class SemanticSegmentationConfig(DenseConfig):
 
     @property
     def metric(self) -> str:
-        """The figure that runs are judged by."""
+        """The metric that selects the best weights."""
         return "mean_iou"
 
 

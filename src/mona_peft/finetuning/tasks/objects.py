@@ -155,7 +155,7 @@ class ObjectMeter(Meter):
         ]
         truth = to_coco(images, self.data.categories, {image.id: str(image.id) for image in images})
         figures = coco_average_precision(rows, truth, self.with_masks)
-        # JSON knows no NaN: a figure that is not defined is left out.
+        # JSON knows no NaN: a metric that is not defined is left out.
         return {k: v for k, v in figures.items() if not (isinstance(v, float) and math.isnan(v))}
 
 

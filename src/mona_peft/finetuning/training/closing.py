@@ -27,7 +27,7 @@ def evaluation_line(
     Args:
         epoch (`float`): Epochs done.
         loss (`float`): On the validation split where the task computes it there, else of the last training step.
-        metric (`str`): The figure by which the best weights are chosen.
+        metric (`str`): The metric that selects the best weights.
         value (`float`): Its value.
         best (`float`, *optional*): Its best value so far.
         best_epoch (`float`): When that was.
@@ -61,7 +61,7 @@ def _table(figures: Mapping[str, Any], splits: list[str], metrics: Iterable[str]
     return _aligned(rows)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

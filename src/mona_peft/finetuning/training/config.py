@@ -20,14 +20,18 @@ class TrainingConfig(Settings):
     resume: bool = option(False, "Go on from the newest whole checkpoint in output_dir.")
     num_epochs: int = option(100, "Passes over the training data.", least=1)
     max_steps: int | None = option(None, "Stop after this many optimiser steps, whatever num_epochs says.", least=1)
-    batch_size: int = option(16, "Training samples a process and forward pass.", least=1)
+    batch_size: int = option(
+        16, "Training samples a process and forward pass; 16 in the paper's classification runs.", least=1
+    )
     eval_batch_size: int | None = option(
         None, "Samples a process and forward pass in evaluation; batch_size if unset.", least=1
     )
     auto_batch_size: bool = option(False, "Halve batch_size (and double accumulation) until it fits in memory.")
     gradient_accumulation_steps: int = option(1, "Forward passes summed up in one optimiser step.", least=1)
     learning_rate: float = option(5e-4, "Learning rate after warm-up.", above=0)
-    weight_decay: float = option(0.05, "AdamW weight decay; never on layer norms or position tables.", least=0)
+    weight_decay: float = option(
+        0.05, "AdamW weight decay; 0.05 in most recipes; never on layer norms or position tables.", least=0
+    )
     weight_decay_on: str = option(
         "weights",
         "weights: matrices and kernels alone; all_but_layer_norms: biases, scales and batch norms too, as in the "
@@ -37,8 +41,10 @@ class TrainingConfig(Settings):
     adam_beta1: float = option(0.9, "AdamW's first decay rate.", least=0, below=1)
     adam_beta2: float = option(0.999, "AdamW's second decay rate.", least=0, below=1)
     schedule: str = option("cosine", f"Learning rate after warm-up: one of {', '.join(SCHEDULES)}.", choices=SCHEDULES)
-    warmup_epochs: float = option(0.0, "Epochs of linear warm-up (added to warmup_steps).", least=0)
-    warmup_steps: int = option(0, "Optimiser steps of linear warm-up.", least=0)
+    warmup_epochs: float = option(
+        0.0, "Epochs of linear warm-up (added to warmup_steps); 20 of 100 in the paper.", least=0
+    )
+    warmup_steps: int = option(0, "Optimiser steps of linear warm-up; 500 to 1500 for dense tasks.", least=0)
     warmup_ratio: float | None = option(
         None, "Share of the rate that warm-up starts at; 0.001 in mmcv, one step's share if unset.", least=0, most=1
     )
@@ -51,13 +57,19 @@ class TrainingConfig(Settings):
         0.01, "Where cosine and linear schedules end, as a share of learning_rate.", least=0, most=1
     )
     step_epochs: list[int] = option([], "Epochs at which the step schedule divides the rate by 10.", least=1)
-    max_grad_norm: float | None = option(5.0, "Greatest norm of the gradient; none for no clipping.", above=0)
-    mixed_precision: str = option("no", f"One of {', '.join(PRECISIONS)}.", choices=PRECISIONS)
+    max_grad_norm: float | None = option(
+        5.0, "Greatest norm of the gradient; lower it if the loss leaps; none for no clipping.", above=0
+    )
+    mixed_precision: str = option(
+        "no", f"One of {', '.join(PRECISIONS)}; bf16 (recommended) on GPUs that have it.", choices=PRECISIONS
+    )
     seed: int = option(0, "Seeds weights, data order, augmentation and dropout.", least=0, below=2**32)
     deterministic: bool = option(False, "Use deterministic kernels only (slower on GPUs).")
-    num_workers: int = option(0, "Data loading processes for each training process.", least=0)
-    channels_last: bool = option(False, "Keep images channels-last in memory.")
-    torch_compile: bool = option(False, "Compile the model.")
+    num_workers: int = option(0, "Data loading processes for each training process; 4 to 8 with a GPU.", least=0)
+    channels_last: bool = option(
+        False, "Keep images channels-last in memory; faster for convolutional models on GPUs."
+    )
+    torch_compile: bool = option(False, "Compile the model; worth its minutes in long runs.")
     torch_compile_backend: str = option("inductor", "Which compiler of torch.compile.")
     cpu: bool = option(False, "Train on the CPU even if there is an accelerator.")
     process_timeout: float = option(

@@ -49,7 +49,7 @@ def naming_lost_processes(accelerator: Accelerator, seconds: float) -> Iterator[
     """Say what it means if a process waited for another in vain.
 
     Raises:
-        ConnectionError: In place of an error of the backend that tells of a lost process.
+        ConnectionError: If another process was lost, in place of the backend's error.
     """
     try:
         yield
@@ -84,7 +84,7 @@ class StopRequest:
             self.previous = signal.signal(signal.SIGTERM, self._ask)
         return self
 
-    def __exit__(self, *raised: Any) -> None:
+    def __exit__(self, *raised: object) -> None:
         if self.previous is not None:
             signal.signal(signal.SIGTERM, self.previous)
 

@@ -34,7 +34,7 @@ class Progress:
         step (`int`): Optimiser steps done.
         epoch (`int`): Epochs finished.
         batch (`int`): Batches of the current epoch done, on each process.
-        best (`float`, *optional*): Best validation figure so far.
+        best (`float`, *optional*): Best validation metric so far.
         best_step (`int`): The step that reached it.
         evaluations_since_best (`int`): For early stopping.
     """
@@ -66,7 +66,7 @@ class Trainer(PreparedRun):
         """Train to the end and load the best weights.
 
         Returns:
-            `dict[str, Any]`: Steps, seconds, best validation figure and its step.
+            `dict[str, Any]`: Steps, seconds, best validation metric and its step.
 
         Raises:
             FloatingPointError: If the loss or a weight is not finite.

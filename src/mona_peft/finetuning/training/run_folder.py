@@ -141,7 +141,7 @@ def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], free: 
         )
 
 
-def _difference(before: Any, now: Any) -> str:
+def _difference(before: object, now: object) -> str:
     """Two values, of long lists only what differs."""
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now) > 3:
         pairs = [(one, other) for one, other in zip(before, now, strict=True) if one != other]

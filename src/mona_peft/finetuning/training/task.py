@@ -42,7 +42,7 @@ class Task(ABC):
 
     #: Name of the task as the Hub writes it, such as `image-classification`.
     name: str = ""
-    #: Which figure of the meter selects the best weights, unless the run names another, and which way it improves.
+    #: Which metric of the meter selects the best weights, unless the run names another, and which way it improves.
     best_metric: str = "accuracy"
     greater_is_better: bool = True
     #: True where predictions are lists of objects (boxes) rather than tensors.

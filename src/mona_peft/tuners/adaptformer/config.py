@@ -13,7 +13,7 @@ from mona_peft.tuners.bottleneck.module import ACTIVATIONS
 class AdaptFormerConfig(BlockTunerConfig):
     """Configuration of an [`AdaptFormerModel`].
 
-    AdaptFormer puts a scaled bottleneck beside the MLP of each block; both read the stream after attention
+    AdaptFormer puts a scaled bottleneck parallel to the MLP of each block; both read the stream after attention
     ("AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition", NeurIPS 2022,
     https://arxiv.org/abs/2205.13535).
 

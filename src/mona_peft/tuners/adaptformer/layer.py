@@ -31,5 +31,5 @@ class AdaptFormerLayer(TappedLayer):
         self.adaptformer_mlp[adapter_name] = self.place(adapter)
 
     def beside_mlp(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
-        """The sum of what the active adapters add beside the MLP, from the stream after attention."""
+        """The sum of what the active adapters add in parallel with the MLP, from the stream after attention."""
         return self.sum_deltas(self.adaptformer_mlp, hidden_states)

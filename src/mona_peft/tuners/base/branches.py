@@ -77,7 +77,7 @@ def refuse_uncalled(model: nn.Module, names: Collection[str], tuner: str) -> Non
         tuner (`str`): Name of the tuner, for the message.
 
     Raises:
-        ValueError: Naming the first such module, and what to do.
+        ValueError: If there is such a module; names the first, and what to do.
     """
     for name in sorted(names):
         path, _, child = name.rpartition(".")

@@ -107,7 +107,7 @@ class BlockTunerConfig(PeftConfig):
             width (`int`): Channels of its residual stream.
 
         Raises:
-            ValueError: Naming the field, the value and the largest allowed.
+            ValueError: If a size is; names the field, the value and the largest allowed.
         """
         limit = max(4 * width, LARGEST_IN_NARROW_BLOCKS)
         for name in self.sizes:
@@ -122,7 +122,7 @@ def check_count(name: str, value: object, example: int) -> None:
     """Refuse what is not a whole number of at least 1.
 
     Raises:
-        ValueError: Naming the setting, the value and an example.
+        ValueError: If it is not; names the setting, the value and an example.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number of at least 1, such as {example}.")
@@ -132,7 +132,7 @@ def check_dropout(name: str, value: object) -> None:
     """Refuse what is not a probability below 1.
 
     Raises:
-        ValueError: Naming the setting and the value.
+        ValueError: If it is not; names the setting and the value.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
         raise ValueError(f"{name}={value!r} must be a probability of at least 0 and below 1.")
@@ -142,7 +142,7 @@ def check_number(name: str, value: object, example: float) -> None:
     """Refuse what is not a number.
 
     Raises:
-        ValueError: Naming the setting, the value and an example.
+        ValueError: If it is not; names the setting, the value and an example.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name}={value!r} must be a number, such as {example}.")

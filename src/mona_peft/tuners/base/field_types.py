@@ -19,7 +19,7 @@ def check_field_types(config: Any) -> None:
         config (`PeftConfig`): A dataclass; a field for a list or a tuple may hold either, or a set.
 
     Raises:
-        ValueError: Naming the field, the value and what it may be.
+        ValueError: If there is one; names the field, the value and what it may be.
     """
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
@@ -31,20 +31,34 @@ def check_field_types(config: Any) -> None:
             )
 
 
-def fits(value: Any, annotation: Any) -> bool:
-    """Whether `value` is of the type `annotation`."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
+def fits(value: Any, annotation: Any, from_file: bool = False) -> bool:
+    """Whether `value` is of the type `annotation`.
+
+    Args:
+        value (`Any`): The value.
+        annotation (`Any`): Of a field; a list, a tuple and a set stand for each other.
+        from_file (`bool`): Whether the value comes from JSON, of which the configuration makes what is no plain type,
+            and which no configuration has checked.
+    """
+    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
     if origin in (Union, types.UnionType):
-        return any(fits(value, argument) for argument in arguments)
-    if origin is Literal:
-        return type(value) in {type(argument) for argument in arguments}  # the configuration checks which of them
-    if origin in (list, tuple):
-        return isinstance(value, (list, tuple, set)) and all(fits(item, arguments[0]) for item in value)
-    if annotation is float:
+        return any(fits(value, argument, from_file) for argument in arguments)
+    if origin is Literal:  # of a value that is not from a file, the configuration checks which of them
+        return value in arguments if from_file else type(value) in {type(argument) for argument in arguments}
+    if origin in (list, tuple, set):
+        kinds = [argument for argument in arguments if argument is not Ellipsis]
+        return isinstance(value, (list, tuple, set)) and all(
+            not kinds or any(fits(item, kind, from_file) for kind in kinds) for item in value
+        )
+    if origin is dict:
+        return isinstance(value, dict)
+    if origin is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if annotation is int:
+    if origin is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, annotation)
+    if from_file and origin not in (str, bool, type(None)):
+        return True
+    return isinstance(value, origin)
 
 
 def describe(annotation: Any) -> str:

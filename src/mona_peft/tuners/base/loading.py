@@ -46,7 +46,7 @@ def check_shapes(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], ad
     """Refuse weights of other shapes than the adapter's.
 
     Raises:
-        ValueError: With the first of the shapes that differ.
+        ValueError: If shapes differ; names the first of them.
     """
     misfits = [
         f"{key}: the file has {tuple(tensor.shape)}, the model {tuple(own[key].shape)}"

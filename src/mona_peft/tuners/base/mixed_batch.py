@@ -65,7 +65,7 @@ def check_adapter_names(tuner: BaseTuner, names: Sequence[str], args: tuple, kwa
     """Refuse names that no adapter has, another number of names than of images, and training.
 
     Raises:
-        ValueError: Naming what is wrong.
+        ValueError: If one of these holds; names it.
     """
     if tuner.training:
         raise ValueError("adapter_names is for inference: call `model.eval()` first, or train one adapter at a time.")

@@ -28,7 +28,7 @@ def check_pattern(name: str, pattern: str) -> None:
         pattern (`str`): The pattern.
 
     Raises:
-        ValueError: Naming the setting, the pattern and what to write instead.
+        ValueError: If it is one of these; names the setting, the pattern and what to write instead.
     """
     if len(pattern) > MAX_LENGTH:
         raise ValueError(f"{name} is a pattern of {len(pattern)} characters; at most {MAX_LENGTH} are allowed.")

@@ -19,7 +19,7 @@ from mona_peft.tuners.base.config import (
 class ConvpassConfig(BlockTunerConfig):
     """Configuration of a [`ConvpassModel`].
 
-    A convolutional bypass stands beside the attention and another beside the MLP of each block; each reads the
+    One convolutional bypass is parallel to the attention and another to the MLP of each block; each reads the
     normalised tokens that its branch reads ("Convolutional Bypasses Are Better Vision Transformer Adapters",
     https://arxiv.org/abs/2207.07039).
 

@@ -33,9 +33,9 @@ class ConvpassLayer(TappedLayer):
             getattr(self, f"convpass_{position}")[adapter_name] = self.place(bypass)
 
     def beside_attention(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
-        """The sum of what the active adapters add beside attention."""
+        """The sum of what the active adapters add in parallel with attention."""
         return self.sum_deltas(self.convpass_attention, normed, layout)
 
     def beside_mlp_normed(self, normed: Tensor, layout: TokenLayout) -> Tensor | None:
-        """The sum of what the active adapters add beside the MLP."""
+        """The sum of what the active adapters add in parallel with the MLP."""
         return self.sum_deltas(self.convpass_mlp, normed, layout)

@@ -10,7 +10,7 @@ from .layer import ConvpassLayer
 class ConvpassModel(TappedTuner):
     """Adds convolutional bypasses to the blocks of a vision transformer.
 
-    In Swin a bypass beside attention reads the whole grid, before it is shifted and cut into windows, as in the
+    In Swin the bypass of attention reads the whole grid, before it is shifted and cut into windows, as in the
     authors' code. Blocks with their norms behind the branches (Swin V2, timm's `ResPostBlock`) are refused: their
     branches read no normalised tokens, and the paper does not say what a bypass should read there.
 

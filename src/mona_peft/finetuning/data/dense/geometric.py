@@ -82,7 +82,7 @@ class VariedCrop(v2.Transform):
         self.side, self.most = side, most
 
     def forward(self, image: tv_tensors.Image, labels: tv_tensors.Mask) -> tuple[Tensor, Tensor]:
-        """Crop both alike."""
+        """Crop both in the same way."""
         height, width = image.shape[-2:]
         size = [min(self.side, height), min(self.side, width)]
         for _ in range(CROP_TRIES):
@@ -106,7 +106,7 @@ class PadToSquare(v2.Transform):
         self.side = side
 
     def forward(self, image: tv_tensors.Image, labels: tv_tensors.Mask) -> tuple[Tensor, Tensor]:
-        """Pad both alike."""
+        """Pad both in the same way."""
         height, width = image.shape[-2:]
         padding = [0, 0, self.side - width, self.side - height]
         return TF.pad(image, padding), TF.pad(labels, padding, fill=IGNORED)

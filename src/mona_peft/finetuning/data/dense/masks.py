@@ -145,7 +145,7 @@ def _rle_problem(segmentation: dict[str, Any], height: int, width: int) -> str |
     return None
 
 
-def _polygon_problem(polygon: Any, farthest: float) -> str | None:
+def _polygon_problem(polygon: object, farthest: float) -> str | None:
     if not isinstance(polygon, list):
         return f"has a polygon that is no list of x, y, x, y, ... but {_shortened(polygon)}"
     if len(polygon) % 2:
@@ -157,6 +157,6 @@ def _polygon_problem(polygon: Any, farthest: float) -> str | None:
     return None if good else f"has a polygon with coordinates that cannot be: {_shortened(polygon)}"
 
 
-def _shortened(value: Any, most: int = 60) -> str:
+def _shortened(value: object, most: int = 60) -> str:
     text = repr(value)
     return text if len(text) <= most else text[:most] + "..."

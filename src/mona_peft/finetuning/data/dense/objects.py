@@ -196,11 +196,11 @@ def check_entry(image: ObjectImage, categories: Mapping[int, str]) -> None:
             check_segmentation(annotation, image.height, image.width)
 
 
-def _is_box(box: Any) -> bool:
+def _is_box(box: object) -> bool:
     return isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_finite, box)) and min(box[2:]) >= 0
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 

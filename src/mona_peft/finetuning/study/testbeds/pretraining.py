@@ -109,7 +109,7 @@ def pretrain(name: str, data: ClassificationData, make: MakeModel, training: Tra
         data (`ClassificationData`): Square images of digits 0 to 4.
         make (`Callable`): Makes the classifier of its class names; its configuration knows the side of the images.
         training (`TrainingConfig`): How, and where to.
-        **recipe: of `ClassificationConfig`. Mirrored digits are other signs, so nothing is mirrored.
+        **recipe: Of `ClassificationConfig`. Mirrored digits are other signs, so nothing is mirrored.
 
     Returns:
         `Path`: Folder of the model.
