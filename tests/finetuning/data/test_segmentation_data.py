@@ -4,11 +4,20 @@ from PIL import Image, ImageOps
 
 from mona_peft.finetuning.data.dense.segmentation import load_folders, pair_folders, reduce_zero, without_unreadable
 from mona_peft.finetuning.data.embedded.scenes import SEMANTIC_NAMES, SceneSettings, compose_scene
-from mona_peft.finetuning.data.sources.ade20k import load_ade20k, load_hub_segmentation, scene_segmentation
+from mona_peft.finetuning.data.sources.ade20k import (
+    find_split_folders,
+    load_ade20k,
+    load_hub_segmentation,
+    scene_segmentation,
+)
 from tests.support.datasets import write_ade
 
 SIZES = {"train": 4, "validation": 3}
 SCENES = SceneSettings(size=64)
+
+
+def load(root, names, reduce_zero_label=False, exif_frame=None):
+    return load_folders(root, names, reduce_zero_label, exif_frame, find_split_folders(root))
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +52,11 @@ def test_any_pair_of_folders(tmp_path):
     palette = Image.fromarray(np.array([[0, 1, 1, 255]] * 3, np.uint8)).convert("P")
     palette.putdata([0, 1, 1, 255] * 3)
     palette.save(tmp_path / "annotations/train/a.png")
-    data = load_folders(tmp_path, ("ground", "sky"))
+    data = load(tmp_path, ("ground", "sky"))
     image, labels = data.read(data.splits["train"][0])
     assert image.size == (4, 3) and labels.tolist() == [[0, 1, 1, 255]] * 3
     with pytest.raises(ValueError, match="label 1"):
-        fewer = load_folders(tmp_path, ("ground",))
+        fewer = load(tmp_path, ("ground",))
         fewer.read(fewer.splits["train"][0])
     Image.new("RGB", (4, 3)).save(tmp_path / "images/train/b.jpg")
     with pytest.raises(FileNotFoundError, match="b.jpg has no label map"):
@@ -58,7 +67,7 @@ def test_bad_files_are_named_or_left_out(data, tmp_path):
     write_ade(data, tmp_path)
     bad = tmp_path / "annotations" / "training" / "ADE_00000002.png"
     bad.write_bytes(b"no image")
-    loaded = load_folders(tmp_path, data.class_names, reduce_zero_label=True)
+    loaded = load(tmp_path, data.class_names, reduce_zero_label=True)
     with pytest.raises(ValueError, match="ADE_00000002.png"):
         loaded.read(loaded.splits["train"][1])
     kept, listed = without_unreadable(loaded)
@@ -77,11 +86,11 @@ def test_labels_below_zero_and_too_many_classes_are_refused(tmp_path):
     Image.new("RGB", (2, 1)).save(tmp_path / "images/train/a.png")
     label_map = tmp_path / "annotations/train/a.tif"
     Image.fromarray(np.array([[0, -3]], np.int32)).save(label_map)
-    data = load_folders(tmp_path, ("ground", "sky"))
+    data = load(tmp_path, ("ground", "sky"))
     with pytest.raises(ValueError, match=r"a\.tif has the label -3, but there are 2 classes"):
         data.read(data.splits["train"][0])
     with pytest.raises(ValueError, match="one would have the label 255"):
-        load_folders(tmp_path, [str(number) for number in range(256)])
+        load(tmp_path, [str(number) for number in range(256)])
 
 
 TURNED = np.arange(12, dtype=np.uint8).reshape(3, 4)
@@ -110,12 +119,12 @@ def test_label_maps_turn_with_their_images(tmp_path, orientation):
         names = write_turned(tmp_path, orientation, labels if frame == "stored" else TURNED)
         Image.fromarray(np.ascontiguousarray(labels)).save(tmp_path / "annotations/train/a.png")
         told = orientation == 1 or orientation > 4  # turned by a quarter, and not square
-        data = load_folders(tmp_path, names, exif_frame=None if told else frame)
+        data = load(tmp_path, names, exif_frame=None if told else frame)
         image, read = data.read(data.splits["train"][0])
         assert image.size == ((3, 4) if orientation > 4 else (4, 3))
         assert np.array_equal(np.asarray(image)[..., 0], read)
         if not told:
-            unknown = load_folders(tmp_path, names)
+            unknown = load(tmp_path, names)
             with pytest.raises(ValueError, match=r"EXIF orientation.*does not tell.*--exif_frame stored"):
                 unknown.read(unknown.splits["train"][0])
 

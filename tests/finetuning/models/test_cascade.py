@@ -183,6 +183,28 @@ def test_first_weights_are_those_of_mmdetection():
         assert not any(layer.bias.any() for layer in layers)
 
 
+#: `target_stds` of the three stages in the official configuration.
+STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+
+
+@pytest.mark.parametrize(("number", "stds"), enumerate(STDS))
+def test_boxes_are_decoded_as_in_mmdetection(number, stds):
+    """Centres move by shares of the side, sides grow by powers of e; offsets count in standard deviations."""
+    torch.manual_seed(number)
+    settings = CascadeSettings(num_classes=2, channels=8, box_convs=0, box_features=8, mask_convs=1)
+    stage = CascadeHeads(settings, [4]).stages[number]
+    corners = torch.rand(5, 2) * 50
+    sides, offsets = torch.rand(5, 2) * 40 + 5, torch.randn(5, 4) * 2
+    found = stage.box_coder.decode(offsets, [torch.cat([corners, corners + sides], 1)])[:, 0]
+    for (x, y), (w, h), (dx, dy, dw, dh), box in zip(
+        corners.tolist(), sides.tolist(), offsets.tolist(), found.tolist(), strict=True
+    ):
+        middle_x, middle_y = x + w / 2 + w * dx * stds[0], y + h / 2 + h * dy * stds[1]
+        width, height = w * math.exp(dw * stds[2]), h * math.exp(dh * stds[3])
+        expected = [middle_x - width / 2, middle_y - height / 2, middle_x + width / 2, middle_y + height / 2]
+        assert box == pytest.approx(expected, abs=1e-3)
+
+
 def test_logits_are_averaged_over_the_stages():
     """Not probabilities: one sure stage weighs more."""
     settings = CascadeSettings(

@@ -43,6 +43,19 @@ def test_the_pyramid_of_the_paper():
     assert torch.allclose(seen[0], model.backbone(pixels).feature_maps[-1])
 
 
+def test_first_weights_of_the_pyramid_are_those_of_mmdetection():
+    """`Xavier`, uniform: the bound goes by what comes in and what goes out, of every layer, P6 and P7 too."""
+    torch.manual_seed(0)
+    model = retinanet(fpn_channels=64)
+    layers = [module for module in model.neck.modules() if isinstance(module, nn.Conv2d)]
+    assert len(layers) == 3 + 3 + 2
+    for layer in layers:
+        places = layer.kernel_size[0] ** 2
+        bound = math.sqrt(6 / (places * (layer.in_channels + layer.out_channels)))
+        assert 0.98 * bound < layer.weight.abs().max().item() <= bound
+        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1) and not layer.bias.any()
+
+
 def test_anchors_are_those_of_the_paper():
     sizes = retinanet().detector.anchor_generator.sizes
     expected = [[4 * stride * 2 ** (octave / 3) for octave in range(3)] for stride in (8, 16, 32, 64, 128)]

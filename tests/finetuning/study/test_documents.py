@@ -8,12 +8,15 @@ import pytest
 from mona_peft.finetuning.costs.config import CostsConfig
 from mona_peft.finetuning.costs.report import table
 from mona_peft.finetuning.costs.suite import Row, StartUp, Timing, as_json
-from mona_peft.finetuning.study.documents import demo_table, dense_demo_table, fill, shown, tables
+from mona_peft.finetuning.study.documents import STUDIES, demo_table, dense_demo_table, fill, shown, tables
+from mona_peft.finetuning.study.testbeds.scene_models import MODELS
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
-#: The files that the program wrote before it put command and versions into them say so.
-EARLIER = "made before command and versions were recorded"
+#: The files that a program wrote before it put all of it into them say so, by what they say: what they have.
+EARLIER = {"made before command and versions were recorded": (), "made before the command was recorded": ("versions",)}
+#: Nothing but these may be of before.
+OLD_FILES = {"benchmark/scaling.json", "serving.json", *(f"demo-dense/{name}.json" for name in MODELS)}
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
@@ -30,30 +33,56 @@ def test_the_results_page_shows_every_table():
 
 
 def files():
-    """Every committed file with figures that a document may show."""
-    demos = [
-        *RESULTS.glob("demo-dense/*.json"),
-        *RESULTS.glob("demo/*.json"),
-        *RESULTS.glob("benchmark/benchmark.json"),
-    ]
-    return sorted([*demos, *RESULTS.glob("*/results.json")])
+    """Every committed file of figures; the losses of a study belong to the results next to them."""
+    return sorted(path for path in RESULTS.rglob("*.json") if path.name != "losses.json")
+
+
+def check_origin(result, parts=("versions", "command")):
+    if "versions" in parts:
+        assert result["versions"]["torch"] and result["versions"]["mona-peft"]
+    if "command" in parts:
+        assert result["command"].startswith(("python scripts/", "mona-peft ", "python -m mona_peft "))
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(RESULTS)))
 def test_every_result_says_what_made_it(path):
     result = json.loads(path.read_text(encoding="utf-8"))
-    if result.get("note") == EARLIER:
-        assert path.parent.name == "demo-dense" and "command" not in result, "only those of before"
+    if "note" in result:
+        assert str(path.relative_to(RESULTS)) in OLD_FILES and "command" not in result, "only those of before"
+        check_origin(result, EARLIER[result["note"]])
+    elif path.name == "scaling.json":
+        for one in (one for series in result.values() for one in series):
+            check_origin(one)
     else:
-        assert result["versions"]["torch"] and result["versions"]["mona-peft"]
-        assert result["command"].startswith(("python scripts/", "mona-peft ", "python -m mona_peft "))
+        check_origin(result)
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("demo-dense/*.json")), ids=lambda path: path.stem)
-def test_no_figure_was_typed(path):
-    """The program writes floats as they are: a row of nothing but four digits was copied from a log."""
-    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
-        assert max(len(repr(value)) for value in row["test"]) > 10, row["method"]
+def test_every_folder_of_results_has_a_file_that_says_it():
+    checked = {path.parent for path in files()}
+    assert {folder for folder in RESULTS.iterdir() if folder.is_dir()} <= checked
+
+
+def floats(value):
+    """All floats of a JSON value."""
+    if isinstance(value, dict | list):
+        return [each for one in (value.values() if isinstance(value, dict) else value) for each in floats(one)]
+    return [value] if isinstance(value, float) else []
+
+
+ROWS = [
+    (path, number)
+    for path in files()
+    if path.name != "serving.json"  # its program rounds times of the processor to what they are good for
+    for number in range(len(json.loads(path.read_text(encoding="utf-8")).get("rows", [])))
+]
+
+
+@pytest.mark.parametrize(("path", "number"), ROWS, ids=lambda value: getattr(value, "parent", value))
+def test_no_figure_was_typed(path, number):
+    """The programs write floats as they are: a row of nothing but four digits was copied from a log."""
+    row = json.loads(path.read_text(encoding="utf-8"))["rows"][number]
+    figures = row["test"] if "test" in row else {name: value for name, value in row.items() if name != "learning_rate"}
+    assert max(len(repr(value)) for value in floats(figures)) > 10, row
 
 
 def test_a_figure_that_changes_changes_the_table():
@@ -81,7 +110,7 @@ def test_costs_are_read_back_from_their_file(tmp_path):
     assert results["command"] and results["versions"]["torch"]
     (tmp_path / "benchmark").mkdir()
     (tmp_path / "benchmark" / "benchmark.json").write_text(json.dumps(results))
-    for folder in ("digits", "digits-ablations", "scenes-semantic_segmentation", "demo-dense"):
+    for folder in (*STUDIES.values(), "demo-dense"):
         (tmp_path / folder).symlink_to(RESULTS / folder)
     text = tables(tmp_path)["benchmark"]
     assert table(rows) in text and results["machine"]["cpu"] in text and results["command"] in text

@@ -44,7 +44,7 @@ def test_tables_are_cut_too():
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        ({"train": TRAIN}, "has only train. Name what is missing"),
+        ({"train": TRAIN}, "has only train. Name what is missing with --train_split or --test_split"),
         ({"test": OTHER}, "has only test"),
         ({"train": [1], "test": OTHER}, "out of 1 training samples"),
         ({"train": iter(TRAIN), "test": OTHER}, "out of a stream"),

@@ -194,5 +194,20 @@ def test_the_papers_methods_all_exist():
         Variant("x", "nona")
 
 
+def test_a_preset_has_its_methods_settings_but_for_its_own():
+    """A recipe's rank, drop path and first weights are those of its presets too."""
+    options = {"lora": {"r": 8, "lora_alpha": 8}, "mona": {"bottleneck_dim": 4}, "lora16": {"lora_dropout": 0.1}}
+    names = ["lora", "lora16", "lora-official", "mona-official", "bottleneck-official"]
+    variants = method_variants(names, options, {"lora": 0.3})
+    assert [variant.options for variant in variants] == [
+        {"r": 8, "lora_alpha": 8},
+        {"r": 16, "lora_alpha": 8, "lora_dropout": 0.1},
+        {"r": 8, "lora_alpha": 1},
+        {"bottleneck_dim": 4, "init_weights": "official"},
+        {"init_weights": "official"},
+    ]
+    assert [variant.drop_path for variant in variants] == [0.3, 0.3, 0.3, None, None]
+
+
 def test_record_keeps_every_field_of_a_variant():
     assert set(Variant.__dataclass_fields__) <= set(Record.__dataclass_fields__)

@@ -60,13 +60,13 @@ SEMANTIC = ("upernet", "segformer")
 INSTANCE = ("cascade_mask_rcnn", "mask2former")
 
 
-def write_swin(folder):
+def write_swin(folder, embed_dim=8):
     """A random Swin classifier of four stages, with its processor."""
     torch.manual_seed(1)
     config = SwinConfig(
         image_size=64,
         patch_size=2,
-        embed_dim=8,
+        embed_dim=embed_dim,
         depths=[1, 1, 1, 1],
         num_heads=[1, 2, 2, 4],
         window_size=4,

@@ -21,6 +21,7 @@ COMMANDS: Commands = {
     "predict": predict.COMMAND,
     "compare": studies.COMPARE_COMMAND,
     "ablate": studies.ABLATE_COMMAND,
+    "average": studies.AVERAGE_COMMAND,
     "benchmark": benchmark.COMMAND,
     "demo": demo.COMMAND,
     "export": export.COMMAND,

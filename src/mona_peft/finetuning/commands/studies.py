@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from mona_peft.finetuning.study.config import AblateConfig, CompareConfig, parse_study
+from mona_peft.finetuning.settings import parse_arguments
+from mona_peft.finetuning.study.config import AblateConfig, AverageConfig, CompareConfig, parse_study
 
 from .command import Command, Job, program
 from .layout import is_common_in_studies
 
 COMPARE = "Compare fine-tuning methods; without a data set on scanned digits, or scenes of them, offline."
 ABLATE = "Compare settings of Mona; without a data set on scanned digits, offline."
+AVERAGE = "Put the comparisons on several data sets into one table, with their average."
 
 
 def read_comparison(words: Sequence[str]) -> Job:
@@ -32,6 +34,14 @@ def read_ablation(words: Sequence[str]) -> Job:
     )
 
 
+def read_average(words: Sequence[str]) -> Job:
+    """Read the command line of an average."""
+    examples = ("--folders studies/flowers/results studies/pets/results studies/voc/results",)
+    return partial(
+        average, *parse_arguments((AverageConfig,), words, program("average", AVERAGE, examples, positionals=""))
+    )
+
+
 def compare(*configs: Any) -> Any:
     """Compare methods."""
     from mona_peft.finetuning.study.command import run_comparison
@@ -46,5 +56,15 @@ def ablate(*configs: Any) -> Any:
     return run_ablation(*configs)
 
 
+def average(config: AverageConfig) -> Any:
+    """Average comparisons over data sets."""
+    from pathlib import Path
+
+    from mona_peft.finetuning.study.average import write_average
+
+    return write_average(config.folders, Path(config.results_dir))
+
+
 COMPARE_COMMAND = Command(COMPARE, read_comparison)
 ABLATE_COMMAND = Command(ABLATE, read_ablation)
+AVERAGE_COMMAND = Command(AVERAGE, read_average)

@@ -24,8 +24,9 @@ from .detector_base import Objects
 from .head_norms import find_head_norm
 from .roi_pooling import RegionPooling
 
-# Scales of the box offsets of each stage: the reciprocals of 0.1, 0.1, 0.2, 0.2, then of a half and a third of these.
-BOX_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
+# By what the box offsets of each stage are divided, of the official configuration: about a half and a third of the
+# first stage's. torchvision multiplies by weights, their reciprocals.
+BOX_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class CascadeSettings:
     max_detections: int = 100
 
     def __post_init__(self) -> None:
-        if not len(self.ious) == len(self.loss_weights) <= len(BOX_WEIGHTS):
+        if not len(self.ious) == len(self.loss_weights) <= len(BOX_STDS):
             raise ValueError(
-                f"ious {self.ious} and loss_weights {self.loss_weights} must be as many, at most {len(BOX_WEIGHTS)}."
+                f"ious {self.ious} and loss_weights {self.loss_weights} must be as many, at most {len(BOX_STDS)}."
             )
 
 
@@ -84,7 +85,7 @@ def make_stage(settings: CascadeSettings, number: int, strides: Sequence[int]) -
         bg_iou_thresh=iou,
         batch_size_per_image=settings.rois_per_image,
         positive_fraction=settings.positive_share,
-        bbox_reg_weights=BOX_WEIGHTS[number],
+        bbox_reg_weights=tuple(1 / std for std in BOX_STDS[number]),
         score_thresh=settings.score_threshold,
         nms_thresh=settings.nms_threshold,
         detections_per_img=settings.max_detections,

@@ -98,6 +98,7 @@ class DetectorModel(PreTrainedModel):
         self.backbone = AutoBackbone.from_config(config.backbone_config)
         strides = backbone_strides(config.backbone_config)
         self.neck = FeaturePyramidNetwork(self.backbone.channels, config.fpn_channels, extra_blocks)
+        draw_pyramid_weights(self.neck)
         self.strides = [*strides, *(strides[-1] * 2 ** (1 + n) for n in range(getattr(extra_blocks, "levels", 1)))]
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -114,6 +115,18 @@ class DetectorModel(PreTrainedModel):
         """Feature maps by level, from the finest, of images `(B, 3, H, W)`."""
         maps = self.backbone(pixel_values).feature_maps
         return self.neck(OrderedDict((str(level), feature) for level, feature in enumerate(maps)))
+
+
+def draw_pyramid_weights(neck: nn.Module) -> None:
+    """Draw a pyramid's first weights as mmdetection does: Xavier's uniform distribution, no biases.
+
+    torchvision's distribution goes by the channels that come in alone, which are many more at the coarse levels.
+    """
+    for layer in neck.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def check_hierarchy(config: PretrainedConfig) -> None:

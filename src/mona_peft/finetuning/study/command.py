@@ -30,7 +30,7 @@ from .selection import chosen_records
 from .table import REFERENCE, find_unfinished, make_rows, sort_rows
 from .testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS, DigitsTestbed
 from .testbeds.real import RealTestbed
-from .testbeds.recipes import ClassificationTestbed, DenseTestbed
+from .testbeds.recipes import METRIC_NAMES, ClassificationTestbed, DenseTestbed
 from .testbeds.scenes import SIZES as SCENES_SIZES
 from .testbeds.scenes import ScenesTestbed
 from .testbeds.testbed import Testbed
@@ -168,13 +168,13 @@ def make_plan(
     search_seeds = study.search_seeds or (embedded_search if embedded else None)
     own = {} if study.learning_rates else own_rates or {}
     rates = {v.label: tuple(f * own[v.method] for f in RATE_FACTORS) for v in variants if v.method in own}
-    first = {} if study.learning_rates else {v.label: testbed.first_rates(v) for v in variants}
+    first = {} if study.learning_rates else {v.label: grid for v in variants if (grid := testbed.first_rates(v))}
     return Plan(
         tuple(variants),
         tuple(study.learning_rates or default_rates),
         seeds,
         search_seeds or (1 if testbed.ladder else None),
-        {label: grid for label, grid in (rates | first).items() if grid},
+        rates | first,
         () if study.learning_rates else testbed.ladder,
     )
 
@@ -195,7 +195,7 @@ def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str)
     if not config.report_only:
         count = study.run(config.max_runs)
         print(f"{count} runs done, {len(study.missing())} known to be left; the same command goes on from here.")
-    results, records = collect(study, reference)
+    results, records = collect(study, reference, config.metric)
     write_report(target, results, records, testbed.greater_is_better, plan.searched)
     if config.testbed:
         chosen = chosen_records(records, testbed.greater_is_better, plan.searched)
@@ -206,20 +206,32 @@ def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str)
     return results
 
 
-def collect(study: Study, reference: str) -> tuple[Results, list[Any]]:
-    """The results of the runs a study has, best first in a comparison, in the plan's order in an ablation."""
+def collect(study: Study, reference: str, metric: str | None = None) -> tuple[Results, list[Any]]:
+    """The results of the runs a study has, best first in a comparison, in the plan's order in an ablation.
+
+    Args:
+        study (`Study`): With its runs.
+        reference (`str`): Label of the variant that the others are tested against.
+        metric (`str`, *optional*): Test figure to show; the testbed's if left out.
+
+    Raises:
+        ValueError: If there is no run, or no such figure.
+    """
     testbed, records = study.testbed, study.records()
     if not records:
         raise ValueError(f"There is no finished run in {study.runs}; run the study without --report_only.")
+    metric = metric or testbed.metric
+    if any(metric not in record.test for record in records):
+        raise ValueError(f"The runs have no figure {metric!r}; choose one of {', '.join(records[0].test)}.")
     left, searched = Counter(key.label for key in study.missing()), study.plan.searched
     finished = [record for record in records if not left[record.label]]
-    rows = make_rows(finished, testbed.metric, testbed.greater_is_better, searched, reference)
+    rows = make_rows(finished, metric, testbed.greater_is_better, searched, reference)
     if not any(row.group for row in rows):
         rows = sort_rows(rows, testbed.greater_is_better)
     results = Results(
         title=testbed.title,
         command=command_line(FREE_FLAGS),
-        metric_name=testbed.metric_name,
+        metric_name=testbed.metric_name if metric == testbed.metric else METRIC_NAMES.get(metric, metric),
         reference=reference,
         settings=settings_of(study.folder),
         versions=records[-1].versions or package_versions(),

@@ -50,6 +50,7 @@ class StudyConfig(Settings):
     held_out: float = option(
         0.1, "Share of the training images to choose on, where the data has no validation split.", above=0, below=1
     )
+    metric: str | None = option(None, "Another test figure to show, such as box_ap.")
     max_runs: int | None = option(None, "Stop after this many runs; the same command goes on from there.", least=1)
     report_only: bool = option(False, "Run nothing, write the results of the runs there are.")
 
@@ -89,6 +90,14 @@ class AblateConfig(Settings):
     backbones: list[str] = option(
         [], "Models, recipes whose model is taken, or sizes of the digits' Swin, to train with Mona and in full."
     )
+
+
+@dataclass
+class AverageConfig(Settings):
+    """The average over data sets."""
+
+    folders: list[str] = option([], "Folders of results that mona-peft compare wrote, a data set each.")
+    results_dir: str = option("outputs/average", "Where the table is written.")
 
 
 @dataclass

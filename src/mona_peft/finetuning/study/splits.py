@@ -49,7 +49,7 @@ def study_splits(splits: Mapping[str, Any], select_on: str, fraction: float) -> 
     if train is None or reported is None:
         raise ValueError(
             f"A study trains on one split and reports another; the data has only {', '.join(splits) or 'none'}. Name "
-            "what is missing."
+            "what is missing with --train_split or --test_split."
         )
     if select_on == "test":
         chosen_on = "the test split, weights too, as the paper did"

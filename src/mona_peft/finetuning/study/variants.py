@@ -22,8 +22,17 @@ PAPER_METHODS = (
     "mona",
 )
 
-#: Names of methods with settings, next to the names of methods alone.
-PRESETS: dict[str, tuple[str, dict[str, Any]]] = {"lora16": ("lora", {"r": 16}), "lora64": ("lora", {"r": 64})}
+#: Names of methods with settings, next to the names of methods alone: ranks, and what the official code has otherwise
+#: than this package by default (LoRA's scaling, which is 1 over the rank; first weights that are not zero).
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora16": ("lora", {"r": 16}),
+    "lora64": ("lora", {"r": 64}),
+    "lora-official": ("lora", {"lora_alpha": 1}),
+    **{
+        f"{method}-official": (method, {"init_weights": "official"})
+        for method in ("mona", "bottleneck", "adaptformer")
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -56,18 +65,19 @@ def method_variants(
     options: Mapping[str, Mapping[str, Any]],
     drop_paths: Mapping[str, float | None] | None = None,
 ) -> list[Variant]:
-    """One variant for each method or preset, under its own name.
+    """One variant for each method or preset, under its own name. A preset has its method's settings, but for its own.
 
     Args:
-        methods (`Iterable[str]`): Keys of `METHODS`.
-        options (`Mapping[str, Mapping[str, Any]]`): Settings by method.
+        methods (`Iterable[str]`): Keys of `METHODS` or `PRESETS`.
+        options (`Mapping[str, Mapping[str, Any]]`): Settings by method or preset.
         drop_paths (`Mapping[str, float]`, *optional*): Drop paths of their own, by method.
     """
     own = drop_paths or {}
     variants = []
     for name in methods:
         method, preset = PRESETS.get(name, (name, {}))
-        variants.append(Variant(name, method, {**preset, **options.get(name, {})}, drop_path=own.get(name)))
+        settings = {**options.get(method, {}), **preset, **options.get(name, {})}
+        variants.append(Variant(name, method, settings, drop_path=own.get(method)))
     return variants
 
 

@@ -131,19 +131,30 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def load_folders(
-    root: Path, class_names: Sequence[str], reduce_zero_label: bool = False, exif_frame: str | None = None
+    root: Path,
+    class_names: Sequence[str],
+    reduce_zero_label: bool,
+    exif_frame: str | None,
+    folders: Mapping[str, str],
 ) -> SegmentationData:
-    """Load `root/images/SPLIT` with `root/annotations/SPLIT` for every split that is there (`training` is `train`).
+    """Load `root/images/FOLDER` with `root/annotations/FOLDER`.
+
+    Args:
+        root (`Path`): The data set.
+        class_names (`Sequence[str]`): See `SegmentationData`.
+        reduce_zero_label (`bool`): See `SegmentationData`.
+        exif_frame (`str`, *optional*): See `SegmentationData`.
+        folders (`Mapping[str, str]`): Folder of each split.
 
     Raises:
         FileNotFoundError: If there is no training split.
     """
-    splits = {}
-    for folder, split in (("training", "train"), ("train", "train"), ("validation", "validation"), ("test", "test")):
-        if (root / "images" / folder).is_dir():
-            splits[split] = pair_folders(root / "images" / folder, root / "annotations" / folder)
-    if "train" not in splits:
+    if "train" not in folders:
         raise FileNotFoundError(f"There is no folder {root / 'images' / 'training'}.")
+    splits = {
+        split: pair_folders(root / "images" / folder, root / "annotations" / folder)
+        for split, folder in folders.items()
+    }
     return SegmentationData(root.name, splits, tuple(class_names), reduce_zero_label, exif_frame)
 
 

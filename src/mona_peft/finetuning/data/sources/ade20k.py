@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from typing import Any
 from mona_peft.finetuning.data.dense.segmentation import LabelledImage, SegmentationData, load_folders
 from mona_peft.finetuning.data.embedded.scenes import SEMANTIC_NAMES, SceneImage, SceneSettings
 
-from .hub import load_splits
+from .hub import load_splits, pick_splits
 from .sizes import OFFICIAL_SIZES
 
 NUM_CLASSES = 150
 
 
-def load_ade20k(root: Path, exif_frame: str | None = None) -> SegmentationData:
+def load_ade20k(
+    root: Path, exif_frame: str | None = None, wanted: Mapping[str, str | None] | None = None
+) -> SegmentationData:
     """Load ADE20K from the folder of the official archive, or the one that holds it.
 
     Warns if a split is not complete.
@@ -28,17 +31,36 @@ def load_ade20k(root: Path, exif_frame: str | None = None) -> SegmentationData:
     Args:
         root (`Path`): The folder.
         exif_frame (`str`, *optional*): See `SegmentationData`.
+        wanted (`Mapping`, *optional*): See `find_split_folders`.
 
     Raises:
         FileNotFoundError: If the training split is missing.
     """
     root = root / "ADEChallengeData2016" if (root / "ADEChallengeData2016").is_dir() else root
-    data = load_folders(root, ade20k_names(root), True, exif_frame)
+    data = load_folders(root, ade20k_names(root), True, exif_frame, find_split_folders(root, wanted))
     for split, size in OFFICIAL_SIZES["ade20k"].items():
         found = len(data.splits.get(split, ()))
         if found != size:
             warnings.warn(f"{root} has {found} {split} images; the complete set has {size}.", stacklevel=2)
     return data
+
+
+def find_split_folders(root: Path, wanted: Mapping[str, str | None] | None = None) -> dict[str, str]:
+    """By role, the folder of `root/images` that holds a split.
+
+    Args:
+        root (`Path`): The data set.
+        wanted (`Mapping[str, str]`, *optional*): Names of folders by role, `None` for the usual names.
+
+    Raises:
+        ValueError: If a folder that was named is not there, or none can be told to be for training.
+        FileNotFoundError: If there are no folders at all.
+    """
+    images = root / "images"
+    if not images.is_dir():
+        raise FileNotFoundError(f"There is no folder {images / 'training'}.")
+    folders = {folder.name: folder.name for folder in sorted(images.iterdir()) if folder.is_dir()}
+    return pick_splits(folders, wanted or dict.fromkeys(("train", "validation", "test")))
 
 
 def ade20k_names(root: Path) -> tuple[str, ...]:

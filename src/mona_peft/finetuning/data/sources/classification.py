@@ -18,7 +18,7 @@ from mona_peft.finetuning.data.embedded.digits import load_adaptation_digits
 from .checks import check_images, image_folder, skip_bad_images, undecoded
 from .config import DataConfig
 from .holding_out import split_positions
-from .hub import find_image_column, find_label_column, load_splits, pick_splits
+from .hub import find_image_column, find_label_column, load_splits, pick_named, pick_splits
 from .labels import encode_labels, find_class_names, unlabelled
 from .presets import PRESETS, Preset, check_sizes, download
 
@@ -37,9 +37,9 @@ def load_data(config: DataConfig, seed: int = 0) -> ClassificationData:
         raise ValueError(f"No dataset was given: --dataset {', '.join(PRESETS)}, digits, a Hub id or a folder.")
     preset = PRESETS.get(config.dataset)
     if config.dataset == "digits":
-        data = _from_digits(config, seed)
+        data = pick_named(_from_digits(config, seed), config)
     elif preset is not None and config.data_dir:
-        data = _from_archive(preset, config)
+        data = pick_named(_from_archive(preset, config), config)
     else:
         data = _from_datasets(preset, config)
     splits = dict(data.splits)
@@ -113,7 +113,7 @@ def _from_datasets(preset: Preset | None, config: DataConfig) -> ClassificationD
         raise ValueError(
             f"{preset.name} has no usual place on the Hub: give --data_dir (official archives) or --hub_id."
         )
-    wanted = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
+    wanted = config.named_splits()
     splits = pick_splits(load_splits(source, config.hub_config, revision=config.hub_revision), wanted)
     if config.streaming and "train" in splits:
         streams = load_splits(source, config.hub_config, streaming=True, revision=config.hub_revision)

@@ -43,6 +43,10 @@ class SourceConfig(Settings):
     )
     skip_bad_images: bool = option(False, "Leave out images that cannot be read, after trying all of them.")
 
+    def named_splits(self) -> dict[str, str | None]:
+        """By role, the split's own name; `None` where it is to be found."""
+        return {"train": self.train_split, "validation": self.validation_split, "test": self.test_split}
+
 
 @dataclass
 class DataConfig(SourceConfig):
@@ -117,3 +121,5 @@ class ObjectDataConfig(DenseDataConfig):
     train_images: str | None = option(None, "Its image folder.")
     validation_annotations: str | None = option(None, "Other annotation file to validate on.")
     validation_images: str | None = option(None, "Its image folder.")
+    test_annotations: str | None = option(None, "Annotation file to test on.")
+    test_images: str | None = option(None, "Its image folder.")

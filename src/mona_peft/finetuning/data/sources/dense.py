@@ -12,11 +12,11 @@ from mona_peft.finetuning.data.dense.segmentation import SegmentationData, load_
 from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
 from mona_peft.finetuning.data.orientation import FRAMES
 
-from .ade20k import ade20k_names, load_ade20k, load_hub_segmentation, scene_segmentation
+from .ade20k import ade20k_names, find_split_folders, load_ade20k, load_hub_segmentation, scene_segmentation
 from .coco import find_coco_layout, load_coco
 from .config import OBJECT_SETS, SEGMENTATION_SETS, ObjectDataConfig, SegmentationDataConfig, SourceConfig
 from .holding_out import split_positions
-from .hub import check_source, pick_splits
+from .hub import check_source, pick_named, pick_splits
 from .voc_detection import load_voc_detection
 
 
@@ -42,14 +42,15 @@ def load_segmentation(config: SegmentationDataConfig, seed: int = 0) -> Segmenta
     """
     check_frame(config.exif_frame)
     if config.dataset == "scenes":
-        data = scene_segmentation(config.sizes(), config.settings())
+        data = pick_named(scene_segmentation(config.sizes(), config.settings()), config)
     elif config.dataset == "ade20k" and not config.hub_id:
-        data = load_ade20k(_folder(config), config.exif_frame)
+        data = load_ade20k(_folder(config), config.exif_frame, config.named_splits())
     elif config.dataset == "folder" or (config.dataset and Path(config.dataset).is_dir() and not config.hub_id):
         if not config.class_names:
             raise ValueError(f"The data set {config.dataset} needs --class_names, by label.")
         root = _folder(config) if config.dataset == "folder" else Path(config.dataset)
-        data = load_folders(root, config.class_names, config.reduce_zero_label, config.exif_frame)
+        folders = find_split_folders(root, config.named_splits())
+        data = load_folders(root, config.class_names, config.reduce_zero_label, config.exif_frame, folders)
     else:
         data = _from_hub(config)
     if config.skip_bad_images:
@@ -64,7 +65,6 @@ def _from_hub(config: SegmentationDataConfig) -> SegmentationData:
     if not source:
         raise ValueError("dataset hub needs --hub_id, an id such as user/name.")
     check_source(source, f"a folder, {', '.join(SEGMENTATION_SETS)}, or an id on the Hub")
-    wanted = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
     names = tuple(config.class_names) or ade20k_names(Path(source))
     data = load_hub_segmentation(
         source,
@@ -76,7 +76,7 @@ def _from_hub(config: SegmentationDataConfig) -> SegmentationData:
         config_name=config.hub_config,
         revision=config.hub_revision,
     )
-    return replace(data, splits=pick_splits(data.splits, wanted))
+    return replace(data, splits=pick_splits(data.splits, config.named_splits()))
 
 
 #: Settings of the data that annotation files of objects decide.
@@ -136,12 +136,6 @@ def _objects_in(root: Path, config: ObjectDataConfig) -> ObjectData:
     return load_coco(root, layout, config.exif_frame)
 
 
-def pick_named(data: Any, config: SourceConfig) -> Any:
-    """The data set with the splits that the settings name, where they name any."""
-    wanted = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
-    return replace(data, splits=pick_splits(data.splits, wanted)) if any(wanted.values()) else data
-
-
 def _hold_out(data: Any, config: SourceConfig, seed: int) -> Any:
     """The data set with a validation split cut off the training split, where it has none and that was asked for."""
     if "validation" in data.splits or "train" not in data.splits or not config.validation_fraction:
@@ -157,6 +151,7 @@ def _coco_layout(config: ObjectDataConfig) -> dict[str, tuple[str, str]] | None:
     for split, file, folder in (
         ("train", config.train_annotations, config.train_images),
         ("validation", config.validation_annotations, config.validation_images),
+        ("test", config.test_annotations, config.test_images),
     ):
         if (file is None) != (folder is None):
             raise ValueError(f"Give both {split}_annotations and {split}_images, or neither.")

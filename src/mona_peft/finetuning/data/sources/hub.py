@@ -6,6 +6,7 @@ Splits and columns are found, or given.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mona_peft.finetuning.environment import looks_like_path
 from mona_peft.finetuning.validation import first_line
 
 from .checks import check_shards
+from .config import SourceConfig
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
 LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class", "category", "target")
@@ -89,7 +91,7 @@ def _innermost(error: BaseException) -> str:
 
 
 def pick_splits(available: Mapping[str, Any], wanted: Mapping[str, str | None]) -> dict[str, Any]:
-    """Splits by role.
+    """Splits by role. A split that is named for validation is not found for the test as well, nor the other way round.
 
     Args:
         available (`Mapping[str, Any]`): Splits by their own names.
@@ -100,15 +102,23 @@ def pick_splits(available: Mapping[str, Any], wanted: Mapping[str, str | None]) 
         ValueError: If a split that was named is not there, or there is nothing to train on.
     """
     picked = {}
+    evaluated = {name for role, name in wanted.items() if role != "train"}
     for role, name in wanted.items():
         if name is not None and name not in available:
             raise ValueError(f"There is no split {name!r}; there are {', '.join(available)}.")
-        found = name or next((usual for usual in SPLIT_NAMES[role] if usual in available), None)
+        taken = set() if role == "train" else evaluated
+        found = name or next((each for each in SPLIT_NAMES[role] if each in available and each not in taken), None)
         if found is not None:
             picked[role] = available[found]
     if "train" not in picked and "test" not in picked:
         raise ValueError(f"No split to train on among {', '.join(available)}; name it with --train_split.")
     return picked
+
+
+def pick_named(data: Any, config: SourceConfig) -> Any:
+    """A data set, which has its splits by role, with those that the settings name, where they name any."""
+    wanted = config.named_splits()
+    return replace(data, splits=pick_splits(data.splits, wanted)) if any(wanted.values()) else data
 
 
 def find_image_column(features: datasets.Features, given: str | None = None) -> str:

@@ -18,8 +18,9 @@ from mona_peft.finetuning.training.config import FREE_ON_RESUME
 
 from .testbed import Testbed
 
-#: What tables call the metrics that dense runs are judged by.
+#: What tables call figures.
 METRIC_NAMES = {
+    "top5_accuracy": "top-5 accuracy",
     "mean_iou": "mean IoU",
     "box_ap": "box AP",
     "mask_ap": "mask AP",
@@ -76,8 +77,14 @@ class RecipeTestbed(Testbed):
         """The data set, and what of it is trained on, chosen on and reported.
 
         Raises:
-            ValueError: If a split is missing that cannot be made of others.
+            ValueError: If a split is missing that cannot be made of others, or one is named to choose and to report.
         """
+        named = self.data.named_splits()
+        if named["validation"] is not None and named["validation"] == named["test"]:
+            raise ValueError(
+                f"validation_split and test_split are both {named['test']!r}; leave out validation_split, and give "
+                "--select_on test to choose on the split that is reported."
+            )
         data = self.load(seed)
         try:
             return data, study_splits(data.splits, self.select_on, self.fraction)
