@@ -106,9 +106,11 @@ def test_stream_with_something_to_add(split, dtype):
     mona, x, extra = make_mona(dropout=0.2, dtype=dtype), make_tokens(layout, dtype=dtype), None
     extra = torch.randn_like(x)
 
+    exact, more = copy.deepcopy(mona).double(), extra.double()
+
     def formula(x):
-        stream = x + extra * x
-        delta = plain(mona, stream, layout)
+        stream = x + more * x
+        delta = plain(exact, stream, layout)
         return (stream + delta, delta) if split else stream + delta
 
     def function(x):
@@ -116,7 +118,8 @@ def test_stream_with_something_to_add(split, dtype):
         return (out, delta) if split else out
 
     tolerance = 1e-12 if dtype == torch.float64 else 0.06  # eight digits of bfloat16 over the longest sums
-    assert_equal(run(mona, x, function), run(mona, x, formula), tolerance)
+    wanted = [t.to(dtype) for t in run(exact, x.detach().double().requires_grad_(), formula)]
+    assert_equal(run(mona, x, function), wanted, tolerance)
 
 
 def test_only_what_was_added_is_used():
@@ -139,7 +142,7 @@ def test_image_shaped_input():
 @pytest.mark.parametrize("layout", [LAYOUTS["patches"], LAYOUTS["extra tokens"]], ids=["patches", "extra tokens"])
 def test_rounds_no_worse_than_the_formulas(dtype, layout):
     """Against float64 the errors of results and gradients, averaged over draws, are those of the plain form."""
-    pairs = [rounding_errors(dtype, layout, seed) for seed in range(30)]
+    pairs = [rounding_errors(dtype, layout, seed) for seed in range(80)]
     error_fast, error_plain = (sum(pair[place] for pair in pairs) for place in (0, 1))
     assert error_fast.max() <= 1.1 * error_plain.max()
     assert error_fast.mean() <= 1.1 * error_plain.mean()
@@ -283,8 +286,8 @@ def test_keeps_only_what_it_must():
         out = mona(x, layout)
     per_token = [t for t in kept.values() if t.shape[:2] == x.shape[:2]]
     assert out.data_ptr() in kept and x.data_ptr() not in kept
-    # The result, which the next layer keeps anyway, Down's output, the GELU's input, a byte for each element of that.
-    assert sum(t[0, 0].numel() * t.element_size() for t in per_token) == 4 * WIDTH + 2 * 4 * 8 + 8
+    # The result, which the next layer keeps anyway, Down's output, the GELU's input, in which dropout has acted.
+    assert sum(t[0, 0].numel() * t.element_size() for t in per_token) == 4 * WIDTH + 2 * 4 * 8
     rest = [t for t in kept.values() if t.shape[:2] != x.shape[:2]]
     assert sum(t.numel() for t in rest) <= sum(p.numel() for p in mona.parameters())
 

@@ -40,9 +40,9 @@ def kernel_gradient(z: Tensor, grad: Tensor, kernel: Tensor, layout: TokenLayout
         grad_kernel = correlate(image, grad_image, size)
     else:
         grad_kernel = _convolution_backward(image, grad_image, kernel)
-    if prefix or suffix:
-        centre = sum((z[:, part] * grad[:, part]).sum((0, 1)) for part in (slice(0, prefix), slice(stop, None)))
-        grad_kernel[:, 0, size // 2, size // 2] += centre
+    centre = grad_kernel[:, 0, size // 2, size // 2]
+    for extras in ([slice(0, prefix)] if prefix else []) + ([slice(stop, None)] if suffix else []):
+        centre += (z[:, extras] * grad[:, extras]).sum((0, 1))
     return grad_kernel
 
 
@@ -76,6 +76,8 @@ def correlate(z: Tensor, grad: Tensor, size: int) -> Tensor:
     """
     batch, height, width, channels = z.shape
     padding = size // 2
+    if batch == 1 and height * width <= LARGE_GRID:
+        return _as_kernel(z, grad, (padding, padding)).view(channels, 1, size, size)
     if height * width <= SMALL_GRID:
         z, grad = (t.permute(1, 2, 0, 3).reshape(1, height, width, batch * channels) for t in (z, grad))
         return _as_kernel(z, grad, (padding, padding)).view(batch, channels, 1, size, size).sum(0)

@@ -4,8 +4,10 @@ The plain form keeps four tensors as wide as the residual stream for each adapte
 times. Here
 
 - the result, which the next layer norm keeps anyway, is kept instead of the input: `x = out - Up(...)`;
-- of the rest only Down's output and the GELU's input, as wide as the bottleneck, and the dropout mask are kept; the
-  backward pass computes the others again;
+- of the rest only Down's output and the GELU's input, as wide as the bottleneck, are kept; the backward pass computes
+  the others again;
+- dropout acts on the GELU's input, as a number so low that the GELU and its slope are zero there: its mask need not be
+  kept, and is applied once for both passes;
 - a CPU handles a few images at a time, so that everything in between stays in its cache.
 """
 
@@ -30,6 +32,10 @@ aten = torch.ops.aten
 
 # Bytes of the residual stream that a CPU handles at a time.
 CHUNK_BYTES = 5 * 2**19
+
+# What dropout takes from the GELU's input: far below all of them, and within the type's range with any of them.
+DROP = {torch.float16: 3e4}
+DROP_WIDE = 1e30
 
 
 class Filters(NamedTuple):
@@ -90,14 +96,19 @@ def supports(mona: Any, x: Tensor) -> bool:
 
 
 def run(
-    x: Tensor, extra: Tensor | None, kept: Tensor | None, options: Options, parameters: Parameters, dtype: torch.dtype
+    x: Tensor,
+    extra: Tensor | None,
+    dropped: Tensor | None,
+    options: Options,
+    parameters: Parameters,
+    dtype: torch.dtype,
 ) -> Any:
     """Compute Mona of `x + extra`.
 
     Args:
         x (`Tensor`): `(B, N, m)`, contiguous.
         extra (`Tensor`, *optional*): What is to be added to `x` first.
-        kept (`Tensor`, *optional*): `(B, N, n)`, uint8: 0 for what dropout sets to zero, else 1.
+        dropped (`Tensor`, *optional*): `(B, N, n)`, uint8: 1 for what dropout sets to zero, else 0.
         options (`Options`): See there.
         parameters (`Parameters`): Of the adapter.
         dtype (`torch.dtype`): To compute in; the norm has at least 32 bits.
@@ -106,14 +117,14 @@ def run(
         `tuple[Tensor | None, Tensor | None]`: The new stream and what was added to it, as `options` ask for.
     """
     if torch.is_grad_enabled():
-        return _Mona.apply(x, extra, kept, options, dtype, *parameters.flat())
-    return _forward(x, extra, kept, options, parameters.fuse(dtype), None)
+        return _Mona.apply(x, extra, dropped, options, dtype, *parameters.flat())
+    return _forward(x, extra, dropped, options, parameters.fuse(dtype), None)
 
 
 class _Mona(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Any, extra: Any, kept: Any, options: Options, dtype: torch.dtype, *parameters: Any
+        ctx: Any, x: Any, extra: Any, dropped: Any, options: Options, dtype: torch.dtype, *parameters: Any
     ) -> Any:
         ctx.set_materialize_grads(False)
         ctx.options, ctx.dtype = options, dtype
@@ -123,24 +134,28 @@ class _Mona(torch.autograd.Function):
             down, mixed = (weights.down.new_empty(*x.shape[:-1], weights.down.shape[0]) for _ in range(2))
             if ctx.keep_stream and extra is not None:
                 x, extra = x + extra, None
-            out, delta = _forward(x, extra, kept, options, weights, (down, mixed))
-        ctx.save_for_backward(x if ctx.keep_stream else out, down, mixed, kept, *parameters)
+            out, delta = _forward(x, extra, dropped, options, weights, (down, mixed))
+        # Of the filters their sum is kept; what they are themselves tells the shapes of their gradients.
+        single, ctx.filters = Parameters.split(parameters)
+        ctx.save_for_backward(x if ctx.keep_stream else out, down, mixed, *single, *weights.made())
         return out, delta
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Any, grad_delta: Any) -> Any:
         # Checkpointing lets the saved tensors be asked for once only.
-        stream, down, mixed, kept, *flat = ctx.saved_tensors
+        stream, down, mixed, *small = ctx.saved_tensors
+        single, made = Parameters.split(small)
+        flat = [*single, *ctx.filters]
         needs_x, needs_extra, _, _, _, *needs_parameters = ctx.needs_input_grad
         grad_x: Tensor | None = None
         grads: Sequence[Tensor | None] = [None] * len(flat)
         if grad_out is not None or grad_delta is not None:
             parameters = Parameters.unflatten(flat)
             with torch.autocast(stream.device.type, enabled=False):
-                weights, needs_weights = parameters.fuse(ctx.dtype), any(needs_parameters)
+                weights, needs_weights = parameters.fuse_again(ctx.dtype, made), any(needs_parameters)
                 task = _Backward(weights, ctx.options, ctx.keep_stream, needs_x or needs_extra, needs_weights)
-                grad_x = task.run((stream, down, mixed, kept), grad_out, grad_delta)
+                grad_x = task.run((stream, down, mixed), grad_out, grad_delta)
                 grads = parameters.gradients(task.grads) if needs_weights else grads
         # PyTorch takes the gradient of a leaf as it is: one memory for two would be added to twice.
         grad_extra = grad_x if needs_extra else None
@@ -168,16 +183,15 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None =
     return torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
 
 
-def _activate(mixed: Tensor, kept: Tensor | None) -> Tensor:
-    """What Up gets, but for dropout's scale."""
-    activated = aten.gelu(mixed)
-    return activated if kept is None else activated.mul_(kept.view_as(activated))
+def _drop(mixed: Tensor, dropped: Tensor) -> Tensor:
+    """Take so much from what dropout drops, in place, that nothing of it passes the GELU in either direction."""
+    return mixed.sub_(dropped.view_as(mixed), alpha=DROP.get(mixed.dtype, DROP_WIDE))
 
 
 def _forward(
     x: Tensor,
     extra: Tensor | None,
-    kept: Tensor | None,
+    dropped: Tensor | None,
     options: Options,
     weights: Weights,
     keep: tuple[Tensor, Tensor] | None,
@@ -190,9 +204,11 @@ def _forward(
         part = slice(start, start + count)
         stream = x[part] if extra is None else x[part] + extra[part]
         places = (None, None) if keep is None else (keep[0][part].flatten(0, 1), keep[1][part].flatten(0, 1))
-        activated = _narrow(stream, None if kept is None else kept[part], options, weights, *places)
-        added = torch.addmm(weights.up_bias, activated, weights.up.t(), alpha=options.scale).view(stream.shape)
-        if delta is not None:
+        activated = _narrow(stream, None if dropped is None else dropped[part], options, weights, *places)
+        place = None if delta is None or delta.dtype != activated.dtype else delta[part].flatten(0, 1)
+        added = torch.addmm(weights.up_bias, activated, weights.up.t(), alpha=options.scale, out=place)
+        added = added.view(stream.shape)
+        if delta is not None and place is None:
             delta[part] = added
         if out is not None:
             torch.add(stream, added, out=out[part])
@@ -201,18 +217,20 @@ def _forward(
 
 def _narrow(
     stream: Tensor,
-    kept: Tensor | None,
+    dropped: Tensor | None,
     options: Options,
     weights: Weights,
     down_out: Tensor | None,
     mixed_out: Tensor | None,
 ) -> Tensor:
-    """From the stream `(b, N, m)` to what Up gets, `(b * N, n)`."""
+    """From the stream `(b, N, m)` to what Up gets, but for dropout's scale, `(b * N, n)`."""
     tokens = stream.view(-1, stream.shape[-1]).to(weights.norm_weight.dtype)
     normed = _normalize(tokens, weights, options.eps)[0].to(weights.down.dtype)
     down = _linear(normed, weights.down, weights.down_bias, down_out).view(*stream.shape[:-1], -1)
     filtered = options.filters.depthwise(down, weights.kernel, weights.kernel_bias, options.layout).flatten(0, 1)
-    return _activate(_linear(filtered, weights.matrix, weights.matrix_bias, mixed_out), kept)
+    assert weights.matrix is not None
+    mixed = _linear(filtered, weights.matrix, weights.pointwise_bias, mixed_out)
+    return aten.gelu(mixed if dropped is None else _drop(mixed, dropped))
 
 
 class _Backward:
@@ -237,7 +255,7 @@ class _Backward:
         """Give the gradient of the input, and leave those of the weights in `grads`.
 
         Args:
-            tensors (`Sequence[Tensor]`): The stream, Down's output, the GELU's input, what dropout keeps or None.
+            tensors (`Sequence[Tensor]`): The stream, Down's output, the GELU's input.
             grad_out (`Tensor`, *optional*): Gradient of the new stream.
             grad_delta (`Tensor`, *optional*): Gradient of what was added to it.
         """
@@ -247,41 +265,39 @@ class _Backward:
             part = slice(start, start + count)
             grads = [grad[part] for grad in (grad_out, grad_delta) if grad is not None]
             grad = grads[0] if len(grads) == 1 else grads[0] + grads[1]
-            grad_through = self._part(grad, *(None if t is None else t[part] for t in tensors)).view_as(grad)
+            grad_through = self._part(grad, *(t[part] for t in tensors)).view_as(grad)
             if grad_x is not None and grad_out is not None:
                 torch.add(grad_out[part], grad_through, out=grad_x[part])
             elif grad_x is not None:
                 grad_x[part] = grad_through
         return grad_x
 
-    def _part(self, grad: Tensor, stream: Any, down: Any, mixed: Any, kept: Tensor | None) -> Tensor:
+    def _part(self, grad: Tensor, stream: Tensor, down: Tensor, mixed: Tensor) -> Tensor:
         weights = self.weights
         mixed = mixed.flatten(0, 1)
-        activated = _activate(mixed, kept)
+        activated = aten.gelu(mixed)
         stream = stream.view(-1, stream.shape[-1])
         if not self.kept_stream:
             added = torch.addmm(weights.up_bias, activated, weights.up.t(), alpha=self.options.scale)
             stream = torch.sub(stream, added, out=added if added.dtype == stream.dtype else None)
         grad = grad.reshape(-1, grad.shape[-1]).to(weights.up.dtype)
-        grad_down = self._filters(down, self._up(activated, mixed, kept, grad))
+        grad_down = self._filters(down, self._up(activated, mixed, grad))
         return self._down(stream.to(weights.norm_weight.dtype), grad_down.flatten(0, 1))
 
-    def _up(self, activated: Tensor, mixed: Tensor, kept: Tensor | None, grad: Tensor) -> Tensor:
+    def _up(self, activated: Tensor, mixed: Tensor, grad: Tensor) -> Tensor:
         if self.needs_weights:
             self._accumulate_product("up", grad, activated, self.options.scale)
             self._accumulate("up_bias", grad.sum(0))
         grad = torch.addmm(self.weights.down_bias, grad, self.weights.up, beta=0, alpha=self.options.scale)
-        if kept is not None:
-            grad.mul_(kept.view_as(grad))
         return aten.gelu_backward(grad, mixed)
 
     def _filters(self, down: Tensor, grad: Tensor) -> Tensor:
         weights, layout, filters = self.weights, self.options.layout, self.options.filters
-        grad_filtered = torch.mm(grad, weights.matrix).view_as(down)
+        grad_filtered = torch.addmm(grad, grad, weights.pointwise).view_as(down)  # with the skip's gradient
         if self.needs_weights:
             filtered = filters.depthwise(down, weights.kernel, weights.kernel_bias, layout).flatten(0, 1)
-            self._accumulate_product("matrix", grad, filtered)
-            self._accumulate("matrix_bias", grad.sum(0))
+            self._accumulate_product("pointwise", grad, filtered)
+            self._accumulate("pointwise_bias", grad.sum(0))
             self._accumulate("kernel", filters.kernel_gradient(down, grad_filtered, weights.kernel, layout))
             self._accumulate("kernel_bias", grad_filtered.sum((0, 1)))
         # With zero padding a convolution is its own transpose but for the flip.
@@ -309,6 +325,7 @@ class _Backward:
             self.grads[name] = self.grads[name].add_(value) if name in self.grads else value
 
     def _accumulate_product(self, name: str, grad: Tensor, x: Tensor, scale: float = 1.0) -> None:
-        if name not in self.grads:
-            self.grads[name] = torch.zeros_like(getattr(self.weights, name))
-        self.grads[name].addmm_(grad.t(), x, alpha=scale)
+        if name in self.grads:
+            self.grads[name].addmm_(grad.t(), x, alpha=scale)
+        else:
+            self.grads[name] = torch.addmm(getattr(self.weights, name), grad.t(), x, beta=0, alpha=scale)

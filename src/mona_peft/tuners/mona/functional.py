@@ -59,9 +59,13 @@ def depthwise(z: Tensor, kernel: Tensor, bias: Tensor | None, layout: TokenLayou
     if not (prefix or suffix):
         return filtered
     tap = kernel[:, 0, size // 2, size // 2]
-    extras = (z[:, :prefix] * tap, z[:, tokens - suffix :] * tap)
-    before, after = extras if bias is None else (extra + bias for extra in extras)
-    return torch.cat([before, filtered, after], dim=1)
+
+    def alone(extras: Tensor) -> Tensor:
+        return extras * tap if bias is None else torch.addcmul(bias, extras, tap)
+
+    before = [alone(z[:, :prefix])] if prefix else []
+    after = [alone(z[:, tokens - suffix :])] if suffix else []
+    return torch.cat([*before, filtered, *after], dim=1)
 
 
 def convolve(convolution: Callable[[Tensor], Tensor], z: Tensor, layout: TokenLayout) -> Tensor:

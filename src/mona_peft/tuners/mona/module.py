@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mona_peft.blocks.layout import TokenLayout
 
 from . import fast
-from .dropout import draw_kept, dropout
+from .dropout import draw_dropped, dropout
 from .functional import convolve, depthwise, pointwise, sum_kernels
 from .parts import is_hooked, is_plain
 from .weights import Parameters
@@ -189,12 +189,12 @@ class Mona(nn.Module):
 
     def _run_fast(self, x: Tensor, extra: Tensor | None, layout: TokenLayout, **options: bool) -> Any:
         tokens, drop = self._tokens(x), self.dropout
-        kept, scale = None, 1.0
+        dropped, scale = None, 1.0
         if drop.training and drop.p > 0:
-            kept, scale = draw_kept((*tokens.shape[:-1], self.down.out_features), drop.p, x.device)
+            dropped, scale = draw_dropped((*tokens.shape[:-1], self.down.out_features), drop.p, x.device)
         settings = fast.Options(layout, self.norm.norm.eps, scale, filters=self.filters, **options)
         more = None if extra is None else self._tokens(extra)
-        results = fast.run(tokens, more, kept, settings, Parameters.of(self), self._compute_dtype(x.device.type))
+        results = fast.run(tokens, more, dropped, settings, Parameters.of(self), self._compute_dtype(x.device.type))
         return tuple(None if result is None else result.view(x.shape) for result in results)
 
     def _compute_dtype(self, device: str) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 Fusing takes a few operations on small tensors, so it is done at every call: what is kept from one call to the next can
 be outrun by a change that leaves no trace, such as one through `parameter.data`, a fused optimiser or shared memory.
+Small operations cost what it takes to start them, so several are one wherever that can be.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ class Weights(NamedTuple):
         down_bias (`Tensor`): `(n,)`.
         kernel (`Tensor`): `(n, 1, K, K)`, all depthwise filters and the skip around them.
         kernel_bias (`Tensor`, *optional*): `(n,)`.
-        matrix (`Tensor`): `(n, n)`, the 1x1 convolution and the skip around it.
-        matrix_bias (`Tensor`, *optional*): `(n,)`.
+        matrix (`Tensor`, *optional*): `(n, n)`, the 1x1 convolution and the skip around it; not for the backward pass.
+        pointwise (`Tensor`): `(n, n)`, the 1x1 convolution alone.
+        pointwise_bias (`Tensor`, *optional*): `(n,)`.
         up (`Tensor`): `(m, n)`.
         up_bias (`Tensor`): `(m,)`.
     """
@@ -38,10 +40,15 @@ class Weights(NamedTuple):
     down_bias: Tensor
     kernel: Tensor
     kernel_bias: Tensor | None
-    matrix: Tensor
-    matrix_bias: Tensor | None
+    matrix: Tensor | None
+    pointwise: Tensor
+    pointwise_bias: Tensor | None
     up: Tensor
     up_bias: Tensor
+
+    def made(self) -> list[Tensor | None]:
+        """What was made of small parameters and is small itself: the backward pass gets it from the forward pass."""
+        return [self.norm_weight, self.norm_bias, self.kernel, self.kernel_bias]
 
 
 class Parameters(NamedTuple):
@@ -93,11 +100,16 @@ class Parameters(NamedTuple):
         return [*single, *(t for pair in zip(kernels, biases, strict=True) for t in pair)]
 
     @classmethod
+    def split(cls, flat: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+        """The parts of [`flat`]: single parameters, and filters with their biases."""
+        count = len(cls._fields) - 2
+        return flat[:count], flat[count:]
+
+    @classmethod
     def unflatten(cls, flat: Sequence[Any]) -> Parameters:
         """Take back [`flat`]."""
-        count = len(cls._fields) - 2
-        filters = flat[count:]
-        return cls._make([*flat[:count], filters[::2], filters[1::2]])
+        single, filters = cls.split(flat)
+        return cls._make([*single, filters[::2], filters[1::2]])
 
     def fuse(self, dtype: torch.dtype) -> Weights:
         """Multiply out; not differentiable.
@@ -107,68 +119,116 @@ class Parameters(NamedTuple):
                 of products with them, for which half precision is too coarse.
         """
         weight, bias, s1, s2 = (_wide(t) for t in self[:4])
-        return Weights(
-            weight * s1,
-            bias * s1,
-            s2.expand(weight.shape),
-            _cast(self.down, dtype),
-            _cast(self.down_bias, dtype),
-            _cast(self._kernel(), dtype),
-            _cast(self._kernel_bias(), dtype),
-            _cast(self._matrix(), dtype),
-            _cast(self.pointwise_bias, dtype),
-            _cast(self.up, dtype),
-            _cast(self.up_bias, dtype),
-        )
+        norm_weight, norm_bias = torch._foreach_mul([weight, bias], [s1, s1])
+        kernel, kernel_bias = self._sum_filters()
+        matrix = _constants(self.sizes, self.down).skip + self.pointwise.flatten(1)
+        plain, narrow = self._plain(), (kernel, kernel_bias, matrix)
+        kernel, kernel_bias, matrix, *cast = cast_all([*narrow, *plain], [dtype] * (len(narrow) + len(plain)))
+        return self._weights([norm_weight, norm_bias, kernel, kernel_bias], matrix, cast)
 
-    def _kernel(self) -> Tensor:
-        share = 1 / len(self.kernels)
-        largest = max(self.kernels, key=lambda kernel: kernel.shape[-1])
-        kernel = largest * share
-        for other in self.kernels:
-            if other is not largest:
-                _inner(kernel, other.shape[-1]).add_(other, alpha=share)
-        _inner(kernel, 1).add_(1)
-        return kernel
+    def fuse_again(self, dtype: torch.dtype, made: Sequence[Any]) -> Weights:
+        """As [`fuse`], for the backward pass, with what [`Weights.made`] gave there."""
+        plain = self._plain()
+        return self._weights(made, None, cast_all(plain, [dtype] * len(plain)))
 
-    def _kernel_bias(self) -> Tensor | None:
-        biases = [bias for bias in self.kernel_biases if bias is not None]
-        return functools.reduce(torch.add, biases) / len(self.kernels) if biases else None
+    def _plain(self) -> list[Tensor | None]:
+        """The parameters that are used as they are."""
+        return [self.down, self.down_bias, self.pointwise.flatten(1), self.pointwise_bias, self.up, self.up_bias]
 
-    def _matrix(self) -> Tensor:
-        matrix = self.pointwise.flatten(1).clone()
-        matrix.diagonal().add_(1)
-        return matrix
+    def _weights(self, made: Sequence[Any], matrix: Tensor | None, plain: Sequence[Any]) -> Weights:
+        norm_weight, norm_bias, kernel, kernel_bias = made
+        input_scale = _wide(self.input_scale).expand(norm_weight.shape)
+        return Weights(norm_weight, norm_bias, input_scale, *plain[:2], kernel, kernel_bias, matrix, *plain[2:])
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of the depthwise filters."""
+        return tuple(kernel.shape[-1] for kernel in self.kernels)
+
+    def _sum_filters(self) -> tuple[Tensor, Tensor | None]:
+        """The mean of the filters and the skip around them as one, and the mean of their biases."""
+        sizes, channels = self.sizes, self.down.shape[0]
+        biases = [bias.unsqueeze(1) for bias in self.kernel_biases if bias is not None]
+        taps = torch.cat([*(kernel.flatten(1) for kernel in self.kernels), *biases], dim=1)  # (n, taps and biases)
+        count, places = sum(size**2 for size in sizes), _constants(sizes, taps)
+        kernel = torch.addmm(places.identity, taps[:, :count], places.sum).view(channels, 1, max(sizes), max(sizes))
+        return kernel, taps[:, count:].mean(1) if biases else None
 
     def gradients(self, grads: dict[str, Tensor]) -> list[Tensor | None]:
         """The gradients of [`flat`] from those of the [`Weights`], by name; no two share memory."""
         weight, bias, s1, s2 = (_wide(t) for t in self[:4])
-        share = 1 / len(self.kernels)
-        through_norm = (grads["norm_weight"] * weight).addcmul_(grads["norm_bias"], bias)
+        grad_weight, grad_bias = grads["norm_weight"], grads["norm_bias"]
+        grad_weight, grad_bias, through_weight, through_bias = torch._foreach_mul(
+            [grad_weight, grad_bias, grad_weight, grad_bias], [s1, s1, weight, bias]
+        )
+        biases = [own for own in self.kernel_biases if own is not None]
+        shared = [*(_inner(grads["kernel"], size) for size in self.sizes), *(grads["kernel_bias"] for _ in biases)]
+        owners = [*self.kernels, *biases]
+        shares = iter(torch._foreach_mul(cast_all(shared, [own.dtype for own in owners]), 1 / len(self.kernels)))
         found = Parameters(
-            norm_weight=grads["norm_weight"] * s1,
-            norm_bias=grads["norm_bias"] * s1,
-            norm_scale=through_norm.sum_to_size(s1.shape),
+            norm_weight=grad_weight,
+            norm_bias=grad_bias,
+            norm_scale=through_weight.add_(through_bias).sum_to_size(s1.shape),
             input_scale=grads["input_scale"].sum_to_size(s2.shape),
             down=grads["down"],
             down_bias=grads["down_bias"],
-            pointwise=grads["matrix"].view(self.pointwise.shape),
-            pointwise_bias=grads.get("matrix_bias"),
+            pointwise=grads["pointwise"].view(self.pointwise.shape),
+            pointwise_bias=grads.get("pointwise_bias"),
             up=grads["up"],
             up_bias=grads["up_bias"],
-            kernels=[_inner(grads["kernel"], own.shape[-1]).to(own.dtype) * share for own in self.kernels],
-            kernel_biases=[None if own is None else grads["kernel_bias"] * share for own in self.kernel_biases],
+            kernels=[next(shares) for _ in self.kernels],
+            kernel_biases=[None if own is None else next(shares) for own in self.kernel_biases],
         )
-        pairs = zip(found.flat(), self.flat(), strict=True)
-        return [None if own is None else grad.to(own.dtype) for grad, own in pairs]  # type: ignore[union-attr]
+        return cast_all(found.flat(), [None if own is None else own.dtype for own in self.flat()])
+
+
+class Constants(NamedTuple):
+    """What sums depthwise filters up in a product, and adds skips.
+
+    Args:
+        sum (`Tensor`): `(taps of all filters, K * K)`: where each tap belongs, with its filter's share of the mean.
+        identity (`Tensor`): `(K * K,)`, the filter that gives its input back.
+        skip (`Tensor`): `(n, n)`, the matrix that does.
+    """
+
+    sum: Tensor
+    identity: Tensor
+    skip: Tensor
+
+
+def _constants(sizes: tuple[int, ...], like: Tensor) -> Constants:
+    """Those for filters of these sizes and as many channels, of the type and on the device of `like`."""
+    make = _make_constants
+    if torch._C._len_torch_dispatch_stack() or (like.is_cuda and torch.cuda.is_current_stream_capturing()):
+        make = make.__wrapped__  # fake tensors, and memory that a captured graph owns, must not outlive this call
+    return make(sizes, like.shape[0], like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _make_constants(sizes: tuple[int, ...], channels: int, dtype: torch.dtype, device: torch.device) -> Constants:
+    largest = max(sizes)
+    with torch.inference_mode(False), torch.no_grad():
+        places = [_inner(torch.arange(largest**2).view(1, 1, largest, largest), size).flatten() for size in sizes]
+        total = torch.zeros(sum(size**2 for size in sizes), largest**2, dtype=torch.float64)
+        total[torch.arange(len(total)), torch.cat(places)] = 1 / len(sizes)
+        identity = torch.zeros(largest**2, dtype=torch.float64)
+        identity[largest**2 // 2] = 1
+        return Constants(*(t.to(device, dtype) for t in (total, identity, torch.eye(channels))))
+
+
+def cast_all(tensors: Sequence[Any], dtypes: Sequence[torch.dtype | None]) -> list[Any]:
+    """The tensors in these types, None for None; all casts are one call."""
+    wrong = [place for place, t in enumerate(tensors) if t is not None and t.dtype != dtypes[place]]
+    cast = list(tensors)
+    if wrong:
+        for place in wrong:
+            cast[place] = torch.empty_like(tensors[place], dtype=dtypes[place])
+        torch._foreach_copy_([cast[place] for place in wrong], [tensors[place] for place in wrong])
+    return cast
 
 
 def _wide(t: Tensor) -> Tensor:
     return t if t.element_size() >= 4 else t.float()
-
-
-def _cast(t: Any, dtype: torch.dtype) -> Any:
-    return t if t is None or t.dtype == dtype else t.to(dtype)
 
 
 def _inner(kernel: Tensor, size: int) -> Tensor:
