@@ -7,17 +7,25 @@ from __future__ import annotations
 
 import csv
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import datasets
 
 from mona_peft.finetuning.data.dense.segmentation import LabelledImage, SegmentationData, load_folders
 from mona_peft.finetuning.data.embedded.scenes import SEMANTIC_NAMES, SceneImage, SceneSettings
 
+from .checks import check_images, undecoded
 from .hub import load_splits
 from .sizes import OFFICIAL_SIZES
+from .stored_rows import stored_images
 
 NUM_CLASSES = 150
+#: What a column of label maps is usually called.
+LABEL_COLUMNS = (
+    *("annotation", "annotations", "label", "labels", "mask", "masks", "segmentation_mask", "semantic_segmentation"),
+    *("segmentation", "label_map", "semantic_mask"),
+)
 
 
 def load_ade20k(root: Path, exif_frame: str | None = None) -> SegmentationData:
@@ -54,8 +62,8 @@ def load_hub_segmentation(
     name: str,
     class_names: tuple[str, ...],
     reduce_zero_label: bool,
-    image_column: str = "image",
-    label_column: str = "annotation",
+    image_column: str | None = None,
+    label_column: str | None = None,
     exif_frame: str | None = None,
     config_name: str | None = None,
     revision: str | None = None,
@@ -66,51 +74,42 @@ def load_hub_segmentation(
         name (`str`): Its id.
         class_names (`tuple[str, ...]`): By label.
         reduce_zero_label (`bool`): Whether 0 means "no class", as in ADE20K.
-        image_column (`str`): Images.
-        label_column (`str`): Label maps, as images.
+        image_column (`str`, *optional*): Images; found if left out.
+        label_column (`str`, *optional*): Label maps, as images; found if left out.
         exif_frame (`str`, *optional*): See `SegmentationData`.
         config_name (`str`, *optional*): Configuration, for data sets with several.
         revision (`str`, *optional*): Branch or commit on the Hub.
 
     Raises:
-        ValueError: If a column is missing.
+        ValueError: If a column is missing, or a row has no image.
     """
-    import datasets
-
     loaded = load_splits(name, config_name, revision=revision)
+    folder = Path(name) if Path(name).is_dir() else None
     splits = {}
     for split, rows in loaded.items():
-        missing = {image_column, label_column} - set(rows.column_names)
-        if missing:
-            raise ValueError(f"{name} has no columns {sorted(missing)}; it has {rows.column_names}. Name them.")
-        columns = []
-        for column in (image_column, label_column):
-            stored = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-            columns.append([HubImage(stored, column, row) for row in range(len(rows))])
+        label = _label_column(rows, label_column, name)
+        image = image_column or next(
+            (one for one in ("image", "img", "pixel_values") if one in rows.features), "image"
+        )
+        if image not in rows.features:
+            raise ValueError(f"{name} has no column {image!r}; it has {rows.column_names}. Name it: --image_column.")
+        for column in (image, label):
+            check_images(undecoded(rows, column), column, f"{name} {split}", folder)
+        columns = (stored_images(rows, column) for column in (image, label))
         splits[str(split)] = [LabelledImage(*pair) for pair in zip(*columns, strict=True)]
     return SegmentationData(name, splits, class_names, reduce_zero_label, exif_frame)
 
 
-@dataclass(frozen=True)
-class HubImage:
-    """A stored image in a table.
-
-    Args:
-        rows (`datasets.Dataset`): The table, its images undecoded.
-        column (`str`): Of the image.
-        row (`int`): Of the image.
-    """
-
-    rows: Any
-    column: str
-    row: int
-
-    def __call__(self) -> dict[str, Any]:
-        """Its path and bytes."""
-        return self.rows[self.row][self.column]
-
-    def __str__(self) -> str:
-        return f"{self.column} of row {self.row}"
+def _label_column(rows: Any, given: str | None, name: str) -> str:
+    """The column of label maps."""
+    usual = [one for one in LABEL_COLUMNS if isinstance(rows.features.get(one), datasets.Image)]
+    found = given or next(iter(usual), None)
+    if found not in rows.features:
+        raise ValueError(
+            f"{name} has no column {found or LABEL_COLUMNS[0]!r} of label maps; it has {rows.column_names}. Name it: "
+            "--label_column."
+        )
+    return found
 
 
 def scene_segmentation(sizes: dict[str, int], settings: SceneSettings | None = None) -> SegmentationData:
