@@ -88,6 +88,8 @@ class ClassificationConfig(ModelConfig):
     label_smoothing: float = option(0.0, "Share of the target spread over all classes.", least=0, most=1)
     mixup: float = option(0.0, "Alpha of mixup; 0 for none. With cutmix too, each batch gets one of them.", least=0)
     cutmix: float = option(0.0, "Alpha of cutmix; 0 for none.", least=0)
+    balanced_sampling: bool = option(False, "Draw training images so that every class comes as often, for long tails.")
+    class_weights: bool = option(False, "Weight the loss so that every class counts as much, for long tails.")
     crop_scale: list[float] = option(
         [0.08, 1.0], "Least and greatest share of the area kept by the random crop.", above=0, most=1
     )
