@@ -227,6 +227,24 @@ def masked_autoencoder() -> nn.Module:
     )
 
 
+def llava(vision: Any) -> nn.Module:
+    """A language model that reads the last features of a vision tower: CLIP's class token is left out."""
+    text = tr.LlamaConfig(**TEXT, num_key_value_heads=2)
+    return tr.LlavaForConditionalGeneration(
+        tr.LlavaConfig(
+            vision_config=vision,
+            text_config=text,
+            image_token_index=49,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="default" if isinstance(vision, tr.CLIPVisionConfig) else "full",
+        )
+    )
+
+
+def conversation() -> dict[str, Any]:
+    return pixels(32, 32) | {"input_ids": torch.tensor([[1, *[49] * 16, 2, 3]] * 2)}
+
+
 COMPOSITES: tuple[Composite, ...] = (
     Composite("UperNet with Swin", upernet, "backbone.", 4),
     Composite("Mask2Former with Swin", mask2former, "model.pixel_level_module.encoder.", 4),
@@ -239,5 +257,9 @@ COMPOSITES: tuple[Composite, ...] = (
     Composite("Depth Anything with DINOv2", depth_anything, "backbone.", 2, lambda: pixels(32, 32)),
     Composite("VisionEncoderDecoder with Swin", lambda: captioner(tr.SwinConfig(**SWIN)), "encoder.", 4, captions),
     Composite("VisionEncoderDecoder with ViT", lambda: captioner(tr.ViTConfig(**PLAIN)), "encoder.", 2, captions),
+    Composite("LLaVA with CLIP", lambda: llava(tr.CLIPVisionConfig(**PLAIN)), "model.vision_tower.", 2, conversation),
+    Composite(
+        "LLaVA with SigLIP", lambda: llava(tr.SiglipVisionConfig(**PLAIN)), "model.vision_tower.", 2, conversation
+    ),
     Composite("ViTMAEForPreTraining, nothing masked", masked_autoencoder, "vit.", 2, lambda: pixels(32, 32)),
 )
