@@ -117,8 +117,8 @@ def read_legend(path: Path) -> Legend:
     if not names:
         raise ValueError(f"The legend {path} lists no class.")
     numbers = {name: label for label, name in enumerate(names)}
-    pairs = sorted((key, numbers.get(name, IGNORED)) for key, name in entries.items())
-    return Legend(path, tuple(names), *map(tuple, zip(*pairs, strict=True)), bool(coloured))
+    keys = tuple(sorted(entries))
+    return Legend(path, tuple(names), keys, tuple(numbers.get(entries[key], IGNORED) for key in keys), bool(coloured))
 
 
 def _key(where: str, value: Any) -> int:

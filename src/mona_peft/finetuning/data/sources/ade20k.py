@@ -104,7 +104,7 @@ def _label_column(rows: Any, given: str | None, name: str) -> str:
     """The column of label maps."""
     usual = [one for one in LABEL_COLUMNS if isinstance(rows.features.get(one), datasets.Image)]
     found = given or next(iter(usual), None)
-    if found not in rows.features:
+    if found is None or found not in rows.features:
         raise ValueError(
             f"{name} has no column {found or LABEL_COLUMNS[0]!r} of label maps; it has {rows.column_names}. Name it: "
             "--label_column."

@@ -184,7 +184,7 @@ def _objects_of_the_hub(config: ObjectDataConfig, bad: list[Source] | None) -> O
     return data
 
 
-def _refuse_unread(config: ObjectDataConfig, names: Sequence[str]) -> None:
+def _refuse_unread(config: SourceConfig, names: Sequence[str]) -> None:
     """Refuse settings that nothing of this data set would heed."""
     unread = [name for name in names if getattr(config, name)]
     if unread:

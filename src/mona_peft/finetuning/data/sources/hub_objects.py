@@ -178,12 +178,16 @@ def _objects(stored: Any, where: str) -> list[dict[str, Any]]:
         objects = [{field: one[name] for field, name in fields.items()} for one in stored]
     for one in objects:
         box = one.get("bbox")
-        numbers = isinstance(box, list | tuple) and all(isinstance(value, int | float) for value in box)
-        if not numbers or len(box) != 4 or not are_finite(box):
+        if not _is_box(box):
             raise ValueError(f"{where} has the box {box!r}; it must be four finite numbers. Correct it.")
         if one.get("category_id") is None:
             raise ValueError(f"{where} has an object without a class (null). Give it one, or take it out.")
     return objects
+
+
+def _is_box(box: Any) -> bool:
+    numbers = isinstance(box, list | tuple) and all(isinstance(value, int | float) for value in box)
+    return numbers and len(box) == 4 and are_finite(box)
 
 
 def _class_names(rows: Sequence[TableRow], feature: Any, given: Sequence[str], name: str) -> list[str]:

@@ -50,15 +50,16 @@ def find_labelled(source: Path) -> dict[str, Path]:
     """The files by split (`""` for one that holds all), if the source is such a file or a folder of them."""
     if source.is_file():
         return {"": source} if source.suffix.lower() in TABLES else {}
-    found = {}
+    found: dict[str, Path] = {}
     for role, names in SPLIT_NAMES.items():
         for name in names:
             files = [source / f"{name}{suffix}" for suffix in TABLES] + [source / name / "_classes.csv"]
-            found[role] = next((file for file in files if file.is_file() and _has_paths(file)), found.get(role))
-    kept = {role: file for role, file in found.items() if file is not None}
-    files = (source / f"{name}{suffix}" for name in USUAL for suffix in TABLES)
-    usual = next((file for file in files if file.is_file() and _has_paths(file)), None)
-    return kept or ({"": usual} if usual else {})
+            for file in files:
+                if file.is_file() and _has_paths(file):
+                    found.setdefault(role, file)
+    whole = [source / f"{name}{suffix}" for name in USUAL for suffix in TABLES]
+    usual = next((file for file in whole if file.is_file() and _has_paths(file)), None)
+    return found or ({"": usual} if usual else {})
 
 
 def _has_paths(file: Path) -> bool:
