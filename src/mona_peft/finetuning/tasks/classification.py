@@ -31,6 +31,7 @@ from mona_peft.finetuning.data.classification.transforms import (
     evaluation_processor,
     train_transform,
 )
+from mona_peft.finetuning.data.faults import warn_of_faults
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data, require_training
 from mona_peft.finetuning.methods import METHODS, apply_method
 from mona_peft.finetuning.metrics import MeanClassAccuracy, MultilabelMeanAveragePrecision, TopKAccuracy
@@ -277,5 +278,6 @@ def train_classifier(data: DataConfig, config: ClassificationConfig, training: T
         `dict[str, Any]`: What is in `metrics.json`.
     """
     loaded = require_training(load_data(data, training.seed))
+    warn_of_faults(loaded, data.dataset)
     task = ClassificationTask(loaded, config, shuffle_buffer=data.shuffle_buffer)
     return run_task(task, training)

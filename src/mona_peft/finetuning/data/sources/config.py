@@ -51,8 +51,8 @@ class DataConfig(SourceConfig):
 
     dataset: str | None = option(
         None,
-        "A folder of images in folders named by class (or parquet files, or tar shards), a CSV or JSON-lines file of "
-        f"paths and labels or a folder with such files, {', '.join(PRESET_NAMES)}, digits, or an id on the Hub.",
+        "A folder of images in folders named by class, of parquet files or tar shards, a CSV or JSON-lines file, "
+        f"{', '.join(PRESET_NAMES)}, digits, or an id on the Hub.",
     )
     download: bool = option(False, "Download the official archives of a preset into data_dir with torchvision.")
     voc_labels: str = option(
