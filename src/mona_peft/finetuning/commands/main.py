@@ -10,7 +10,7 @@ from typing import Any
 
 from mona_peft.finetuning.arguments import HELP_FLAGS
 
-from . import benchmark, data, demo, export, predict, recipes, studies, train
+from . import benchmark, data, demo, export, inspect, predict, recipes, studies, train
 from .command import Command, Job
 from .errors import one_line, quiet
 
@@ -25,6 +25,7 @@ COMMANDS: Commands = {
     "demo": demo.COMMAND,
     "data": data.COMMANDS,
     "export": export.COMMAND,
+    "inspect": inspect.COMMAND,
     "recipes": recipes.COMMAND,
 }
 DEBUG_FLAG = "--debug"
