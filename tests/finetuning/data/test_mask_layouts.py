@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -152,3 +153,18 @@ def test_what_is_missing_is_asked_for(data, tmp_path):
     (tmp_path / "class_dict.csv").unlink()
     with pytest.raises(ValueError, match=r"needs --class_names, by label, or a legend such as .*legend\.csv"):
         load_segmentation(SegmentationDataConfig(dataset=str(tmp_path)))
+
+
+def test_a_table_of_images_and_masks(data, tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
+    (tmp_path / "data").mkdir()
+    for split, samples in data.splits.items():
+        pairs = [data.read(sample) for sample in samples]
+        columns = {"image": [image for image, _ in pairs], "mask": [stored_labels(labels, 0) for _, labels in pairs]}
+        table = datasets.Dataset.from_dict(columns, features=features)
+        table.to_parquet(str(tmp_path / "data" / f"{split}.parquet"))
+    with pytest.raises(ValueError, match="needs --class_names"):
+        load_segmentation(SegmentationDataConfig(dataset=str(tmp_path)))
+    loaded = load_segmentation(SegmentationDataConfig(dataset=str(tmp_path), class_names=list(data.class_names)))
+    assert_same(data, loaded)
+    assert loaded.name == tmp_path.name  # a model card shows it

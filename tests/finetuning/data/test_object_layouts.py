@@ -177,6 +177,7 @@ def test_boxes_of_a_table_are_read_in_their_own_format(data, tmp_path, kind, nam
     write_table(data, tmp_path, kind, named)
     found = load_objects(ObjectDataConfig(dataset=str(tmp_path)))
     assert_same(data, found)
+    assert found.name == tmp_path.name  # a model card shows it
     said = load_objects(ObjectDataConfig(dataset=str(tmp_path), box_format=kind))
     assert [i.annotations for i in said.splits["train"]] == [i.annotations for i in found.splits["train"]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def _load_folders(
 
 
 def _load_table(root: Path, found: Any, config: SegmentationDataConfig, bad: list[Source] | None) -> SegmentationData:
-    return load_hub_segmentation(
+    data = load_hub_segmentation(
         str(root),
         named_classes(config, str(root)),
         config.reduce_zero_label,
@@ -51,6 +52,7 @@ def _load_table(root: Path, found: Any, config: SegmentationDataConfig, bad: lis
         config.label_column,
         config.exif_frame,
     )
+    return replace(data, name=root.name)
 
 
 def named_classes(config: SegmentationDataConfig, name: str) -> tuple[str, ...]:

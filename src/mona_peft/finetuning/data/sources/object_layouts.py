@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def _load_yolo(root: Path, found: Any, config: ObjectDataConfig, bad: list[Sourc
 
 
 def _load_table(root: Path, found: Any, config: ObjectDataConfig, bad: list[Source] | None) -> ObjectData:
-    return load_hub_objects(str(root), config, bad)[0]
+    return replace(load_hub_objects(str(root), config, bad)[0], name=root.name)
 
 
 OBJECT_LAYOUTS = (
