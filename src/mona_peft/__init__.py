@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from mona_peft.finetuning.inference.saving import save
     from mona_peft.finetuning.serving.router import AdapterRouter
 
+    from .inspection import inspect_backbone
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "VPTConfig",
     "VPTModel",
     "export",
+    "inspect_backbone",
     "load",
     "load_official_checkpoint",
     "save",
@@ -66,10 +69,11 @@ __all__ = [
     "to_official_state_dict",
 ]
 
-# These need the extra [train]; they are imported when first asked for.
+# These are imported when first asked for; those of the application need the extra [train].
 _LAZY = {
     "AdapterRouter": ".finetuning.serving.router",
     "export": ".finetuning.exporting.export",
+    "inspect_backbone": ".inspection",
     "load": ".finetuning.inference.loading",
     "save": ".finetuning.inference.saving",
 }

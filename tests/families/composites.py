@@ -16,6 +16,7 @@ from tests.families.transformers_models import PLAIN, SWIN, TEXT
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 SWIN4: dict[str, Any] = SWIN | dict(depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], image_size=64, out_features=STAGES)
 DINOV2: dict[str, Any] = PLAIN | dict(out_features=STAGES[:2], reshape_hidden_states=False)
+TOWER = "model.vision_tower."
 DETECTION: dict[str, Any] = dict(
     d_model=32,
     encoder_layers=1,
@@ -43,6 +44,7 @@ class Composite:
         blocks: Number of the backbone's blocks.
         inputs: Arguments of a call.
         trains: Whether the outputs of one call reach every adapter.
+        heads: Whether all outside the backbone is its head; a language model is none.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Composite:
     blocks: int
     inputs: Callable[[], dict[str, Any]] = lambda: pixels(64, 64)
     trains: bool = True
+    heads: bool = True
 
 
 def swin4() -> tr.SwinConfig:
@@ -227,6 +230,24 @@ def masked_autoencoder() -> nn.Module:
     )
 
 
+def llava(vision: Any) -> nn.Module:
+    """A language model that reads the last features of a vision tower: CLIP's class token is left out."""
+    text = tr.LlamaConfig(**TEXT, num_key_value_heads=2)
+    return tr.LlavaForConditionalGeneration(
+        tr.LlavaConfig(
+            vision_config=vision,
+            text_config=text,
+            image_token_index=49,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="default" if isinstance(vision, tr.CLIPVisionConfig) else "full",
+        )
+    )
+
+
+def conversation() -> dict[str, Any]:
+    return pixels(32, 32) | {"input_ids": torch.tensor([[1, *[49] * 16, 2, 3]] * 2)}
+
+
 COMPOSITES: tuple[Composite, ...] = (
     Composite("UperNet with Swin", upernet, "backbone.", 4),
     Composite("Mask2Former with Swin", mask2former, "model.pixel_level_module.encoder.", 4),
@@ -239,5 +260,7 @@ COMPOSITES: tuple[Composite, ...] = (
     Composite("Depth Anything with DINOv2", depth_anything, "backbone.", 2, lambda: pixels(32, 32)),
     Composite("VisionEncoderDecoder with Swin", lambda: captioner(tr.SwinConfig(**SWIN)), "encoder.", 4, captions),
     Composite("VisionEncoderDecoder with ViT", lambda: captioner(tr.ViTConfig(**PLAIN)), "encoder.", 2, captions),
+    Composite("LLaVA with CLIP", lambda: llava(tr.CLIPVisionConfig(**PLAIN)), TOWER, 2, conversation, heads=False),
+    Composite("LLaVA with SigLIP", lambda: llava(tr.SiglipVisionConfig(**PLAIN)), TOWER, 2, conversation, heads=False),
     Composite("ViTMAEForPreTraining, nothing masked", masked_autoencoder, "vit.", 2, lambda: pixels(32, 32)),
 )

@@ -340,6 +340,30 @@ FAMILIES: tuple[Family, ...] = (
             ("sam3", lambda: tr.Sam3ViTModel(tr.Sam3ViTConfig(**SAM, pretrain_image_size=32))),
         )
     ),
+    Family(  # attention pools the image in the second block
+        name="sam2",
+        library="transformers",
+        build=lambda: tr.Sam2HieraDetModel(
+            tr.Sam2HieraDetConfig(
+                hidden_size=8,
+                image_size=[32, 32],
+                window_positional_embedding_background_size=[4, 4],
+                num_query_pool_stages=1,
+                blocks_per_stage=[1, 2],
+                embed_dim_per_stage=[8, 16],
+                num_attention_heads_per_stage=[1, 2],
+                window_size_per_stage=[4, 2],
+                global_attention_blocks=[2],
+            )
+        ),
+        blocks=3,
+        mlp=after_norm("layer_norm2"),
+        silence="mlp",
+        grid=stages((1, 4), (2, 8)),
+        sizes=((32, 32), (32, 48)),
+        arrangement="channels_last",
+        rounding=1e-12,
+    ),
     pyramid(
         "segformer",
         lambda: tr.SegformerModel(tr.SegformerConfig(**PYRAMID, decoder_hidden_size=8, drop_path_rate=0.0)),

@@ -150,6 +150,8 @@ class TappedBlock(nn.Module):
         call = self._tap_reach(self._tap.spec.entry)
         if call is None:
             return None
+        if self._tap.spec.grid == "channels_last" and args[0].dim() == 4:  # attention may have pooled the image
+            call.layout = on_grid(call.layout, args[0].shape[1], args[0].shape[2])
         hidden_states, delta = call.enter(args[0])
         parallel = call.total([a.beside_mlp for a in call.adapters], hidden_states)
         call.delta = add_up([delta, parallel])

@@ -90,9 +90,14 @@ def looks_like_path(name: str) -> bool:
     return False
 
 
+def is_first_process() -> bool:
+    """Whether this is the process of a run that speaks for all of them."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def say(line: str) -> None:
     """Print a line, once for all processes of a run."""
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first_process():
         print(line, flush=True)
 
 

@@ -8,6 +8,7 @@ import pytest
 from mona_peft.asked import only_explains
 from mona_peft.finetuning import recipes
 from mona_peft.finetuning.arguments import Parser, Program
+from mona_peft.finetuning.commands.command import Command
 from mona_peft.finetuning.commands.layout import COMMON, GROUPS
 from mona_peft.finetuning.commands.main import COMMANDS, main, run
 from mona_peft.finetuning.commands.train import TASK_WORDS, arguments
@@ -17,7 +18,11 @@ from mona_peft.finetuning.models import names
 from mona_peft.finetuning.models.architectures import ARCHITECTURES, architectures_for
 from mona_peft.finetuning.study.config import StudyConfig
 
-HELPS = [["train", word] for word in TASK_WORDS] + [[word] for word in COMMANDS if word != "train"]
+HELPS = [
+    [word, *more]
+    for word, found in COMMANDS.items()
+    for more in ([[]] if isinstance(found, Command) else [[one] for one in found])
+]
 
 
 def help_of(words, capsys, monkeypatch, flag="--help"):

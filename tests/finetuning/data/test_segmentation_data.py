@@ -17,7 +17,7 @@ SCENES = SceneSettings(size=64)
 
 
 def load(root, names, reduce_zero_label=False, exif_frame=None):
-    return load_folders(root, names, reduce_zero_label, exif_frame, find_split_folders(root))
+    return load_folders(root, names, find_split_folders(root), reduce_zero_label, exif_frame)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 
 from mona_peft.finetuning.arguments import HELP_FLAGS
 
-from . import benchmark, demo, export, predict, recipes, studies, train
+from . import benchmark, data, demo, export, inspect, predict, recipes, studies, train
 from .command import Command, Job
 from .errors import one_line, quiet
 
@@ -24,7 +24,9 @@ COMMANDS: Commands = {
     "average": studies.AVERAGE_COMMAND,
     "benchmark": benchmark.COMMAND,
     "demo": demo.COMMAND,
+    "data": data.COMMANDS,
     "export": export.COMMAND,
+    "inspect": inspect.COMMAND,
     "recipes": recipes.COMMAND,
 }
 DEBUG_FLAG = "--debug"
@@ -103,8 +105,10 @@ def overview(commands: Commands, before: str) -> str:
     for word, found in commands.items():
         if isinstance(found, Command):
             rows.append((word, found.about))
-        else:
+        elif word == "train":
             rows.append((f"{word} {'|'.join(found)}", "Fine-tune on your own images."))
+        else:
+            rows += [(f"{word} {one}", inner.about) for one, inner in found.items() if isinstance(inner, Command)]
     lines = "\n".join(f"  {word}\n      {about}" for word, about in rows)
     return f"usage: {before} COMMAND [--setting VALUE ...]\n\n{lines}\n\n{FIRST_STEPS}"
 

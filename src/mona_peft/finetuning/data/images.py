@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ BACKGROUND = (255, 255, 255)
 IGNORED = 255
 
 Stored = dict[str, Any] | Path | Image.Image | None
+#: Where an image is: a file, or what gives the stored image; of a table, it knows its `row`.
+Source = Path | Callable[[], Stored]
 
 
 class UnreadableImage(ValueError):
@@ -49,10 +52,27 @@ def open_turned(stored: Stored, row: int | None = None) -> tuple[Image.Image, in
             return _decode(image)
     except Exception as error:
         # PIL raises OSError, ValueError, SyntaxError, struct.error, DecompressionBombError and others on broken files.
-        where = _name(stored) + ("" if row is None else f" (row {row})")
-        raise UnreadableImage(
-            f"Cannot read {where}: {error}. Repair or replace it, or pass --skip_bad_images."
-        ) from error
+        raise _unreadable(stored, row, error) from error
+
+
+def image_size(stored: Stored, row: int | None = None) -> tuple[tuple[int, int], int]:
+    """Width and height of an image as it is stored, and its EXIF orientation (1 to 8); its pixels are not decoded.
+
+    Raises:
+        UnreadableImage: If [`open_image`] would raise it before it decodes.
+    """
+    try:
+        if isinstance(stored, Image.Image):
+            return stored.size, exif_orientation(stored)
+        with Image.open(_source(stored)) as image:
+            return image.size, exif_orientation(image)
+    except Exception as error:
+        raise _unreadable(stored, row, error) from error
+
+
+def stored_in(source: Source) -> tuple[Stored, int | None]:
+    """The stored image of a source, and its row in a table."""
+    return (source, None) if isinstance(source, Path) else (source(), getattr(source, "row", None))
 
 
 def open_label_map(stored: Stored, row: int | None = None) -> tuple[Image.Image, int]:
@@ -73,10 +93,10 @@ def open_label_map(stored: Stored, row: int | None = None) -> tuple[Image.Image,
     return image, orientation
 
 
-def is_readable(path: Path) -> bool:
-    """Whether the file decodes as an image, read to its end."""
+def is_readable(source: Source) -> bool:
+    """Whether a source decodes as an image, read to its end."""
     try:
-        open_image(path)
+        open_image(*stored_in(source))
     except UnreadableImage:
         return False
     return True
@@ -107,6 +127,11 @@ def exif_orientation(image: Image.Image) -> int:
     """The EXIF orientation of an image, 1 (upright) if it has none or an unknown one."""
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     return orientation if orientation in range(1, 9) else 1
+
+
+def _unreadable(stored: Stored, row: int | None, error: Exception) -> UnreadableImage:
+    where = _name(stored) + ("" if row is None else f" (row {row})")
+    return UnreadableImage(f"Cannot read {where}: {error}. Repair or replace it, or pass --skip_bad_images.")
 
 
 def _decode(image: Image.Image) -> tuple[Image.Image, int]:

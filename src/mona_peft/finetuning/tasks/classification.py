@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from mona_peft.finetuning.data.classification.balancing import BalancedImages, class_weights, positive_weights
 from mona_peft.finetuning.data.classification.dataset import (
     ClassificationData,
     ClassificationImages,
     ClassificationStream,
+    arrow_column,
     stack_samples,
 )
 from mona_peft.finetuning.data.classification.mixing import MixedBatches
@@ -28,6 +31,7 @@ from mona_peft.finetuning.data.classification.transforms import (
     evaluation_processor,
     train_transform,
 )
+from mona_peft.finetuning.data.faults import warn_of_faults
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data, require_training
 from mona_peft.finetuning.methods import METHODS, apply_method
 from mona_peft.finetuning.metrics import MeanClassAccuracy, MultilabelMeanAveragePrecision, TopKAccuracy
@@ -111,12 +115,15 @@ class ClassificationTask(DataTask):
     ) -> None:
         if data.multilabel and (config.mixup or config.cutmix or config.label_smoothing):
             raise ValueError("mixup, cutmix and label_smoothing are for data with one label an image.")
+        if data.multilabel and config.balanced_sampling:
+            raise ValueError("balanced_sampling is for data with one label an image; class_weights is for both.")
         super().__init__(data, config)
         self.shuffle_buffer = shuffle_buffer
         self.model_factory = model_factory
         self.best_metric = "map" if data.multilabel else "accuracy"
         self.processor = processor or load_processor(config.model)
         self.settings = ImageSettings.from_processor(self.processor)
+        self.weights = self._class_weights() if config.class_weights else None
         if config.image_size is not None:
             self.settings = replace(self.settings, height=config.image_size, width=config.image_size)
 
@@ -168,8 +175,27 @@ class ClassificationTask(DataTask):
             transform = eval_transform(self.settings, config.resize_ratio, config.interpolation)
         rows = self.data.splits[split]
         if isinstance(rows, datasets.IterableDataset):
+            if split == "train" and config.balanced_sampling:
+                self._train_labels("balanced_sampling")
             return ClassificationStream(rows, self.data, transform, self.shuffle_buffer, torch.initial_seed() % 2**32)
-        return ClassificationImages(rows, self.data, transform)
+        images = ClassificationImages(rows, self.data, transform)
+        balanced = split == "train" and config.balanced_sampling
+        return BalancedImages(images, self._train_labels("balanced_sampling")) if balanced else images
+
+    def _train_labels(self, setting: str) -> np.ndarray:
+        """Labels of the training images, for a setting that counts them.
+
+        Raises:
+            ValueError: If they are a stream.
+        """
+        rows = require_training(self.data).splits["train"]
+        if isinstance(rows, datasets.IterableDataset):
+            raise ValueError(f"{setting} counts the images of each class first; a stream cannot be counted.")
+        return np.array(arrow_column(rows, self.data.label_column).to_pylist(), int)
+
+    def _class_weights(self) -> torch.Tensor:
+        labels = self._train_labels("class_weights")
+        return positive_weights(labels) if self.data.multilabel else class_weights(labels, len(self.data.class_names))
 
     def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
         """Stack the samples; mix them, in training, if asked for."""
@@ -181,7 +207,8 @@ class ClassificationTask(DataTask):
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
         """Cross entropy, or binary cross entropy over the labels that count."""
         logits = model(pixel_values=batch["pixel_values"]).logits
-        return self._sample_losses(logits, batch["labels"], self.config.label_smoothing).mean()
+        weights = None if self.weights is None else self.weights.to(logits)
+        return self._sample_losses(logits, batch["labels"], self.config.label_smoothing, weights).mean()
 
     def predict(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Scores, labels, loss and index of each sample."""
@@ -189,13 +216,19 @@ class ClassificationTask(DataTask):
         loss = self._sample_losses(logits, batch["labels"])
         return {"scores": logits, "labels": batch["labels"], "loss": loss, "index": batch["index"]}
 
-    def _sample_losses(self, logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    def _sample_losses(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        smoothing: float = 0.0,
+        weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Loss of each sample `(B,)` of logits `(B, classes)`."""
         if not self.data.multilabel:  # mixed batches have a row of class shares a sample
-            return F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+            return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="none")
         counted = labels >= 0
         target = labels.clamp(min=0).to(logits.dtype)
-        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * counted
+        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weights) * counted
         return losses.sum(1) / counted.sum(1).clamp(min=1)
 
     def metrics(self) -> dict[str, bool]:
@@ -245,5 +278,6 @@ def train_classifier(data: DataConfig, config: ClassificationConfig, training: T
         `dict[str, Any]`: What is in `metrics.json`.
     """
     loaded = require_training(load_data(data, training.seed))
+    warn_of_faults(loaded, data.dataset)
     task = ClassificationTask(loaded, config, shuffle_buffer=data.shuffle_buffer)
     return run_task(task, training)

@@ -97,6 +97,8 @@ class ClassificationConfig(ModelConfig):
         least=0,
     )
     cutmix: float = option(0.0, "Alpha of cutmix; 0 (recommended for few images) for none.", least=0)
+    balanced_sampling: bool = option(False, "Draw training images so that every class comes as often, for long tails.")
+    class_weights: bool = option(False, "Weight the loss so that every class counts as much, for long tails.")
     crop_scale: list[float] = option(
         [0.08, 1.0],
         "Least and greatest share of the area kept by the random crop; 0.5 1 for what fills the image.",

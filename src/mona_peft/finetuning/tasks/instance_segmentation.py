@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from mona_peft.finetuning.data.dense.objects import require_masks
+
 from .config import InstanceSegmentationConfig
 from .objects import ObjectTask
 
@@ -15,7 +19,14 @@ class InstanceSegmentationTask(ObjectTask):
         data (`ObjectData`): Splits and categories; every object has a segmentation.
         config (`InstanceSegmentationConfig`): Model, method and recipe.
         processor (`Any`, *optional*): Image processor, where the backbone's folder has none.
+
+    Raises:
+        ValueError: If an object has no segmentation.
     """
 
     name = "instance-segmentation"
     with_masks = True
+
+    def __init__(self, data: Any, config: Any, processor: Any = None) -> None:
+        require_masks(data)
+        super().__init__(data, config, processor)

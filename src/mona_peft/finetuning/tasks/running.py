@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mona_peft.finetuning.data.faults import warn_of_faults
 from mona_peft.finetuning.models.names import CLASSIFICATION
 from mona_peft.finetuning.training.config import TrainingConfig
 from mona_peft.finetuning.training.run import run_task
@@ -27,4 +28,6 @@ def run(task: str, data: Any, config: Any, training: TrainingConfig) -> dict[str
     if task == CLASSIFICATION:
         return train_classifier(data, config, training)
     kind = DENSE_KINDS[task]
-    return run_task(kind.make(kind.load(data, training.seed), config), training)
+    loaded = kind.load(data, training.seed)
+    warn_of_faults(loaded, data.dataset)
+    return run_task(kind.make(loaded, config), training)

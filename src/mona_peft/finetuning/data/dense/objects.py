@@ -7,16 +7,15 @@ tools would see; [`training_targets`] says which of them train.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from mona_peft.finetuning.data.fingerprint import digest, source_name
-from mona_peft.finetuning.data.images import is_readable, open_turned, to_rgb
+from mona_peft.finetuning.data.images import Source, is_readable, open_turned, stored_in, to_rgb
 from mona_peft.finetuning.data.orientation import TURNS, remaining_turn, turn_box
 
 from .masks import (
@@ -37,7 +36,7 @@ class ObjectImage:
         id (`int`): Unique in its split.
         height (`int`): Pixels.
         width (`int`): Pixels.
-        source (`Path` or `Callable`): A file, or what makes the RGB image.
+        source (`Path` or `Callable`): A file, or what gives the stored image.
         annotations (`tuple[Annotation, ...]`): COCO annotations: `bbox` as x, y, width, height; `category_id`; `area`;
             `iscrowd`; `segmentation` where there are masks; `difficult` in VOC.
         frame (`str`, *optional*): Whether the annotations are for the image as it is `stored` or `upright`, where EXIF
@@ -47,7 +46,7 @@ class ObjectImage:
     id: int
     height: int
     width: int
-    source: Path | Callable[[], Image.Image]
+    source: Source
     annotations: tuple[Annotation, ...] = ()
     frame: str | None = None
 
@@ -58,7 +57,7 @@ class ObjectImage:
             ValueError: If the file cannot be read, its size is not the annotated one, or EXIF data turn it and nothing
                 tells whether its annotations are already turned.
         """
-        image, orientation = open_turned(self.source) if isinstance(self.source, Path) else (self.source(), 1)
+        image, orientation = open_turned(*stored_in(self.source))
         size = (self.width, self.height)
         nothing_to_turn = not self.annotations and size == image.size
         frame = "upright" if nothing_to_turn else self.frame
@@ -259,6 +258,22 @@ def without_empty(images: Sequence[ObjectImage]) -> list[ObjectImage]:
     return kept
 
 
+def require_masks(data: ObjectData) -> None:
+    """Check that every object has a segmentation, before anything is trained on them.
+
+    Raises:
+        ValueError: If one has none; the message names its image.
+    """
+    for split, images in data.splits.items():
+        for image in images:
+            for annotation in image.annotations:
+                if annotation.get("segmentation") is None:
+                    raise ValueError(
+                        f"Annotation {annotation.get('id')} of {image.source} ({split}) has no segmentation (polygons "
+                        "or RLE); instance segmentation needs one, detection does not."
+                    )
+
+
 def clip_box(bbox: Sequence[float], height: int, width: int) -> tuple[float, float, float, float] | None:
     """A COCO box as corners clipped to the image; `None` if less than a pixel is left of a side."""
     x, y, box_width, box_height = bbox
@@ -267,16 +282,16 @@ def clip_box(bbox: Sequence[float], height: int, width: int) -> tuple[float, flo
     return (x1, y1, x2, y2) if x2 - x1 >= 1 and y2 - y1 >= 1 else None
 
 
-def without_unreadable(data: ObjectData) -> tuple[ObjectData, list[Path]]:
-    """Leave out the images whose files cannot be read, and list those files."""
-    bad: list[Path] = []
+def without_unreadable(data: ObjectData) -> tuple[ObjectData, list[Source]]:
+    """Leave out the images that cannot be read, and list them."""
+    bad: list[Source] = []
     splits = {}
     for split, images in data.splits.items():
         kept = []
         for image in images:
-            if isinstance(image.source, Path) and not is_readable(image.source):
-                bad.append(image.source)
-            else:
+            if is_readable(image.source):
                 kept.append(image)
+            else:
+                bad.append(image.source)
         splits[split] = kept
     return replace(data, splits=splits), bad

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,23 @@ from PIL import Image
 
 from mona_peft.finetuning.data.fingerprint import digest, source_name
 from mona_peft.finetuning.data.folders import DataFolder
-from mona_peft.finetuning.data.images import IGNORED, Stored, is_readable, open_label_map, open_turned, to_rgb
+from mona_peft.finetuning.data.images import (
+    IGNORED,
+    Source,
+    is_readable,
+    open_label_map,
+    open_turned,
+    stored_in,
+    to_rgb,
+)
 from mona_peft.finetuning.data.orientation import remaining_turn, turn_pixels
 
+from .legend import Legend
+
+#: What folders of images and of label maps are called, and what the names of label maps end in.
+IMAGE_FOLDERS = ("images", "image", "imgs", "JPEGImages")
+MASK_FOLDERS = ("annotations", "masks", "labels", "mask", "label_maps", "SegmentationClass")
+MASK_ENDINGS = ("_mask", "_label", "_labels", "_L", "_gt", "_seg")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -28,8 +42,8 @@ class LabelledImage:
         label_map (`Path` or `Callable`): A file, or what gives the stored image of class numbers.
     """
 
-    image: Path | Callable[[], Stored]
-    label_map: Path | Callable[[], Stored]
+    image: Source
+    label_map: Source
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,7 @@ class SegmentationData:
         reduce_zero_label (`bool`): Whether 0 in the files means "no class" and 1 the first class, as in ADE20K.
         exif_frame (`str`, *optional*): Whether label maps are for images as they are `stored` or `upright`, where EXIF
             data turn an image and the sizes do not tell.
+        legend (`Legend`, *optional*): Which class a stored number or colour is, where it is not the number itself.
     """
 
     name: str
@@ -50,6 +65,7 @@ class SegmentationData:
     class_names: tuple[str, ...]
     reduce_zero_label: bool = False
     exif_frame: str | None = None
+    legend: Legend | None = None
 
     def __post_init__(self) -> None:
         """Check that no class has the number that means "no class"."""
@@ -62,6 +78,8 @@ class SegmentationData:
     def fingerprint(self) -> str:
         """Hash of the class names, and of the names of every image and label map; no file is read."""
         parts: list[Any] = [self.class_names, self.reduce_zero_label]
+        if self.legend is not None:
+            parts += [self.legend.keys, self.legend.labels]
         for name, samples in sorted(self.splits.items()):
             parts += [name, [(source_name(one.image), source_name(one.label_map)) for one in samples]]
         return digest(parts)
@@ -73,16 +91,23 @@ class SegmentationData:
             ValueError: If a file cannot be read, sizes differ, a label is out of range, or EXIF data turn the image
                 and nothing tells whether its label map is already turned.
         """
-        image, orientation = open_turned(*_stored(sample.image))
-        label_map, own_orientation = open_label_map(*_stored(sample.label_map))
+        image, orientation = open_turned(*stored_in(sample.image))
+        opened = open_turned if self.legend and self.legend.coloured else open_label_map
+        label_map, own_orientation = opened(*stored_in(sample.label_map))
         # A label map with an orientation of its own has been turned upright by it.
         frame = self.exif_frame if own_orientation == 1 else "upright"
         name = f"{sample.image} of the label map {sample.label_map}"
         turn = remaining_turn(orientation, image.size, label_map.size, frame, name)
-        stored = np.asarray(label_map)
-        labels = reduce_zero(stored) if self.reduce_zero_label else stored.astype(np.int64)
+        labels = self._labels(label_map, str(sample.label_map))
         self._check(labels[labels != IGNORED], sample)
         return to_rgb(image), np.ascontiguousarray(turn_pixels(labels, turn))
+
+    def _labels(self, label_map: Image.Image, name: str) -> np.ndarray:
+        """What a stored label map says, `(H, W)`."""
+        if self.legend is not None:
+            return self.legend.read(label_map, name)
+        stored = np.asarray(label_map)
+        return reduce_zero(stored) if self.reduce_zero_label else stored.astype(np.int64)
 
     def _check(self, counted: np.ndarray, sample: LabelledImage) -> None:
         low, high = counted.min(initial=0), counted.max(initial=0)
@@ -91,11 +116,6 @@ class SegmentationData:
                 f"{sample.label_map} has the label {low if low < 0 else high}, but there are {len(self.class_names)} "
                 f"classes, numbered from 0 ({IGNORED} is left out). Give all class names, or set reduce_zero_label."
             )
-
-
-def _stored(source: Path | Callable[[], Stored]) -> tuple[Stored, int | None]:
-    """The stored image, and its row in a table."""
-    return (source, None) if isinstance(source, Path) else (source(), getattr(source, "row", None))
 
 
 def reduce_zero(stored: np.ndarray) -> np.ndarray:
@@ -108,6 +128,8 @@ def reduce_zero(stored: np.ndarray) -> np.ndarray:
 def pair_folders(images: Path, label_maps: Path) -> list[LabelledImage]:
     """Pair the files of two folders by their names without suffix, in alphabetical order.
 
+    A label map may have one of `MASK_ENDINGS` to its name, and then be in the folder of the images.
+
     Raises:
         FileNotFoundError: If a folder is missing, is empty, or an image has no label map.
     """
@@ -115,11 +137,16 @@ def pair_folders(images: Path, label_maps: Path) -> list[LabelledImage]:
         if not folder.is_dir():
             raise FileNotFoundError(f"There is no folder {folder}.")
     found = {path.stem: path for path in _image_files(label_maps)}
+    together = os.path.samefile(images, label_maps)
     pairs = []
     for path in sorted(_image_files(images)):
-        if path.stem not in found:
+        if together and path.stem.endswith(MASK_ENDINGS):
+            continue
+        usual = ([] if together else [path.stem]) + [path.stem + ending for ending in MASK_ENDINGS]
+        label_map = next((found[stem] for stem in usual if stem in found), None)
+        if label_map is None:
             raise FileNotFoundError(f"{path} has no label map in {label_maps}; add it or remove the image.")
-        pairs.append(LabelledImage(path, found[path.stem]))
+        pairs.append(LabelledImage(path, label_map))
     if not pairs:
         raise FileNotFoundError(f"{images} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
     return pairs
@@ -130,43 +157,65 @@ def _image_files(folder: Path) -> list[Path]:
     return [inside.file(name, folder) for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
 
 
+def find_pairs(root: Path) -> dict[str, tuple[Path, Path]]:
+    """The folders of images and of label maps of each split, by its own name; those without splits train."""
+    kinds = [(one, other) for one in IMAGE_FOLDERS for other in MASK_FOLDERS]
+    parents = [root, *(root / kind for kind in IMAGE_FOLDERS)]
+    names = {folder.name for parent in parents if parent.is_dir() for folder in parent.iterdir() if folder.is_dir()}
+    found = {}
+    for name in sorted(names):
+        pairs = [(f"{one}/{name}", f"{other}/{name}") for one, other in kinds]
+        pairs += [(f"{name}/{one}", f"{name}/{other}") for one, other in kinds]
+        pairs += [(name, f"{name}_{other}") for other in MASK_FOLDERS]
+        if next((root / name).glob(f"*{MASK_ENDINGS[0]}.png"), None):
+            pairs.append((name, name))
+        if pair := _first_pair(root, pairs):
+            found[name] = pair
+    flat = None if found else _first_pair(root, kinds)
+    return {"train": flat} if flat else found
+
+
+def _first_pair(root: Path, pairs: Sequence[tuple[str, str]]) -> tuple[Path, Path] | None:
+    """The first pair of folders that is there."""
+    there = ((root / one, root / other) for one, other in pairs)
+    return next((pair for pair in there if pair[0].is_dir() and pair[1].is_dir()), None)
+
+
 def load_folders(
     root: Path,
     class_names: Sequence[str],
-    reduce_zero_label: bool,
-    exif_frame: str | None,
-    folders: Mapping[str, str],
+    pairs: Mapping[str, tuple[Path, Path]],
+    reduce_zero_label: bool = False,
+    exif_frame: str | None = None,
+    legend: Legend | None = None,
 ) -> SegmentationData:
-    """Load `root/images/FOLDER` with `root/annotations/FOLDER`.
+    """Load folders of images with folders of label maps.
 
     Args:
         root (`Path`): The data set.
-        class_names (`Sequence[str]`): See `SegmentationData`.
+        class_names (`Sequence[str]`): By label.
+        pairs (`Mapping[str, tuple[Path, Path]]`): By split, its folder of images and that of label maps.
         reduce_zero_label (`bool`): See `SegmentationData`.
         exif_frame (`str`, *optional*): See `SegmentationData`.
-        folders (`Mapping[str, str]`): Folder of each split.
+        legend (`Legend`, *optional*): See `SegmentationData`.
 
     Raises:
         FileNotFoundError: If there is no training split.
     """
-    if "train" not in folders:
+    if "train" not in pairs:
         raise FileNotFoundError(f"There is no folder {root / 'images' / 'training'}.")
-    splits = {
-        split: pair_folders(root / "images" / folder, root / "annotations" / folder)
-        for split, folder in folders.items()
-    }
-    return SegmentationData(root.name, splits, tuple(class_names), reduce_zero_label, exif_frame)
+    splits = {split: pair_folders(*pair) for split, pair in pairs.items()}
+    return SegmentationData(root.name, splits, tuple(class_names), reduce_zero_label, exif_frame, legend)
 
 
-def without_unreadable(data: SegmentationData) -> tuple[SegmentationData, list[Path]]:
-    """Leave out the samples of which a file cannot be read, and list those files."""
-    bad: list[Path] = []
+def without_unreadable(data: SegmentationData) -> tuple[SegmentationData, list[Source]]:
+    """Leave out the samples of which an image cannot be read, and list those images."""
+    bad: list[Source] = []
     splits = {}
     for split, samples in data.splits.items():
         kept = []
         for sample in samples:
-            files = [part for part in (sample.image, sample.label_map) if isinstance(part, Path)]
-            broken = [path for path in files if not is_readable(path)]
+            broken = [part for part in (sample.image, sample.label_map) if not is_readable(part)]
             bad.extend(broken)
             if not broken:
                 kept.append(sample)

@@ -8,17 +8,25 @@ from __future__ import annotations
 import csv
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mona_peft.finetuning.data.dense.segmentation import LabelledImage, SegmentationData, load_folders
+import datasets
+
+from mona_peft.finetuning.data.dense.segmentation import LabelledImage, SegmentationData, find_pairs, load_folders
 from mona_peft.finetuning.data.embedded.scenes import SEMANTIC_NAMES, SceneImage, SceneSettings
 
+from .checks import check_images, undecoded
 from .hub import load_splits, pick_splits
 from .sizes import OFFICIAL_SIZES
+from .stored_rows import stored_images
 
 NUM_CLASSES = 150
+#: What a column of label maps is usually called.
+LABEL_COLUMNS = (
+    *("annotation", "annotations", "label", "labels", "mask", "masks", "segmentation_mask", "semantic_segmentation"),
+    *("segmentation", "label_map", "semantic_mask"),
+)
 
 
 def load_ade20k(
@@ -37,7 +45,7 @@ def load_ade20k(
         FileNotFoundError: If the training split is missing.
     """
     root = root / "ADEChallengeData2016" if (root / "ADEChallengeData2016").is_dir() else root
-    data = load_folders(root, ade20k_names(root), True, exif_frame, find_split_folders(root, wanted))
+    data = load_folders(root, ade20k_names(root), find_split_folders(root, wanted), True, exif_frame)
     for split, size in OFFICIAL_SIZES["ade20k"].items():
         found = len(data.splits.get(split, ()))
         if found != size:
@@ -45,22 +53,21 @@ def load_ade20k(
     return data
 
 
-def find_split_folders(root: Path, wanted: Mapping[str, str | None] | None = None) -> dict[str, str]:
-    """By role, the folder of `root/images` that holds a split.
+def find_split_folders(root: Path, wanted: Mapping[str, str | None] | None = None) -> dict[str, tuple[Path, Path]]:
+    """By role, a split's folder of images and that of its label maps.
 
     Args:
         root (`Path`): The data set.
-        wanted (`Mapping[str, str]`, *optional*): Names of folders by role, `None` for the usual names.
+        wanted (`Mapping[str, str]`, *optional*): Names of splits by role, `None` for the usual names.
 
     Raises:
-        ValueError: If a folder that was named is not there, or none can be told to be for training.
-        FileNotFoundError: If there are no folders at all.
+        ValueError: If a split that was named is not there, or none can be told to be for training.
+        FileNotFoundError: If there are no splits at all.
     """
-    images = root / "images"
-    if not images.is_dir():
-        raise FileNotFoundError(f"There is no folder {images / 'training'}.")
-    folders = {folder.name: folder.name for folder in sorted(images.iterdir()) if folder.is_dir()}
-    return pick_splits(folders, wanted or dict.fromkeys(("train", "validation", "test")))
+    pairs = find_pairs(root)
+    if not pairs:
+        raise FileNotFoundError(f"There is no folder {root / 'images' / 'training'}.")
+    return pick_splits(pairs, wanted or dict.fromkeys(("train", "validation", "test")))
 
 
 def ade20k_names(root: Path) -> tuple[str, ...]:
@@ -76,8 +83,8 @@ def load_hub_segmentation(
     name: str,
     class_names: tuple[str, ...],
     reduce_zero_label: bool,
-    image_column: str = "image",
-    label_column: str = "annotation",
+    image_column: str | None = None,
+    label_column: str | None = None,
     exif_frame: str | None = None,
     config_name: str | None = None,
     revision: str | None = None,
@@ -88,51 +95,42 @@ def load_hub_segmentation(
         name (`str`): Its id.
         class_names (`tuple[str, ...]`): By label.
         reduce_zero_label (`bool`): Whether 0 means "no class", as in ADE20K.
-        image_column (`str`): Images.
-        label_column (`str`): Label maps, as images.
+        image_column (`str`, *optional*): Images; found if left out.
+        label_column (`str`, *optional*): Label maps, as images; found if left out.
         exif_frame (`str`, *optional*): See `SegmentationData`.
         config_name (`str`, *optional*): Configuration, for data sets with several.
         revision (`str`, *optional*): Branch or commit on the Hub.
 
     Raises:
-        ValueError: If a column is missing.
+        ValueError: If a column is missing, or a row has no image.
     """
-    import datasets
-
     loaded = load_splits(name, config_name, revision=revision)
+    folder = Path(name) if Path(name).is_dir() else None
     splits = {}
     for split, rows in loaded.items():
-        missing = {image_column, label_column} - set(rows.column_names)
-        if missing:
-            raise ValueError(f"{name} has no columns {sorted(missing)}; it has {rows.column_names}. Name them.")
-        columns = []
-        for column in (image_column, label_column):
-            stored = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-            columns.append([HubImage(stored, column, row) for row in range(len(rows))])
+        label = _label_column(rows, label_column, name)
+        image = image_column or next(
+            (one for one in ("image", "img", "pixel_values") if one in rows.features), "image"
+        )
+        if image not in rows.features:
+            raise ValueError(f"{name} has no column {image!r}; it has {rows.column_names}. Name it: --image_column.")
+        for column in (image, label):
+            check_images(undecoded(rows, column), column, f"{name} {split}", folder)
+        columns = (stored_images(rows, column) for column in (image, label))
         splits[str(split)] = [LabelledImage(*pair) for pair in zip(*columns, strict=True)]
     return SegmentationData(name, splits, class_names, reduce_zero_label, exif_frame)
 
 
-@dataclass(frozen=True)
-class HubImage:
-    """A stored image in a table.
-
-    Args:
-        rows (`datasets.Dataset`): The table, its images undecoded.
-        column (`str`): Of the image.
-        row (`int`): Of the image.
-    """
-
-    rows: Any
-    column: str
-    row: int
-
-    def __call__(self) -> dict[str, Any]:
-        """Its path and bytes."""
-        return self.rows[self.row][self.column]
-
-    def __str__(self) -> str:
-        return f"{self.column} of row {self.row}"
+def _label_column(rows: Any, given: str | None, name: str) -> str:
+    """The column of label maps."""
+    usual = [one for one in LABEL_COLUMNS if isinstance(rows.features.get(one), datasets.Image)]
+    found = given or next(iter(usual), None)
+    if found is None or found not in rows.features:
+        raise ValueError(
+            f"{name} has no column {found or LABEL_COLUMNS[0]!r} of label maps; it has {rows.column_names}. Name it: "
+            "--label_column."
+        )
+    return found
 
 
 def scene_segmentation(sizes: dict[str, int], settings: SceneSettings | None = None) -> SegmentationData:

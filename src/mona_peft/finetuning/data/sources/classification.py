@@ -19,7 +19,9 @@ from .checks import check_images, image_folder, skip_bad_images, undecoded
 from .config import DataConfig
 from .holding_out import split_positions
 from .hub import find_image_column, find_label_column, load_splits, pick_named, pick_splits
+from .labelled_files import find_labelled, load_labelled
 from .labels import encode_labels, find_class_names, unlabelled
+from .layouts import say_read
 from .presets import PRESETS, Preset, check_sizes, download
 
 #: Labelled scans a class of the digits, where no number is asked for.
@@ -113,6 +115,9 @@ def _from_datasets(preset: Preset | None, config: DataConfig) -> ClassificationD
         raise ValueError(
             f"{preset.name} has no usual place on the Hub: give --data_dir (official archives) or --hub_id."
         )
+    found = find_labelled(Path(source)) if config.hub_id is None else {}
+    if found:
+        return _from_files(source, found, config)
     wanted = config.named_splits()
     splits = pick_splits(load_splits(source, config.hub_config, revision=config.hub_revision), wanted)
     if config.streaming and "train" in splits:
@@ -123,6 +128,42 @@ def _from_datasets(preset: Preset | None, config: DataConfig) -> ClassificationD
     label = find_label_column(first.features, config.label_column)
     splits = _labelled(splits, label, source)
     names = find_class_names(first, label, config.class_names, f"{source} {role}")
+    data = _encoded(source, splits, names, image, label, config)
+    if preset is not None and not config.streaming:
+        check_sizes(preset, {split: len(rows) for split, rows in data.splits.items()})
+    if Path(source).is_dir():
+        say_read(source, _kind_of(Path(source)), data.splits, names, "images")
+    return data
+
+
+def _from_files(source: str, found: dict[str, Path], config: DataConfig) -> ClassificationData:
+    """CSV or JSON-lines files of paths and labels.
+
+    Raises:
+        ValueError: If they are to be streamed.
+    """
+    if config.streaming:
+        raise ValueError(f"{source} is a list of files, which is not streamed; leave streaming out.")
+    columns = (config.image_column, config.label_column)
+    splits, names = load_labelled(found, *columns, config.class_names, allow_missing=config.skip_bad_images)
+    data = pick_named(_encoded(source, splits, names, "image", "label", config), config)
+    listed = ", ".join(str(file.relative_to(Path(source).parent)) for file in found.values())
+    say_read(source, f"paths and labels of {listed}", data.splits, names, "images")
+    return data
+
+
+def _kind_of(folder: Path) -> str:
+    """What a folder that `datasets` reads holds."""
+    kinds = {".parquet": "parquet files", ".tar": "tar shards"}
+    found = {kinds[path.suffix] for path in folder.rglob("*") if path.suffix in kinds}
+    return " and ".join(sorted(found)) or "a folder a class"
+
+
+def _encoded(
+    source: str, splits: dict[str, Any], names: list[str], image: str, label: str, config: DataConfig
+) -> ClassificationData:
+    """The splits with their labels as numbers, or as rows of 1 and 0."""
+    first = next(iter(splits.values()))
     multilabel = hasattr(first.features[label], "feature")
     encoded = {}
     for split, rows in splits.items():
@@ -130,8 +171,6 @@ def _from_datasets(preset: Preset | None, config: DataConfig) -> ClassificationD
         kept = kept if label == "label" else kept.rename_column(label, "label")
         encode = _encode if isinstance(rows, datasets.Dataset) else partial(_encode_stream, config=config)
         encoded[split] = encode(kept, image, names, multilabel, f"{source} {split}")
-    if preset is not None and not config.streaming:
-        check_sizes(preset, {split: len(rows) for split, rows in encoded.items()})
     return ClassificationData(config.dataset or source, encoded, tuple(names), image, "label", multilabel)
 
 
@@ -179,7 +218,8 @@ def _label_feature(names: list[str], multilabel: bool) -> Any:
 def _local_folder(config: DataConfig) -> Path | None:
     """The data set's folder, if it is on this machine."""
     sources = (config.data_dir, config.hub_id, config.dataset)
-    return next((Path(source) for source in sources if source and Path(source).is_dir()), None)
+    found = next((Path(source) for source in sources if source and Path(source).exists()), None)
+    return found.parent if found is not None and found.is_file() else found
 
 
 def _hold_out(data: ClassificationData, config: DataConfig, seed: int) -> dict[str, Any]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage, check_entry
 from mona_peft.finetuning.data.folders import DataFolder
+from mona_peft.finetuning.data.splits import SPLIT_NAMES
 
 #: Annotation file and image folder of each split in the official layout of 2017.
 COCO_2017 = {
@@ -18,19 +20,51 @@ COCO_2017 = {
 }
 
 
-def find_coco_layout(root: Path) -> dict[str, tuple[str, str]]:
+#: The annotation file of Roboflow's export, in the folder of its split.
+ROBOFLOW_FILE = "_annotations.coco.json"
+
+
+def find_coco_layout(root: Path, prefix: str = "instances_") -> dict[str, tuple[str, str]]:
     """Annotation file and image folder of each split of a folder: `annotations/instances_SPLIT.json` and `SPLIT`.
 
     A split may have a year to its name (`train2017`), and its images may lie in `images/SPLIT` as well.
+
+    Args:
+        root (`Path`): The folder.
+        prefix (`str`): What a file's name has before that of its split; a file without it is found too.
     """
     layout = {}
     for role, usual in (("train", "train"), ("validation", "val"), ("test", "test")):
         for file in sorted(root.glob(f"annotations/*{usual}*.json")):
-            name = file.stem.removeprefix("instances_")
+            name = file.stem.removeprefix(prefix)
             folder = next((each for each in (name, f"images/{name}") if (root / each).is_dir()), None)
             if folder is not None and role not in layout:
                 layout[role] = (f"annotations/{file.name}", folder)
     return layout
+
+
+def find_roboflow(root: Path) -> dict[str, tuple[str, str]]:
+    """The same for Roboflow's export: `SPLIT/_annotations.coco.json`, among the pictures of the split."""
+    return {
+        role: (f"{name}/{ROBOFLOW_FILE}", name)
+        for role, names in SPLIT_NAMES.items()
+        for name in names
+        if (root / name / ROBOFLOW_FILE).is_file()
+    }
+
+
+def load_roboflow(root: Path, layout: Mapping[str, tuple[str, str]], exif_frame: str | None = None) -> ObjectData:
+    """Load Roboflow's export, without the category that only groups the others: it is named as they say their
+    supercategory is, and nothing is of it. Raises what [`load_coco`] raises.
+    """
+    data = load_coco(root, layout, exif_frame)
+    used = {a["category_id"] for images in data.splits.values() for image in images for a in image.annotations}
+    groups: set[str] = set()
+    for file, _ in layout.values():
+        content = json.loads((root / file).read_text(encoding="utf-8"))
+        groups |= {str(category.get("supercategory")) for category in content["categories"]} - {"none"}
+    kept = {id_: name for id_, name in data.categories.items() if id_ in used or name not in groups}
+    return replace(data, categories=kept or data.categories)
 
 
 def load_coco(

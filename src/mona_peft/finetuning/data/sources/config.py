@@ -17,6 +17,7 @@ SEGMENTATION_SETS = ("ade20k", "scenes", "folder", "hub")
 OBJECT_SETS = ("coco", "voc0712", "scenes")
 #: Data sets that go by a name, whose official splits stay as they are unless something else is asked for.
 NAMED_SETS = {*PRESET_NAMES, *SEGMENTATION_SETS, *OBJECT_SETS, "digits"} - {"folder", "hub"}
+BOX_FORMAT_NAMES = ("coco", "pascal_voc", "yolo", "albumentations")
 EXIF_HELP = (
     "Frame of the annotations of images that EXIF data turn: stored or upright. Needed only where their size does not "
     "tell, as for square images."
@@ -54,8 +55,8 @@ class DataConfig(SourceConfig):
 
     dataset: str | None = option(
         None,
-        f"A folder of images in folders named by class (or parquet files, or tar shards), {', '.join(PRESET_NAMES)}, "
-        "digits, or an id on the Hub.",
+        "A folder of images in folders named by class, of parquet files or tar shards, a CSV or JSON-lines file, "
+        f"{', '.join(PRESET_NAMES)}, digits, or an id on the Hub.",
     )
     download: bool = option(False, "Download the official archives of a preset into data_dir with torchvision.")
     voc_labels: str = option(
@@ -103,7 +104,9 @@ class SegmentationDataConfig(DenseDataConfig):
     """Where images and label maps come from."""
 
     dataset: str | None = option(
-        None, "A folder with images/SPLIT and annotations/SPLIT, ade20k, scenes, or an id on the Hub."
+        None,
+        "A folder of images and masks (images/SPLIT and annotations/SPLIT, or masks), COCO panoptic or stuff, ade20k, "
+        "scenes, or an id on the Hub.",
     )
     reduce_zero_label: bool = option(False, "0 in the label maps means no class, 1 the first class (for folders).")
 
@@ -114,12 +117,18 @@ class ObjectDataConfig(DenseDataConfig):
 
     dataset: str | None = option(
         None,
-        "A folder in COCO's layout (annotations/*.json and image folders) or with VOC's in it, coco, voc0712, or "
-        "scenes.",
+        "A folder in COCO's, Roboflow's, YOLO's or VOC's layout, coco, voc0712, scenes, or an id on the Hub whose "
+        "rows have an image and its objects.",
+    )
+    box_format: str | None = option(
+        None,
+        "Boxes of Hub data: coco (x, y, width, height), pascal_voc (corners), or in shares yolo (centre and size) or "
+        "albumentations (corners); found if unset.",
+        choices=BOX_FORMAT_NAMES,
     )
     train_annotations: str | None = option(None, "Other annotation file of coco, inside data_dir.")
     train_images: str | None = option(None, "Its image folder.")
     validation_annotations: str | None = option(None, "Other annotation file to validate on.")
     validation_images: str | None = option(None, "Its image folder.")
-    test_annotations: str | None = option(None, "Annotation file to test on.")
+    test_annotations: str | None = option(None, "Other annotation file to test on.")
     test_images: str | None = option(None, "Its image folder.")

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mona_peft.finetuning.data.dense import objects, segmentation
-from mona_peft.finetuning.data.dense.objects import ObjectData
-from mona_peft.finetuning.data.dense.segmentation import SegmentationData, load_folders
+from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage
+from mona_peft.finetuning.data.dense.segmentation import SegmentationData
 from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
+from mona_peft.finetuning.data.images import Source
 from mona_peft.finetuning.data.orientation import FRAMES
+from mona_peft.finetuning.environment import is_hub_id
 
-from .ade20k import ade20k_names, find_split_folders, load_ade20k, load_hub_segmentation, scene_segmentation
-from .coco import find_coco_layout, load_coco
+from .ade20k import ade20k_names, load_ade20k, load_hub_segmentation, scene_segmentation
+from .coco import load_coco
 from .config import OBJECT_SETS, SEGMENTATION_SETS, ObjectDataConfig, SegmentationDataConfig, SourceConfig
 from .holding_out import split_positions
 from .hub import check_source, pick_named, pick_splits
+from .hub_objects import load_hub_objects
+from .layouts import recognise, say_read, shapes
+from .mask_layouts import MASK_LAYOUTS, named_classes
+from .object_layouts import OBJECT_LAYOUTS
 from .voc_detection import load_voc_detection
 
 
@@ -30,12 +37,15 @@ def check_frame(frame: str | None) -> None:
         raise ValueError(f"exif_frame is {frame!r}; it is {' or '.join(FRAMES)}.")
 
 
-def load_segmentation(config: SegmentationDataConfig, seed: int = 0) -> SegmentationData:
+def load_segmentation(
+    config: SegmentationDataConfig, seed: int = 0, unreadable: list[Source] | None = None
+) -> SegmentationData:
     """Load the data set that `config` names.
 
     Args:
         config (`SegmentationDataConfig`): The source.
         seed (`int`): Draws a validation split.
+        unreadable (`list`, *optional*): Given to look at faulty data: files may then be missing.
 
     Raises:
         ValueError: If there is no such data set, or a setting that it needs is missing.
@@ -46,32 +56,49 @@ def load_segmentation(config: SegmentationDataConfig, seed: int = 0) -> Segmenta
     elif config.dataset == "ade20k" and not config.hub_id:
         data = load_ade20k(_folder(config), config.exif_frame, config.named_splits())
     elif config.dataset == "folder" or (config.dataset and Path(config.dataset).is_dir() and not config.hub_id):
-        if not config.class_names:
-            raise ValueError(f"The data set {config.dataset} needs --class_names, by label.")
-        root = _folder(config) if config.dataset == "folder" else Path(config.dataset)
-        folders = find_split_folders(root, config.named_splits())
-        data = load_folders(root, config.class_names, config.reduce_zero_label, config.exif_frame, folders)
+        data = _label_maps_in(_folder(config) if config.dataset == "folder" else Path(config.dataset), config)
     else:
         data = _from_hub(config)
     if config.skip_bad_images:
         data, bad = segmentation.without_unreadable(data)
         _report(bad)
+    if unreadable is None:
+        refuse_missing(data)
     return _hold_out(data, config, seed)
 
 
+def _label_maps_in(root: Path, config: SegmentationDataConfig) -> SegmentationData:
+    """A folder in one of the known layouts.
+
+    Raises:
+        ValueError: If it is in none.
+    """
+    recognised = recognise(root, MASK_LAYOUTS)
+    if recognised is None:
+        raise ValueError(f"{root} is in no known layout: {shapes(MASK_LAYOUTS)}.")
+    layout, found = recognised
+    if layout.names_classes:
+        _refuse_unread(config, ("class_names", "reduce_zero_label"))
+    data = layout.load(root, found, config, None)
+    data = data if layout.names_splits else pick_named(data, config)
+    name = f"{layout.name} with the legend {data.legend.path.name}" if data.legend else layout.name
+    say_read(str(root), name, data.splits, data.class_names, "images")
+    return data
+
+
 def _from_hub(config: SegmentationDataConfig) -> SegmentationData:
-    """Label maps on the Hub; without class names they count as ADE20K's."""
+    """Label maps on the Hub; those of ADE20K have its class names."""
     source = config.hub_id or ("" if config.dataset == "hub" else config.dataset or "")
     if not source:
         raise ValueError("dataset hub needs --hub_id, an id such as user/name.")
     check_source(source, f"a folder, {', '.join(SEGMENTATION_SETS)}, or an id on the Hub")
-    names = tuple(config.class_names) or ade20k_names(Path(source))
+    is_ade = config.dataset in ("ade20k", "hub") and not config.class_names
     data = load_hub_segmentation(
         source,
-        names,
-        config.reduce_zero_label or not config.class_names,
-        config.image_column or "image",
-        config.label_column or "annotation",
+        ade20k_names(Path(source)) if is_ade else named_classes(config, source),
+        config.reduce_zero_label or is_ade,
+        config.image_column,
+        config.label_column,
         exif_frame=config.exif_frame,
         config_name=config.hub_config,
         revision=config.hub_revision,
@@ -80,60 +107,110 @@ def _from_hub(config: SegmentationDataConfig) -> SegmentationData:
 
 
 #: Settings of the data that annotation files of objects decide.
-NOT_FOR_OBJECTS = ("hub_id", "hub_config", "hub_revision", "image_column", "label_column", "class_names")
+NOT_FOR_OBJECTS = ("hub_id", "hub_config", "hub_revision", "image_column", "label_column", "class_names", "box_format")
 
 
-def load_objects(config: ObjectDataConfig, seed: int = 0) -> ObjectData:
+def load_objects(config: ObjectDataConfig, seed: int = 0, unreadable: list[Source] | None = None) -> ObjectData:
     """Load the data set that `config` names.
 
     Args:
         config (`ObjectDataConfig`): The source.
         seed (`int`): Draws a validation split.
+        unreadable (`list`, *optional*): Given to look at faulty data: takes the images of which not even the size can
+            be read, which are left out, and files may be missing.
 
     Raises:
+        FileNotFoundError: If an image is missing.
         ValueError: If there is no such data set, or a setting that it needs is missing.
     """
     check_frame(config.exif_frame)
-    unread = [name for name in NOT_FOR_OBJECTS if getattr(config, name)]
-    if unread:
-        raise ValueError(
-            f"Objects are read from folders in COCO's or VOC's layout, whose files name everything: leave out "
-            f"{', '.join(unread)}."
-        )
-    if config.dataset == "scenes":
-        data = scene_objects(config.sizes(), config.settings())
-    elif config.dataset == "coco":
-        data = load_coco(_folder(config), _coco_layout(config), config.exif_frame)
-    elif config.dataset == "voc0712":
-        data = load_voc_detection(_folder(config), exif_frame=config.exif_frame)
-    elif config.dataset and Path(config.dataset).is_dir():
-        data = _objects_in(Path(config.dataset), config)
+    bad: list[Source] | None = [] if config.skip_bad_images else unreadable
+    if config.dataset in OBJECT_SETS:
+        _refuse_unread(config, NOT_FOR_OBJECTS)
+        data = _objects_by_name(config)
+    elif config.dataset and Path(config.dataset).is_dir() and not config.hub_id:
+        data = _objects_in(Path(config.dataset), config, bad)
     else:
-        place = f"There is no folder {config.dataset}. " if config.dataset else ""
-        raise ValueError(
-            f"{place}--dataset is a folder in COCO's or VOC's layout, or one of {', '.join(OBJECT_SETS)}."
-        )
+        data = _objects_of_the_hub(config, bad)
     if config.skip_bad_images:
-        data, bad = objects.without_unreadable(data)
-        _report(bad)
+        data, broken = objects.without_unreadable(data)
+        _report([*(bad or ()), *broken])
+    if unreadable is None:
+        refuse_missing(data)
     return _hold_out(pick_named(data, config), config, seed)
 
 
-def _objects_in(root: Path, config: ObjectDataConfig) -> ObjectData:
-    """A folder in VOC's layout, or in COCO's: annotation files named, or found by the name of their split.
+def _objects_by_name(config: ObjectDataConfig) -> ObjectData:
+    if config.dataset == "scenes":
+        return scene_objects(config.sizes(), config.settings())
+    if config.dataset == "coco":
+        return load_coco(_folder(config), _coco_layout(config), config.exif_frame)
+    return load_voc_detection(_folder(config), exif_frame=config.exif_frame)
+
+
+def _objects_in(root: Path, config: ObjectDataConfig, bad: list[Source] | None) -> ObjectData:
+    """A folder in one of the known layouts, or with annotation files that the settings name.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is in none.
     """
-    if any((folder / "Annotations").is_dir() for folder in (*root.glob("VOC20*"), *root.glob("VOCdevkit/VOC20*"))):
-        return load_voc_detection(root, exif_frame=config.exif_frame)
-    layout = _coco_layout(config) or find_coco_layout(root)
-    if not layout:
+    named = _coco_layout(config)
+    recognised = None if named else recognise(root, OBJECT_LAYOUTS)
+    if named:
+        _refuse_unread(config, NOT_FOR_OBJECTS)
+        return load_coco(root, named, config.exif_frame)
+    if recognised is None:
         raise ValueError(
-            f"{root} is neither in COCO's layout (annotations/instances_SPLIT.json and a folder SPLIT of images) nor "
-            "in VOC's (VOC2007/Annotations). Name its files: --train_annotations FILE --train_images FOLDER."
+            f"{root} is in no known layout: {shapes(OBJECT_LAYOUTS)}. Or name COCO's files: --train_annotations FILE "
+            "--train_images FOLDER."
         )
-    return load_coco(root, layout, config.exif_frame)
+    layout, found = recognised
+    _refuse_unread(config, NOT_FOR_OBJECTS if layout.names_classes else ("hub_id",))
+    data = layout.load(root, found, config, bad)
+    say_read(str(root), layout.name, data.splits, data.class_names, "images")
+    return data
+
+
+def _objects_of_the_hub(config: ObjectDataConfig, bad: list[Source] | None) -> ObjectData:
+    source = config.hub_id or config.dataset or ""
+    if not config.hub_id and not is_hub_id(source):
+        place = f"There is no folder {source}. " if source else ""
+        raise ValueError(
+            f"{place}--dataset is a folder in a known layout, one of {', '.join(OBJECT_SETS)}, or an id on the Hub "
+            "such as user/name."
+        )
+    data, kind = load_hub_objects(source, config, bad)
+    say_read(source, f"a table of objects, boxes in the format {kind}", data.splits, data.class_names, "images")
+    return data
+
+
+def _refuse_unread(config: SourceConfig, names: Sequence[str]) -> None:
+    """Refuse settings that nothing of this data set would heed."""
+    unread = [name for name in names if getattr(config, name)]
+    if unread:
+        raise ValueError(
+            f"The objects of {config.dataset} are read from files that name everything: leave out {', '.join(unread)}."
+        )
+
+
+def refuse_missing(data: Any) -> None:
+    """Refuse a data set of which a file is missing, before it is trained on.
+
+    Raises:
+        FileNotFoundError: If one is missing; the message names it.
+    """
+    for split, samples in data.splits.items():
+        files = (getattr(part, "path", part) for sample in samples for part in _sources(sample))
+        missing = [path for path in files if isinstance(path, Path) and not path.exists()]
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} files of {data.name} {split} are missing, such as {missing[0]}. Add them, take them "
+                "out of the annotations, or pass --skip_bad_images."
+            )
+
+
+def _sources(sample: Any) -> tuple[Source, ...]:
+    return (sample.source,) if isinstance(sample, ObjectImage) else (sample.image, sample.label_map)
 
 
 def _hold_out(data: Any, config: SourceConfig, seed: int) -> Any:
@@ -166,6 +243,6 @@ def _folder(config: Any) -> Path:
     return Path(config.data_dir)
 
 
-def _report(bad: list[Path]) -> None:
+def _report(bad: Sequence[Source]) -> None:
     """Say which files were left out."""
     print(f"{len(bad)} unreadable files left out" + "".join(f"\n  {path}" for path in bad))

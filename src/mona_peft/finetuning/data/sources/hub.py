@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 
+from mona_peft.finetuning.data.splits import SPLIT_NAMES
 from mona_peft.finetuning.environment import looks_like_path
 from mona_peft.finetuning.validation import first_line
 
@@ -20,11 +21,6 @@ from .config import SourceConfig
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
 LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class", "category", "target")
-SPLIT_NAMES = {
-    "train": ("train", "training", "trainval"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval"),
-}
 
 
 def check_source(source: str, known: str) -> None:

@@ -1,0 +1,40 @@
+"""`mona-peft data check`: what is in a data set, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from mona_peft.finetuning.checking.config import CheckConfig
+from mona_peft.finetuning.settings import parse_arguments
+
+from .command import Command, Job, program
+
+ABOUT = "Look at a data set: classes by split, what training would refuse or warn of, a page of pictures."
+EXAMPLES = ("photos", "things --task detection --page things.html")
+
+
+def read(words: Sequence[str]) -> Job:
+    """Read `FOLDER` and the settings.
+
+    Raises:
+        ValueError: If no folder is named.
+    """
+    words = list(words)
+    folder = words.pop(0) if words and not words[0].startswith("-") else ""
+    texts = program("data check", ABOUT, EXAMPLES, positionals="FOLDER")
+    (config,) = parse_arguments((CheckConfig,), words, texts)
+    if not folder:
+        raise ValueError("Name the folder or file to look at: mona-peft data check FOLDER.")
+    return partial(run, folder, config)
+
+
+def run(folder: str, config: CheckConfig) -> Any:
+    """Look at it."""
+    from mona_peft.finetuning.checking.check import check
+
+    return check(folder, config)
+
+
+COMMANDS = {"check": Command(ABOUT, read)}

@@ -1,0 +1,36 @@
+"""Images in the rows of a table, read when they are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+
+
+@dataclass(frozen=True)
+class HubImage:
+    """A stored image in a table.
+
+    Args:
+        rows (`datasets.Dataset`): The table, its images undecoded.
+        column (`str`): Of the image.
+        row (`int`): Of the image.
+    """
+
+    rows: Any
+    column: str
+    row: int
+
+    def __call__(self) -> dict[str, Any]:
+        """Its path and bytes."""
+        return self.rows[self.row][self.column]
+
+    def __str__(self) -> str:
+        return f"{self.column} of row {self.row}"
+
+
+def stored_images(rows: datasets.Dataset, column: str) -> list[HubImage]:
+    """The images of a column."""
+    stored = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    return [HubImage(stored, column, row) for row in range(len(stored))]
