@@ -35,7 +35,7 @@ from tests.finetuning.tasks.tiny_dense import tiny_task, tiny_training, write_sw
 from tests.finetuning.training.killing import kill_until_done
 from tests.finetuning.training.test_kill import assert_same_run, train_digits
 
-MEASURED = {"seconds", "memory_bytes", "versions"}
+MEASURED = {"seconds", "memory_bytes", "versions", "created"}
 
 
 def train_dense(swin: Path, folder: Path, resume: bool) -> None:
