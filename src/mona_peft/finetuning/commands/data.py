@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from mona_peft.finetuning.checking.config import CheckConfig
-from mona_peft.finetuning.settings import parse_arguments
+from mona_peft.finetuning.command_line import parse_arguments
 
 from .command import Command, Job, program
 

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mona_peft.finetuning.settings import Settings, option, parse_arguments
+from mona_peft.finetuning.command_line import parse_arguments
+from mona_peft.finetuning.settings import Settings, option
 
 from .command import Command, Job, program
 

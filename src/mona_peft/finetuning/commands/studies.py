@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from mona_peft.finetuning.settings import parse_arguments
+from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.study.config import AblateConfig, AverageConfig, CompareConfig, parse_study
 
 from .command import Command, Job, program
