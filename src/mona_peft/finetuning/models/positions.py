@@ -75,7 +75,7 @@ def check_image_size(model: PreTrainedModel, side: int) -> None:
 
 
 def _least_for_windows(config: PretrainedConfig) -> int:
-    """The side whose last grid has as many patches as the windows of a Swin, which do not shrink; 0 without windows."""
+    """The side whose last grid has as many patches as a Swin's windows, which do not shrink; 0 without windows."""
     window, patch, depths = (getattr(config, name, None) for name in ("window_size", "patch_size", "depths"))
     if not isinstance(window, int) or not isinstance(patch, int) or depths is None:
         return 0
