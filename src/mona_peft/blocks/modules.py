@@ -162,12 +162,10 @@ def _telling_layer(block: nn.Module, spec: BlockSpec) -> nn.Module:
     ]
     layers = holders if spec.entry else [module for module in reversed(holders) if _outputs(module)]
     if not layers:
-        where, what = (
-            (f"'{spec.entry}' of ", "no parameters") if spec.entry else ("", "no convolution or linear layer")
-        )
+        lacks = f"'{spec.entry}' has no parameters" if spec.entry else "it has no convolution and no linear layer"
         raise ValueError(
-            f"{where}{type(block).__name__} has {what}, so the width of the residual stream is unknown. Give the "
-            "block's layout with another entry in a `BlockSpec`."
+            f"The width of the residual stream of {type(block).__name__} is unknown: {lacks}. Give the block's layout "
+            "with another entry in a `BlockSpec`."
         )
     return layers[0]
 

@@ -195,7 +195,8 @@ def read_shapes(path: Path) -> Shapes:
         RepositoryError: If it is no whole safetensors file.
     """
     if not path.is_file():
-        raise RepositoryError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; it must hold weights. {AGAIN}")
+        found = "a folder" if path.is_dir() else "missing"
+        raise RepositoryError(f"{path} is {found}; it must hold weights, and pickles are not loaded. {AGAIN}")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

@@ -1,8 +1,10 @@
 """From a folder of annotated images to a trained model and to drawn predictions, by the command alone."""
 
 import json
+import re
 
 import pytest
+from PIL import Image
 
 from mona_peft.finetuning.commands.main import main
 from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
@@ -63,3 +65,10 @@ def test_folder_to_model_to_predictions(
     words = ["--model", "outputs/data-mona/model", "--images", str(images), "--draw_dir", "drawn", "--cpu"]
     assert main(["predict", *words]) == 0, capfd.readouterr().err
     assert len([path for path in (tmp_path / "drawn").glob("*.png") if "label" not in path.stem]) >= 5
+    # the example of the card, as it stands
+    model = tmp_path / "outputs" / "data-mona" / "model"
+    (example,) = re.findall(r"```python\n(.*?)```", (model / "README.md").read_text(), flags=re.DOTALL)
+    Image.new("RGB", (600, 400), "red").save("image.jpg")
+    exec(example, {})
+    with Image.open("found.png") as found:
+        assert min(found.size) >= 400

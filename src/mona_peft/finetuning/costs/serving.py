@@ -20,6 +20,7 @@ from transformers import ViTImageProcessor
 from mona_peft.finetuning.inference.loading import load
 from mona_peft.finetuning.methods import apply_method
 from mona_peft.finetuning.models.classifier import load_classifier
+from mona_peft.finetuning.models.positions import check_image_size
 from mona_peft.finetuning.repository import save_repository
 from mona_peft.finetuning.serving.router import AdapterRouter
 from mona_peft.finetuning.serving.sharing import own_bytes
@@ -67,7 +68,8 @@ def write_adapter(config: ServingConfig, folder: Path) -> Path:
     torch.manual_seed(0)
     size = {"height": config.image_size, "width": config.image_size}
     processor = ViTImageProcessor(size=size)
-    base: Any = build_model(model_config(config.model, config.image_size))
+    base = build_model(model_config(config.model, config.image_size))
+    check_image_size(base, config.image_size)
     base.save_pretrained(folder / "base")
     processor.save_pretrained(folder / "base")
     model = apply_method(load_classifier(str(folder / "base"), [f"class {n}" for n in range(10)]), config.method)

@@ -56,6 +56,8 @@ def check_image_size(model: PreTrainedModel, side: int) -> None:
     Raises:
         ValueError: If it does not: Swin's windows, for example, must fit into its last grid.
     """
+    if model.device.type == "meta":  # under FSDP the first process alone loads weights, and sees
+        return
     channels = getattr(model.config, "num_channels", 3)
     blank = torch.zeros(1, channels, side, side, dtype=model.dtype, device=model.device)
     was_training = model.training
@@ -64,7 +66,7 @@ def check_image_size(model: PreTrainedModel, side: int) -> None:
             model.eval()(pixel_values=blank)
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         least = _least_for_windows(model.config)
-        remedy = "give another" if least is None or side >= least else f"its windows need {least} or more"
+        remedy = f"its windows need {least} or more" if side < least else "leave it out for the model's own"
         raise ValueError(
             f"image_size is {side}, which {type(model).__name__} does not take; {remedy} ({first_line(error)})."
         ) from error
@@ -72,11 +74,11 @@ def check_image_size(model: PreTrainedModel, side: int) -> None:
         model.train(was_training)
 
 
-def _least_for_windows(config: PretrainedConfig) -> int | None:
-    """The side with which the last grid of a Swin has as many patches as its windows, which do not shrink."""
+def _least_for_windows(config: PretrainedConfig) -> int:
+    """The side whose last grid has as many patches as a Swin's windows, which do not shrink; 0 without windows."""
     window, patch, depths = (getattr(config, name, None) for name in ("window_size", "patch_size", "depths"))
     if not isinstance(window, int) or not isinstance(patch, int) or depths is None:
-        return None
+        return 0
     return window * patch * 2 ** (len(depths) - 1)
 
 
