@@ -35,7 +35,7 @@ demo-dense: env  ## Segmentation, detection and instance segmentation on compose
 	$(BIN)/python scripts/train_instance_segmentation.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)-dense
 
 backbones: env  ## Run the matrix of backbones and write its table into docs/ and the README
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not campaign" tests/families
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not campaign" tests/families
 	$(BIN)/python -m tests.families.table --write
 
 notebooks: env  ## Run the notebooks and store their outputs (a quarter of an hour)
@@ -48,20 +48,20 @@ versions: env  ## Run the core of the tests on the oldest and the newest support
 	$(BIN)/nox
 
 test: env  ## Run the tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not campaign"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not campaign"
 	$(BIN)/python -m tests.families.table  # the written table of backbones is what the run found
 
 test-slow: env  ## Run the slow tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "slow and not campaign"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow and not campaign"
 
 conformance: env  ## Hold every guarantee of PEFT's life cycle for every tuner on every model, and walk 500 steps
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/peft_conformance
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/peft_conformance
 
 recipes: env  ## Launch every recipe with three methods, small, and the benchmarks of the pages
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m campaign tests/finetuning/test_recipe_runs.py tests/test_docs.py
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m campaign tests/finetuning/test_recipe_runs.py tests/test_docs.py
 
 hostile: env  ## Run N seeded hostile cases: repositories, checkpoints, images, data, settings
-	HOSTILE_CASES=$(N) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow tests/hostile
+	HOSTILE_CASES=$(N) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow tests/hostile
 
 faults: env  ## Kill runs and take their disk and processes away; writes docs/reliability.md (about an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.finetuning.faults.campaign --kills $(KILLS) --report docs/reliability.md

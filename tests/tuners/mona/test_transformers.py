@@ -8,7 +8,7 @@ import torch
 from packaging.version import Version
 from peft import PeftModel, get_peft_model
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from mona_peft import MonaConfig
@@ -98,7 +98,7 @@ class Coloured(Dataset):
         return {"pixel_values": 0.1 * noise + (label - 2), "labels": label}
 
 
-def train(tiny, folder, steps, resume=None, **options):
+def train(tiny, folder, steps, resume=None, callbacks=(), **options):
     model = get_peft_model(tiny.build(), MonaConfig(bottleneck_dim=8, modules_to_save=[tiny.head]))
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -113,7 +113,8 @@ def train(tiny, folder, steps, resume=None, **options):
         seed=0,
         **options,
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=Coloured())
+    data = Coloured()
+    trainer = Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data, callbacks=list(callbacks))
     trainer.train(resume_from_checkpoint=resume)
     return model, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
@@ -134,3 +135,33 @@ def test_trainer_with_gradient_checkpointing(name, reentrant, tmp_path):
     _, plain = train(TINY_MODELS[name], tmp_path / "plain", 3)
     _, checkpointed = train(TINY_MODELS[name], tmp_path / "checkpointed", 3, **options)
     assert checkpointed == pytest.approx(plain, rel=1e-4)
+
+
+class KeepWeights(TrainerCallback):
+    """Keeps every reported loss with a copy of the weights that it is of."""
+
+    def __init__(self):
+        self.kept = []
+
+    def on_evaluate(self, args, state, control, metrics, model, **kwargs):
+        self.kept.append((metrics["eval_loss"], {name: t.clone() for name, t in model.state_dict().items()}))
+
+
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_trainer_reports_the_losses_of_its_weights(compiled, tmp_path):
+    """A fused optimiser moves no version counter of the weights, nor does compiled code."""
+    tiny, keeper = TINY_MODELS["swin-classifier"], KeepWeights()
+    options = {"torch_compile": True, "torch_compile_backend": "aot_eager"} if compiled else {}
+    options |= {"optim": "adamw_torch_fused", "eval_strategy": "steps", "eval_steps": 1}
+    train(tiny, tmp_path, 3, callbacks=[keeper], **options)
+    fresh = get_peft_model(tiny.build(), MonaConfig(bottleneck_dim=8, modules_to_save=[tiny.head])).eval()
+    data = Coloured()
+    rows = [data[place] for place in range(len(data))]  # iteration would not end, it raises no IndexError
+    batch = {key: torch.stack([torch.as_tensor(row[key]) for row in rows]) for key in rows[0]}
+    losses = []
+    for loss, weights in keeper.kept:
+        fresh.load_state_dict({name.removeprefix("_orig_mod."): tensor for name, tensor in weights.items()})
+        with torch.no_grad():
+            losses.append(fresh(**batch).loss.item())
+        assert loss == pytest.approx(losses[-1], rel=1e-4)
+    assert len(losses) == 3 and losses[0] - losses[-1] > 0.01
