@@ -42,7 +42,7 @@ def test_the_best_average_comes_first_and_what_a_set_lacks_has_none(folders, tmp
     table = (tmp_path / "out" / "table.md").read_text().splitlines()
     assert table[2:4] == ["|  | flowers | pets | average |", "| --- | ---: | ---: | ---: |"]
     assert table[4] == "| full | 91.0% ± 1.4 | 98.0% ± 1.4 | 94.5% |" and table[6] == "| lora |  | 100.0% ± 0.0 |  |"
-    assert table[0].startswith("Accuracy (swin), mean ± std over 2 seeds; rates chosen on: flowers: the validation")
+    assert table[0].startswith("Accuracy (swin), mean ± std; 2 seeds; rates chosen on: flowers: the validation")
     written = json.loads((tmp_path / "out" / "average.json").read_text())
     assert written["versions"]["torch"] and written["command"] == "mona-peft average --folders flowers pets"
     assert [one["command"] for one in written["sets"]] == ["mona-peft compare"] * 2

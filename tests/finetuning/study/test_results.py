@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "results"
 SCENES = "scenes-semantic_segmentation"
 REAL = "clipart-10"
-FOLDERS = ("digits", "digits-ablations", SCENES, REAL)
+FOLDERS = sorted(path.parent.name for path in RESULTS.glob("*/results.json"))
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -70,6 +70,7 @@ def test_the_page_on_choosing_quotes_the_committed_figures():
     page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
     quoted = [name for name in FOLDERS if f"({name}: " in page]
     assert quoted == ["digits", "digits-ablations", SCENES]
+    assert {*quoted, REAL} <= set(FOLDERS)
     assert refresh_citations(page, RESULTS) == page, (
         "docs/choosing.md quotes other figures than results/ has; `mona-peft compare ... --report_only --readme "
         "docs/choosing.md` puts them right. Then read whether the sentences still hold."

@@ -17,7 +17,7 @@ from typing import Any
 from mona_peft.finetuning.environment import command_line, package_versions
 from mona_peft.finetuning.files import write_json, write_text
 
-from .report import RESULTS_FILE, Results
+from .report import RESULTS_FILE, Results, count_seeds
 from .table import escape_markdown
 
 AVERAGE_FILE = "average.json"
@@ -110,13 +110,9 @@ def to_markdown(studies: Sequence[Results], rows: Sequence[AverageRow], command:
     head = [["", *columns, "average"], ["---", *["---:"] * (len(columns) + 1)]]
     table = [*head, *(_cells(row) for row in rows)]
     lines = ["| " + " | ".join(map(escape_markdown, cells)) + " |" for cells in table]
-    seeds = sorted({row.seeds for study in studies for row in study.rows})
-    text = escape_markdown(f"{metric[0].upper()}{metric[1:]}{on}, mean ± std over {_range(seeds)} seeds")
+    seeds = count_seeds([row for study in studies for row in study.rows])
+    text = escape_markdown(f"{metric[0].upper()}{metric[1:]}{on}, mean ± std; {seeds}")
     return f"{text}; rates chosen on: {escape_markdown(chosen)}; made by `{command}`.\n\n" + "\n".join(lines)
-
-
-def _range(numbers: Sequence[int]) -> str:
-    return "no" if not numbers else f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def _cells(row: AverageRow) -> list[str]:

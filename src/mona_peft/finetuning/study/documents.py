@@ -15,7 +15,7 @@ from mona_peft.finetuning.costs.report import summary as costs_summary
 from mona_peft.finetuning.files import read_json
 
 from .demo import METHODS
-from .report import Results, markers, read_block, replace_block
+from .report import RESULTS_FILE, Results, markers, read_block, replace_block
 from .statistics import spread
 from .testbeds.recipes import METRIC_NAMES
 from .testbeds.scene_models import MODELS
@@ -24,7 +24,9 @@ from .testbeds.scene_models import MODELS
 STUDIES = {
     "results": "digits",
     "results-ablations": "digits-ablations",
+    "results-official": "digits-official",
     "results-semantic_segmentation": "scenes-semantic_segmentation",
+    "results-head-norms": "scenes-head-norms",
 }
 TITLES = {"mona": "Mona", "fixed": "head only", "full": "full fine-tuning"}
 BENCHMARK = "benchmark/benchmark.json"
@@ -40,7 +42,10 @@ def tables(results: Path) -> dict[str, str]:
     Raises:
         ValueError: If a file is damaged.
     """
-    found = {name: Results.load(results / folder).summary().strip() for name, folder in STUDIES.items()}
+    present = {
+        name: results / folder for name, folder in STUDIES.items() if (results / folder / RESULTS_FILE).exists()
+    }
+    found = {name: Results.load(folder).summary().strip() for name, folder in present.items()}
     found["demo-dense"] = dense_demo_table([read_json(results / f"demo-dense/{name}.json", AGAIN) for name in MODELS])
     for name, file, write in (("demo", "demo/digits.json", demo_table), ("benchmark", BENCHMARK, costs_summary)):
         if (results / file).exists():
