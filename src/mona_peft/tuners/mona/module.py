@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mona_peft.blocks.layout import TokenLayout
 
-from . import fast
+from . import fast, operator
 from .dropout import draw_dropped, dropout
 from .functional import convolve, depthwise, pointwise, sum_kernels
 from .parts import is_hooked, is_plain
@@ -176,8 +176,13 @@ class Mona(nn.Module):
         return not is_hooked(self) and self._can_run_fast(x)
 
     def _can_run_fast(self, x: Tensor) -> bool:
-        """Whether `x` can be handled by the code of [`fast`], which is neither traceable nor twice differentiable."""
-        return self.fast_path and self.variant == "final" and fast.supports(self, x)
+        """Whether `x` can be handled by the code of [`fast`], which is neither traceable nor twice differentiable.
+
+        As an [`operator`] it is compiled.
+        """
+        if not self.fast_path or self.variant != "final":
+            return False
+        return fast.supports(self, x) or operator.supports(self, x)
 
     def has_plain_parts(self) -> bool:
         """Whether the parts are the layers that the adapter was made of, and nothing hooks into them."""
@@ -189,13 +194,21 @@ class Mona(nn.Module):
 
     def _run_fast(self, x: Tensor, extra: Tensor | None, layout: TokenLayout, **options: bool) -> Any:
         tokens, drop = self._tokens(x), self.dropout
-        dropped, scale = None, 1.0
-        if drop.training and drop.p > 0:
-            dropped, scale = draw_dropped((*tokens.shape[:-1], self.down.out_features), drop.p, x.device)
+        dropped, scale = self._draw_dropped(tokens) if drop.training and drop.p > 0 else (None, 1.0)
         settings = fast.Options(layout, self.norm.norm.eps, scale, filters=self.filters, **options)
         more = None if extra is None else self._tokens(extra)
-        results = fast.run(tokens, more, dropped, settings, Parameters.of(self), self._compute_dtype(x.device.type))
+        parameters, dtype = Parameters.of(self), self._compute_dtype(x.device.type)
+        if fast.supports(self, x):
+            results = fast.run(tokens, more, dropped, settings, parameters, dtype)
+        else:
+            results = operator.run(tokens, more, dropped, settings, parameters.flat(), dtype)
         return tuple(None if result is None else result.view(x.shape) for result in results)
+
+    def _draw_dropped(self, tokens: Tensor) -> tuple[Tensor, float]:
+        shape, p = (*tokens.shape[:-1], self.down.out_features), self.dropout.p
+        if fast.is_eager(tokens):
+            return draw_dropped(shape, p, tokens.device)
+        return (torch.rand(shape, device=tokens.device) < p).to(torch.uint8), 1 / (1 - p)
 
     def _compute_dtype(self, device: str) -> torch.dtype:
         dtype = self.down.weight.dtype

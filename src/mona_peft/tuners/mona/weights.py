@@ -138,7 +138,9 @@ class Parameters(NamedTuple):
     def _weights(self, made: Sequence[Any], matrix: Tensor | None, plain: Sequence[Any]) -> Weights:
         norm_weight, norm_bias, kernel, kernel_bias = made
         input_scale = _wide(self.input_scale).expand(norm_weight.shape)
-        return Weights(norm_weight, norm_bias, input_scale, *plain[:2], kernel, kernel_bias, matrix, *plain[2:])
+        down, down_bias, *rest = plain
+        narrow: list[Any] = [down, down_bias, kernel, kernel_bias, matrix, *rest]
+        return Weights._make([norm_weight, norm_bias, input_scale, *narrow])
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -198,7 +200,7 @@ class Constants(NamedTuple):
 
 def _constants(sizes: tuple[int, ...], like: Tensor) -> Constants:
     """Those for filters of these sizes and as many channels, of the type and on the device of `like`."""
-    make = _make_constants
+    make: Any = _make_constants
     if torch._C._len_torch_dispatch_stack() or (like.is_cuda and torch.cuda.is_current_stream_capturing()):
         make = make.__wrapped__  # fake tensors, and memory that a captured graph owns, must not outlive this call
     return make(sizes, like.shape[0], like.dtype, like.device)
