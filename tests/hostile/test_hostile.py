@@ -14,7 +14,7 @@ from . import (
 )
 from .watch import run_cases
 
-#: Kind of attack and its share of the cases. A damaged checkpoint costs a short run, half a second, an image next to nothing.
+#: Kind of attack and its share of the cases. A damaged checkpoint costs a short run, half a second; an image nothing.
 ATTACKS = {
     "repositories": (attack_repositories, 0.2),
     "settings": (attack_settings, 0.15),
