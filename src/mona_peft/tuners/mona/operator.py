@@ -8,9 +8,7 @@ better by itself with plain operations, and exporters need them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,21 +17,11 @@ from torch import Tensor, nn
 from mona_peft.blocks.layout import TokenLayout
 
 from . import fast
+from .watching import is_watched
 from .weights import Parameters
 
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: True)  # PyTorch 2.6 does not tell
 _Modes = torch._C._TorchDispatchModeKey
-_wanted: ContextVar[bool] = ContextVar("wanted", default=False)
-
-
-@contextmanager
-def as_operator() -> Iterator[None]:
-    """Let adapters train as the operator under a dispatch mode, which would else see plain operations."""
-    token = _wanted.set(True)
-    try:
-        yield
-    finally:
-        _wanted.reset(token)
 
 
 def supports(mona: Any, x: Tensor) -> bool:
@@ -43,18 +31,19 @@ def supports(mona: Any, x: Tensor) -> bool:
         mona (`Mona`): With a fast path.
         x (`Tensor`): Its input.
     """
-    if not torch.is_grad_enabled() or not _is_traced() or not mona.has_plain_parts():
+    if not torch.is_grad_enabled() or not is_traced() or not mona.has_plain_parts():
         return False
     parameters = Parameters.of(mona).flat()
     biases = [p is None for p in (mona.pointwise.bias, *(conv.bias for conv in mona.depthwise))]
     return all(biases) == any(biases) and all(p is None or isinstance(p, nn.Parameter) for p in parameters)
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
+    """Whether something else than eager mode is at work here that is to see the operator."""
     if torch.compiler.is_compiling():
         return not _is_exporting()
-    wanted = _wanted.get() or torch._C._get_dispatch_mode(_Modes.FAKE) is not None
-    return wanted and torch._C._get_dispatch_mode(_Modes.PROXY) is None
+    fake = torch._C._get_dispatch_mode(_Modes.FAKE) is not None and not is_watched()
+    return fake and torch._C._get_dispatch_mode(_Modes.PROXY) is None
 
 
 def run(
