@@ -17,8 +17,9 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-# Their norms stand behind the branches.
+# Their norms stand behind the branches; in SAM 2, attention widens the stream.
 POST_NORM = {
+    ("transformers", "sam2"),
     ("transformers", "swinv2"),
     ("timm", "vit, norms after the branches"),
     ("timm", "eva, norms after the branches"),

@@ -68,6 +68,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "timm-eva, norms after the branches": NO_NORMS,
         "timm-swinv2": NO_NORMS,
         "torchvision-swinv2": NO_NORMS,
+        "transformers-sam2": "its attention reads 8 channels and gives 16",
     },
     "ssf": {
         "timm-beit": NEVER_CALLED,
@@ -95,6 +96,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "transformers-sam": NO_NORM,
         "transformers-sam_hq": NO_NORM,
         "transformers-sam3": NO_NORM,
+        "transformers-sam2": NO_NORM,
         "timm-sam vit": IMAGE,
         "transformers-segformer": ARGUMENTS,
         "timm-vit, norms after the branches": NO_NORM,

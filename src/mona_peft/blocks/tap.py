@@ -121,7 +121,25 @@ def check_tappable(model: nn.Module, name: str, spec: BlockSpec, reads_norms: bo
             "to stand before its attention. Choose another method; or, if the block has such norms under other names, "
             "give them in a `BlockSpec` as `norm` and `entry`."
         )
+    if reads_norms:
+        _check_norm_width(block, name, spec)
     return None if isinstance(block, TappedBlock) else LayoutSource(model, name, spec, stream_width(block, spec))
+
+
+def _check_norm_width(block: nn.Module, name: str, spec: BlockSpec) -> None:
+    """Refuse a block whose attention reads fewer channels, or more, than its stream has afterwards.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    read = next((p.shape[-1] for p in block.get_submodule(spec.attention_norm).parameters() if p.dim()), None)
+    width = stream_width(block, spec)
+    if read not in (None, width):
+        raise ValueError(
+            f"Block '{name}' ({type(block).__name__}) has no norms before its branches that the adapter could read: "
+            f"its attention reads {read} channels and gives {width}. Choose another method, or leave such blocks out "
+            "with `exclude_modules`."
+        )
 
 
 def _install(model: nn.Module, name: str, block: nn.Module, source: LayoutSource) -> TappedBlock:

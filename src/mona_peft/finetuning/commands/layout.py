@@ -15,7 +15,7 @@ GROUPS = {
     "recipe": {
         *("learning_rate", "num_epochs", "max_steps", "batch_size", "gradient_accumulation_steps", "weight_decay"),
         *("adam_beta1", "adam_beta2", "schedule", "warmup_epochs", "warmup_steps", "min_lr_ratio", "step_epochs"),
-        *("max_grad_norm", "seed"),
+        *("max_grad_norm", "ema_decay", "seed"),
     },
     "output": {
         *("output_dir", "overwrite_output_dir", "resume", "report_to", "progress_bar", "logging_steps"),

@@ -20,6 +20,7 @@ from torch import nn
 from mona_peft.finetuning.files import TEMPORARY, file_digest, flush, read_json, write_json
 from mona_peft.finetuning.models.weights import load_weights, read_weights, save_weights
 
+from .averaging import AVERAGED, AveragedWeights
 from .best import BestWeights
 from .ownership import OwnFiles
 from .sharding import bare_name
@@ -72,6 +73,7 @@ class Checkpointer:
         self.best = best
         self.limit = limit
         self.own = own
+        self.averaged: AveragedWeights | None = None
         accelerator.register_save_state_pre_hook(self._save_model)
         accelerator.register_load_state_pre_hook(self._load_model)
 
@@ -115,7 +117,9 @@ class Checkpointer:
         """Restore a checkpoint into the prepared objects."""
         if checkpoint.heals_best and self.accelerator.is_main_process:
             assert self.best.path is not None
-            save_weights(read_weights(checkpoint.path / WEIGHTS), self.best.path)
+            averaged = checkpoint.path / AVERAGED
+            best = read_weights(checkpoint.path / WEIGHTS) | (read_weights(averaged) if averaged.exists() else {})
+            save_weights(best, self.best.path)
         if not (checkpoint.path / f"random_states_{self.accelerator.process_index}.pkl").exists():
             warnings.warn(
                 f"{checkpoint.path} was saved by fewer processes than the {self.accelerator.num_processes} here: "
@@ -142,12 +146,16 @@ class Checkpointer:
             if self.accelerator.is_main_process:
                 bare = {bare_name(name): tensor for name, tensor in state.items()}
                 save_weights({name: bare[name] for name in self.best.names}, Path(folder) / WEIGHTS)
+                if self.averaged is not None:
+                    self.averaged.save(Path(folder))
 
     def _load_model(self, models: list[nn.Module], folder: str) -> None:
         """Hook of `load_state`, the other way."""
         if models:
             models.pop()
             load_weights(self.bare, Path(folder) / WEIGHTS)
+            if self.averaged is not None:
+                self.averaged.load(Path(folder))
 
 
 def find_whole(folder: Path, best: BestWeights) -> Checkpoint | None:

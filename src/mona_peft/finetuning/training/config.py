@@ -57,6 +57,13 @@ class TrainingConfig(Settings):
         0.01, "Where cosine and linear schedules end, as a share of learning_rate.", least=0, most=1
     )
     step_epochs: list[int] = option([], "Epochs at which the step schedule divides the rate by 10.", least=1)
+    ema_decay: float | None = option(
+        None,
+        "Evaluate and keep a moving average of the weights that train: the share of it that stays at each step, such "
+        "as 0.999; none if unset.",
+        above=0,
+        below=1,
+    )
     max_grad_norm: float | None = option(
         5.0, "Greatest norm of the gradient; lower it if the loss leaps; none for no clipping.", above=0
     )

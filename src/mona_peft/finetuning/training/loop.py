@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from mona_peft.finetuning.models.weights import count_not_finite
 
+from .averaging import AveragedWeights
 from .closing import evaluation_line
 from .config import TrainingConfig
 from .evaluation import evaluate
@@ -61,6 +63,7 @@ class Trainer(PreparedRun):
         self.last_loss = math.nan
         self.progress = Progress()
         self.stopwatch = Stopwatch()
+        self.averaged = self._make_average()
 
     def train(self) -> dict[str, Any]:
         """Train to the end and load the best weights.
@@ -93,6 +96,21 @@ class Trainer(PreparedRun):
             "best_step": self.progress.best_step,
             "peak_memory_gib": round(peak_memory_gib(), 3),
         }
+
+    def _make_average(self) -> AveragedWeights | None:
+        """The moving average of the weights, if there is to be one.
+
+        Raises:
+            ValueError: If each process has a part of the weights only.
+        """
+        if self.config.ema_decay is None:
+            return None
+        if self.sharded:
+            raise ValueError("ema_decay averages whole weights, and this run shards them: leave it out, or use DDP.")
+        averaged = AveragedWeights(self.bare_model, self.config.ema_decay)
+        if self.checkpointer is not None:
+            self.checkpointer.averaged = averaged
+        return averaged
 
     def try_steps(self) -> None:
         """Train without evaluating or saving anything, to see whether it fits in memory."""
@@ -153,6 +171,8 @@ class Trainer(PreparedRun):
         """Log, evaluate and save when it is time."""
         progress, config = self.progress, self.config
         self.bar.update()
+        if self.averaged is not None:
+            self.averaged.update(progress.step)
         self.stopwatch.steps += 1
         last = progress.step >= self.total_steps
         if progress.step % config.logging_steps == 0 or last:
@@ -166,7 +186,8 @@ class Trainer(PreparedRun):
         with self.stopwatch.paused():
             self._check_finite(loss)
             if evaluates:
-                self._evaluate_and_keep_best()
+                with nullcontext() if self.averaged is None else self.averaged.applied():
+                    self._evaluate_and_keep_best()
             if self.checkpointer is not None and (saves or stops or self._finished()):
                 self.checkpointer.save(progress.step, asdict(progress))
         if stops and not self._finished():

@@ -17,7 +17,7 @@ OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
         "self_attn.out_proj",
         "attention.dense",
     ),
-    "mlp": ("mlp.fc2", "output.dense", "mlp.dense2", "mlp.w3", "mlp.3", "mlp.lin2"),
+    "mlp": ("mlp.fc2", "output.dense", "mlp.dense2", "mlp.w3", "mlp.3", "mlp.lin2", "mlp.proj_out"),
 }
 
 #: Layers of which a class takes the weights without calling them, so that what stands in their place never acts: the
