@@ -26,6 +26,7 @@ import torch
 
 from mona_peft.finetuning.environment import package_versions
 from mona_peft.finetuning.study.plan import Plan
+from mona_peft.finetuning.study.report import replace_block
 from mona_peft.finetuning.study.runs import Study
 from mona_peft.finetuning.study.testbeds.digits import STUDY_SIZES, DigitsTestbed
 from mona_peft.finetuning.study.variants import Variant
@@ -117,23 +118,17 @@ def other_faults() -> list[dict[str, Any]]:
 
 
 def write_report(path: Path, rows: list[dict[str, Any]], minutes: float) -> None:
-    """Write the figures with command and machine."""
+    """Write the figures, with command and machine, between the page's markers `faults`."""
     versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
     lines = [
-        "# Reliability",
-        "",
-        "Written by `make faults`. Each killed run was resumed until it ended, and then compared with one that was",
-        "never killed: weights, optimiser, random state, log and figures.",
-        "",
         "| Fault | Times | Outcome |",
         "|---|---|---|",
         *(f"| {row['fault']} | {row['times']} | {row['outcome']} |" for row in rows),
         "",
         f"Command: `python -m tests.finetuning.faults.campaign {shlex.join(sys.argv[1:])}`, {minutes:.0f} minutes on "
-        f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()}), Python {platform.python_version()}; "
-        f"{versions}.",
+        f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()}); {versions}.",
     ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text(replace_block(path.read_text(encoding="utf-8"), "\n".join(lines), "faults"), encoding="utf-8")
 
 
 def main() -> None:

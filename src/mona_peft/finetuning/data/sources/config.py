@@ -55,8 +55,8 @@ class DataConfig(SourceConfig):
 
     dataset: str | None = option(
         None,
-        "A folder of images in folders named by class, of parquet files or tar shards, a CSV or JSON-lines file, "
-        f"{', '.join(PRESET_NAMES)}, digits, or an id on the Hub.",
+        f"A folder of folders named by class, of parquet or tar files; CSV or JSON lines; {', '.join(PRESET_NAMES)}, "
+        "digits, or an id on the Hub.",
     )
     download: bool = option(False, "Download the official archives of a preset into data_dir with torchvision.")
     voc_labels: str = option(
