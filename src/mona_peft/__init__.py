@@ -24,6 +24,7 @@ if TYPE_CHECKING or not only_explains(sys.orig_argv):
     from .summary import summary
 
 if TYPE_CHECKING:
+    from mona_peft.finetuning.costs.plan import plan
     from mona_peft.finetuning.exporting.export import export
     from mona_peft.finetuning.inference.loading import load
     from mona_peft.finetuning.inference.saving import save
@@ -55,6 +56,7 @@ __all__ = [
     "export",
     "load",
     "load_official_checkpoint",
+    "plan",
     "save",
     "save_official_checkpoint",
     "select_salient_channels",
@@ -67,6 +69,7 @@ _LAZY = {
     "AdapterRouter": ".finetuning.serving.router",
     "export": ".finetuning.exporting.export",
     "load": ".finetuning.inference.loading",
+    "plan": ".finetuning.costs.plan",
     "save": ".finetuning.inference.saving",
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mona_peft.finetuning.arguments import HELP_FLAGS
 
-from . import benchmark, demo, export, predict, recipes, studies, train
+from . import benchmark, demo, export, plan, predict, recipes, studies, train
 from .command import Command, Job
 from .errors import one_line, quiet
 
@@ -21,6 +21,7 @@ COMMANDS: Commands = {
     "predict": predict.COMMAND,
     "compare": studies.COMPARE_COMMAND,
     "ablate": studies.ABLATE_COMMAND,
+    "plan": plan.COMMAND,
     "benchmark": benchmark.COMMAND,
     "demo": demo.COMMAND,
     "export": export.COMMAND,
