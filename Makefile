@@ -8,11 +8,12 @@ TESTED ?= torch==2.14.1 torchvision==0.29.1 transformers==5.23.0 peft==0.21.2
 EXTRAS ?= dev,docs
 DEMO_SIZE ?= full
 DEMO_OUTPUT ?= outputs/demo
+DEVICE ?= cuda
 WORKERS ?= 2
 KILLS ?= 200
 N ?= 10000
 
-.PHONY: help env demo demo-dense backbones notebooks docs versions test test-slow conformance recipes hostile faults quality style clean
+.PHONY: help env demo demo-dense benchmark-gpu backbones notebooks docs versions test test-slow conformance recipes hostile faults quality style clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -33,6 +34,10 @@ demo-dense: env  ## Segmentation, detection and instance segmentation on compose
 	$(BIN)/python scripts/train_semantic_segmentation.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)-dense
 	$(BIN)/python scripts/train_detection.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)-dense
 	$(BIN)/python scripts/train_instance_segmentation.py --demo_size $(DEMO_SIZE) --demo_dir $(DEMO_OUTPUT)-dense
+
+benchmark-gpu: env  ## Measure steps, memory and launches on a GPU, ten minutes, and put them into the page
+	$(BIN)/python scripts/benchmark_gpu.py --device $(DEVICE)
+	$(BIN)/python scripts/fill_tables.py docs/performance.md
 
 backbones: env  ## Run the matrix of backbones and write its table into docs/ and the README
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not campaign" tests/families

@@ -3,7 +3,7 @@
 python scripts/compare_head_norms.py --study_size tiny
 """
 
-from mona_peft.finetuning.settings import parse_arguments
+from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.study.head_norms import NormsConfig, compare_norms
 
 if __name__ == "__main__":

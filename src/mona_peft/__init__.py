@@ -28,6 +28,7 @@ if TYPE_CHECKING or not only_explains(sys.orig_argv):
     from .summary import summary
 
 if TYPE_CHECKING:
+    from mona_peft.finetuning.costs.plan import plan
     from mona_peft.finetuning.exporting.export import export
     from mona_peft.finetuning.inference.loading import load
     from mona_peft.finetuning.inference.saving import save
@@ -62,6 +63,7 @@ __all__ = [
     "inspect_backbone",
     "load",
     "load_official_checkpoint",
+    "plan",
     "save",
     "save_official_checkpoint",
     "select_salient_channels",
@@ -75,6 +77,7 @@ _LAZY = {
     "export": ".finetuning.exporting.export",
     "inspect_backbone": ".inspection",
     "load": ".finetuning.inference.loading",
+    "plan": ".finetuning.costs.plan",
     "save": ".finetuning.inference.saving",
 }
 

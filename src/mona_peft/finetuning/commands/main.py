@@ -10,7 +10,7 @@ from typing import Any
 
 from mona_peft.finetuning.arguments import HELP_FLAGS
 
-from . import benchmark, data, demo, export, inspect, predict, recipes, studies, train
+from . import benchmark, data, demo, export, inspect, plan, predict, recipes, studies, train
 from .command import Command, Job
 from .errors import one_line, quiet
 
@@ -22,6 +22,7 @@ COMMANDS: Commands = {
     "compare": studies.COMPARE_COMMAND,
     "ablate": studies.ABLATE_COMMAND,
     "average": studies.AVERAGE_COMMAND,
+    "plan": plan.COMMAND,
     "benchmark": benchmark.COMMAND,
     "demo": demo.COMMAND,
     "data": data.COMMANDS,

@@ -47,6 +47,7 @@ class CostsConfig(Settings):
     repeats: int = option(15, "Rounds that are timed.", least=1)
     warmup: int = option(3, "Rounds before them.", least=0)
     inference: bool = option(True, "Whether to time inference as well.")
+    launches: bool = option(False, "Whether to count the operations of a step: on a GPU the kernels launched.")
     seed: int = option(0, "Seed of the weights and images.", least=0, below=2**32)
     clock: str = option(
         "wall",

@@ -38,7 +38,7 @@ def model_config(name: str, image_size: int) -> PretrainedConfig:
     """Make the configuration of a classifier.
 
     Args:
-        name (`str`): A key of `SWIN_SIZES` or `VIT_SIZES`, or a path to a `config.json`.
+        name (`str`): A key of `SWIN_SIZES` or `VIT_SIZES`, a path to a `config.json`, or a Hub name with a `/`.
         image_size (`int`): Height and width of its images, in pixels.
 
     Raises:
@@ -50,7 +50,7 @@ def model_config(name: str, image_size: int) -> PretrainedConfig:
     if name in VIT_SIZES:
         size = VIT_SIZES[name]
         return ViTConfig(**common, **size, intermediate_size=4 * size["hidden_size"])
-    if Path(name).exists():
+    if Path(name).exists() or "/" in name:
         return AutoConfig.from_pretrained(name, **common)
     raise ValueError(f"model={name!r} is neither one of {[*SWIN_SIZES, *VIT_SIZES]} nor a path to a configuration.")
 

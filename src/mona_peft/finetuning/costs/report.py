@@ -28,7 +28,11 @@ def table(rows: Sequence[Row]) -> str:
         "to base",
         "inject / save / load, s",
     ]
-    lines = [head, ["---"] * len(head)] + [_cells(row, rows[0]) for row in rows]
+    cells = [_cells(row, rows[0]) for row in rows]
+    if any(row.launches is not None for row in rows):
+        head.append("launches")
+        cells = [[*line, str(row.launches or "")] for line, row in zip(cells, rows, strict=True)]
+    lines = [head, ["---"] * len(head), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -14,6 +14,7 @@ from mona_peft.finetuning.environment import command_line, package_versions
 from .config import CLOCKS, CostsConfig
 from .measure import Timing, peak_bytes, time_interleaved
 from .memory import saved_bytes
+from .operations import step_operations
 from .processes import process_device, process_threads, run_in_processes
 from .steps import build_subjects
 from .subjects import FLOOR, StartUp
@@ -31,6 +32,7 @@ class Row:
         inference (`Timing`, *optional*): A forward pass in evaluation mode.
         start_up (`StartUp`, *optional*): Of an adapter.
         trainable (`int`): Parameters that train.
+        launches (`int`, *optional*): Operations of forward and backward pass: on a GPU, the kernels launched.
     """
 
     method: str
@@ -40,6 +42,7 @@ class Row:
     inference: Timing | None
     start_up: StartUp | None
     trainable: int
+    launches: int | None = None
 
 
 def measure_costs(config: CostsConfig) -> list[Row]:
@@ -57,6 +60,9 @@ def _measure(config: CostsConfig) -> list[Row]:
     steps = time_interleaved({name: subject.step for name, subject in subjects.items()}, *rounds)
     saved = {name: saved_bytes(subject.loss, subject.model) for name, subject in subjects.items()}
     peak = {name: peak_bytes(subject.step, device) for name, subject in subjects.items()}
+    launches = {}
+    if config.launches:
+        launches = {name: step_operations(each.model, each.loss, device).kernels for name, each in subjects.items()}
     inference: dict[str, Timing] = {}
     if config.inference:
         for subject in subjects.values():
@@ -64,7 +70,10 @@ def _measure(config: CostsConfig) -> list[Row]:
         calls = {name: subject.infer for name, subject in subjects.items()}
         inference = time_interleaved(calls, *rounds)
     return [
-        Row(name, steps[name], saved[name], peak[name], inference.get(name), subject.start_up, subject.trainable)
+        Row(
+            *(name, steps[name], saved[name], peak[name], inference.get(name), subject.start_up, subject.trainable),
+            launches.get(name),
+        )
         for name, subject in subjects.items()
     ]
 

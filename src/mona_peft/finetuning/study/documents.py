@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from mona_peft.finetuning.costs.gpu import FILE as GPU_FILE
+from mona_peft.finetuning.costs.gpu import gpu_summary
 from mona_peft.finetuning.costs.report import summary as costs_summary
 from mona_peft.finetuning.files import read_json
 
@@ -47,7 +49,11 @@ def tables(results: Path) -> dict[str, str]:
     }
     found = {name: Results.load(folder).summary().strip() for name, folder in present.items()}
     found["demo-dense"] = dense_demo_table([read_json(results / f"demo-dense/{name}.json", AGAIN) for name in MODELS])
-    for name, file, write in (("demo", "demo/digits.json", demo_table), ("benchmark", BENCHMARK, costs_summary)):
+    for name, file, write in (
+        ("demo", "demo/digits.json", demo_table),
+        ("benchmark", BENCHMARK, costs_summary),
+        ("benchmark-gpu", f"benchmark/{GPU_FILE}", gpu_summary),
+    ):
         if (results / file).exists():
             found[name] = write(read_json(results / file, AGAIN))
     return found
