@@ -43,11 +43,16 @@ def outputs(notebook: Any, kind: str) -> list[str]:
 
 def store(name: str) -> None:
     """Run a notebook as `STORED` says, and write it with its outputs, warnings left out."""
+    from transformers import ViTImageProcessor
+
     from mona_peft.finetuning.study.testbeds.digits import pretrain_swin
 
     with tempfile.TemporaryDirectory() as folder:
         if name == "quickstart.ipynb":
             pretrain_swin(Path(folder) / "small", epochs=8)
+            ViTImageProcessor(
+                size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+            ).save_pretrained(Path(folder) / "small")
         os.environ |= STORED[name]
         notebook = run(nbformat.read(NOTEBOOKS / name, as_version=4), Path(folder), seconds=3600)
     for cell in notebook.cells:
