@@ -168,6 +168,7 @@ def test_script_is_launched(tmp_path):
     assert (tmp_path / "benchmark.json").exists()
 
 
+@pytest.mark.slow
 def test_the_package_does_not_import_the_benchmark():
     code = "import sys, mona_peft; sys.exit('mona_peft.finetuning.costs' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

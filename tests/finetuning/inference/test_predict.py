@@ -121,6 +121,7 @@ def test_a_batch_is_the_same_as_its_images(classifier, images):
         assert first["labels"] == second["labels"] and np.allclose(first["scores"], second["scores"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_large_image_is_open_at_a_time(classifier, tmp_path):
     """Eight images of 12 million pixels in a batch take hardly more than one."""
     paths = []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mona_peft.finetuning import recipes
-from mona_peft.finetuning.settings import read_mapping
+from mona_peft.finetuning.recipe_files import read_mapping
 from mona_peft.finetuning.study.command import make_plan, own_settings
 from mona_peft.finetuning.study.config import CompareConfig, parse_study
 from mona_peft.finetuning.study.variants import PAPER_METHODS, method_variants

@@ -6,7 +6,7 @@ import pytest
 
 from mona_peft.finetuning import recipes
 from mona_peft.finetuning.commands.studies import read_ablation, read_comparison
-from mona_peft.finetuning.settings import read_mapping
+from mona_peft.finetuning.recipe_files import read_mapping
 from mona_peft.finetuning.study.report import Results
 from tests.finetuning.official_layouts import LAYOUTS, tiny_flags
 from tests.finetuning.tasks.tiny_dense import write_swin

@@ -196,6 +196,7 @@ def test_the_auxiliary_head_counts_four_tenths(swin):
     assert bare.auxiliary_head.in_channels == 32  # stage 3 of 8, 16, 32, 64
 
 
+@pytest.mark.slow
 def test_the_loss_falls(swin):
     """Sixteen steps on one batch: the mean of the last four losses is below that of the first four."""
     for architecture in ARCHITECTURES:

@@ -25,6 +25,7 @@ class GreedyTask(LineTask):
         return super().loss(model, batch)
 
 
+@pytest.mark.slow
 def test_the_batch_is_halved_until_it_fits(tmp_path):
     settings = config(tmp_path, batch_size=12, auto_batch_size=True, num_epochs=1)
     fitted = fit_batch_size(GreedyTask(), settings)

@@ -64,6 +64,7 @@ def test_traces_without_a_graph_break(name):
     assert torch.equal(predict(model.eval(), images()), predict(model, images())), "eager still works afterwards"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_traces_two_image_sizes(name):
     model = adapted(name)
@@ -93,6 +94,7 @@ def test_exports(name):
         assert not torch.allclose(program.module()(images(seed=4)), program.module()(images(seed=5)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx(name, tmp_path):
     model = Logits(adapted(name)).eval()
@@ -117,6 +119,7 @@ def _distributed_step(rank, port, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_distributed_data_parallel_step(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

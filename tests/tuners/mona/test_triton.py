@@ -23,11 +23,10 @@ HERE = Path(__file__).parent
 
 
 @needs_triton
-@pytest.mark.parametrize("marks", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_kernels_in_the_interpreter(marks):
+@pytest.mark.slow
+def test_kernels_in_the_interpreter():
     """All of interpreted_triton.py."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marks]
-    command.append(str(HERE / "interpreted_triton.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "interpreted_triton.py")]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

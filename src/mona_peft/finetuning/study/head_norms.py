@@ -16,12 +16,12 @@ from mona_peft.finetuning.environment import command_line, package_versions
 from mona_peft.finetuning.settings import Settings, option
 from mona_peft.finetuning.training import TrainingConfig
 
-from .demo import METHOD_OPTIONS
 from .plan import Plan
 from .records import TESTBED_KEY, Record
 from .report import Results, write_report
 from .runs import Study
 from .table import make_rows
+from .testbeds.digits import DIGITS_OPTIONS
 from .testbeds.scenes import SIZES, ScenesSize, ScenesTestbed
 from .variants import Variant, method_variants
 
@@ -109,7 +109,7 @@ def compare_norms(config: NormsConfig) -> Results:
     usual, folder = SIZES[config.study_size], Path(config.study_dir)
     epochs = config.pretraining_epochs or usual.pretraining_epochs
     size = replace(usual, most_steps=min(config.steps, usual.most_steps or config.steps), pretraining_epochs=epochs)
-    variant = method_variants([config.method], METHOD_OPTIONS)[0]
+    variant = method_variants([config.method], DIGITS_OPTIONS)[0]
     records: list[Record] = []
     for setting in NORMS:
         plan = Plan((variant,), (LEARNING_RATE,), config.seeds)
