@@ -21,7 +21,8 @@ def test_a_case_runs_on_a_cpu(case, tmp_path, capsys):
     assert json.loads((tmp_path / FILE).read_text()) == json.loads(json.dumps(results))
     (run,) = results["runs"]
     assert run["case"] == case and [row["method"] for row in run["rows"]] == ["floor", "lora", "mona-plain", "mona"]
-    assert all(row["launches"] > 100 for row in run["rows"])
+    fewest = 100 if case == "float32" else 1  # a compiled step is a few kernels
+    assert all(row["launches"] >= fewest for row in run["rows"])
     text = gpu_summary(results)
     assert "| launches |" in text and "| mona |" in text and "| mona |" in capsys.readouterr().out
 

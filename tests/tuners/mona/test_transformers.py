@@ -150,6 +150,7 @@ class KeepWeights(TrainerCallback):
 @pytest.mark.parametrize("compiled", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_trainer_reports_the_losses_of_its_weights(compiled, tmp_path):
     """A fused optimiser moves no version counter of the weights, nor does compiled code."""
+    torch._dynamo.reset()  # models compiled before make more sizes symbolic, and compiling takes minutes
     tiny, keeper = TINY_MODELS["swin-classifier"], KeepWeights()
     options = {"torch_compile": True, "torch_compile_backend": "aot_eager"} if compiled else {}
     options |= {"optim": "adamw_torch_fused", "eval_strategy": "steps", "eval_steps": 1}
