@@ -2,7 +2,7 @@
 
 Forward and backward pass run on fake tensors: they have shapes and types and take no memory, and no time to speak of.
 Each is run with two batches, from which the memory of any other follows: it grows by the same for every image.
-Losses that read values (of detectors) need true tensors; there the model has random weights and the batches are small.
+What losses of detectors hold depends on values, which fake tensors do not have: those are not planned.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,6 @@ from .workloads import Workload, build_workload
 
 STATES = 2  # of AdamW, for each trained value
 BATCHES = (2, 4)
-FAKE_TASKS = ("classification", "semantic_segmentation")
 
 
 @dataclass
@@ -117,9 +116,12 @@ def plan_memory(config: PlanConfig) -> list[PlanRow]:
 
 def _row(config: PlanConfig, workloads: dict[int, Workload], method: str, precision: str, there: int) -> PlanRow:
     try:
-        model, steps = _follow(workloads, method, precision, fake=config.task in FAKE_TASKS)
-    except (DataDependentOutputException, DynamicOutputShapeException):  # of losses that match queries to objects
-        model, steps = _follow(workloads, method, precision, fake=False)
+        model, steps = _follow(workloads, method, precision)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise ValueError(
+            f"The loss of {config.architecture or config.task} depends on values, so its memory cannot be planned "
+            "without data; measure it: mona-peft benchmark."
+        ) from error
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = sum(p.nbytes for p in trained)
     weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
@@ -134,10 +136,10 @@ def _row(config: PlanConfig, workloads: dict[int, Workload], method: str, precis
 
 
 def _follow(
-    workloads: dict[int, Workload], method: str, precision: str, fake: bool
+    workloads: dict[int, Workload], method: str, precision: str
 ) -> tuple[nn.Module, dict[bool, list[StepBytes]]]:
     """The model, and its steps with every batch, without and with gradient checkpointing."""
-    with plan_subject(workloads, method, precision, fake) as subject:
+    with plan_subject(workloads, method, precision) as subject:
         steps = {again: [subject.follow(batch, again) for batch in BATCHES] for again in (False, True)}
     return subject.model, steps
 
@@ -173,11 +175,10 @@ class PlanSubject:
         model (`nn.Module`): In training mode.
         workloads (`dict[int, Workload]`): By batch; give loss and batches.
         precision (`str`): See `PlanRow`.
-        fake (`bool`): Whether its tensors have no values, so that a batch needs none.
     """
 
-    def __init__(self, model: nn.Module, workloads: dict[int, Workload], precision: str, fake: bool) -> None:
-        self.model, self.workloads, self.precision, self.fake = model, workloads, precision, fake
+    def __init__(self, model: nn.Module, workloads: dict[int, Workload], precision: str) -> None:
+        self.model, self.workloads, self.precision = model, workloads, precision
 
     def follow(self, batch: int, checkpointed: bool) -> StepBytes:
         """Follow a step of so many images."""
@@ -187,7 +188,7 @@ class PlanSubject:
             backbone.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
         else:
             backbone.gradient_checkpointing_disable()
-        tensors = tree_map_only(Tensor, self._tensor, workload.batch) if self.fake else workload.batch
+        tensors = tree_map_only(Tensor, self._tensor, workload.batch)
 
         def loss() -> Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "autocast"):
@@ -196,7 +197,7 @@ class PlanSubject:
         return follow_step(self.model, loss)
 
     def _loss(self, workload: Workload, batch: dict[str, Any]) -> Tensor:
-        if self.fake and not isinstance(workload, MetaClassification):
+        if not isinstance(workload, MetaClassification):
             # The architecture's own: the task looks for images without labels first, which fake tensors do not tell.
             return self.model(pixel_values=batch["pixel_values"], labels=batch["labels"]).loss
         return workload.loss(self.model, batch)
@@ -248,23 +249,21 @@ def plan_workload(config: PlanConfig, batch: int) -> Workload:
 
 
 @contextmanager
-def plan_subject(workloads: dict[int, Workload], method: str, precision: str, fake: bool) -> Iterator[PlanSubject]:
+def plan_subject(workloads: dict[int, Workload], method: str, precision: str) -> Iterator[PlanSubject]:
     """A method's model to follow.
 
     Args:
         workloads (`dict[int, Workload]`): By batch; the model of the first is copied.
         method (`str`): Its name.
         precision (`str`): See `PlanRow`.
-        fake (`bool`): Whether on fake tensors.
     """
     first = workloads[BATCHES[0]]
     model = copy.deepcopy(first.base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT warns of adapters on the meta device, which is what is wanted here
-        if fake:
-            model = model.to("meta")
+        model = model.to("meta")
         model = model.to(torch.bfloat16) if precision == "bfloat16" else model
         model = apply_method(model, method, task_head(model)).train()
         first.finish(model, gradient_checkpointing=False)
-        with FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext():
-            yield PlanSubject(model.to_empty(device="cpu") if fake else model, workloads, precision, fake)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield PlanSubject(model.to_empty(device="cpu"), workloads, precision)
