@@ -62,8 +62,8 @@ test-slow: env  ## Run the slow tests
 conformance: env  ## Hold every guarantee of PEFT's life cycle for every tuner on every model, and walk 500 steps
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/peft_conformance
 
-recipes: env  ## Launch every recipe with three methods, small, and the benchmarks of the pages
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m campaign tests/finetuning/test_recipe_runs.py tests/test_docs.py
+recipes: env  ## Launch every recipe with three methods, small, the benchmarks of the pages and all that is measured on a GPU
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m campaign tests/finetuning/test_recipe_runs.py tests/finetuning/costs tests/test_docs.py
 
 hostile: env  ## Run N seeded hostile cases: repositories, checkpoints, images, data, settings
 	HOSTILE_CASES=$(N) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow tests/hostile

@@ -18,10 +18,10 @@ from .watch import run_cases
 ATTACKS = {
     "repositories": (attack_repositories, 0.2),
     "settings": (attack_settings, 0.15),
-    "images": (attack_images, 0.25),
+    "images": (attack_images, 0.3),
     "labels": (attack_labels, 0.15),
     "objects": (attack_objects, 0.15),
-    "checkpoints": (attack_checkpoints, 0.1),
+    "checkpoints": (attack_checkpoints, 0.05),
 }
 FEW = 50
 MANY = int(os.environ.get("HOSTILE_CASES", "2000"))

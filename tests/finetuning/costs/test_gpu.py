@@ -15,7 +15,7 @@ from tests.support.benchmark_script import SCRIPT
 TINY = {"device": "cpu", "models": ["swin-nano"], "image_size": 32, "batch_size": 2, "repeats": 1, "warmup": 0}
 
 
-@pytest.mark.parametrize("case", ["float32", pytest.param("compiled, bfloat16 autocast", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("case", ["float32", pytest.param("compiled, bfloat16 autocast", marks=pytest.mark.campaign)])
 def test_a_case_runs_on_a_cpu(case, tmp_path, capsys):
     results = measure_gpu(GpuConfig(**TINY, cases=[case], output_dir=str(tmp_path)))
     assert json.loads((tmp_path / FILE).read_text()) == json.loads(json.dumps(results))
@@ -27,7 +27,7 @@ def test_a_case_runs_on_a_cpu(case, tmp_path, capsys):
     assert "| launches |" in text and "| mona |" in text and "| mona |" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_the_script_runs_every_case(tmp_path, monkeypatch):
     words = ["--device", "cpu", "--models", "swin-nano", "--image_size", "32", "--batch_size", "2", "--repeats", "1"]
     monkeypatch.setattr(sys, "argv", ["benchmark_gpu.py", *words, "--warmup", "0", "--output_dir", str(tmp_path)])
