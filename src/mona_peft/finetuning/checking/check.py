@@ -14,7 +14,7 @@ from mona_peft.finetuning.data.faults import Finding, count_classes, find_faults
 from mona_peft.finetuning.data.images import Source
 
 from .config import CheckConfig
-from .kinds import KINDS, guess_task
+from .kinds import KINDS, count_rows, guess_task
 from .page import write_page
 
 #: Of files that training refuses, so many are listed.
@@ -108,8 +108,7 @@ def table_lines(
     sizes: Mapping[str, int], counts: Mapping[str, Mapping[str, int]], class_names: Any, counted: str
 ) -> list[str]:
     """A table of images and of what is counted of each class, by split, in columns of text."""
-    rows = [("", *sizes), ("images", *(str(size) for size in sizes.values()))]
-    rows += [(name, *(str(counts.get(split, {}).get(name, 0)) for split in sizes)) for name in class_names]
+    rows = count_rows(sizes, counts, class_names)
     widths = [max(len(row[column]) for row in rows) for column in range(len(sizes) + 1)]
     lines = [
         "  ".join(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,20 @@ KINDS = {
     "detection": Kind(load_boxes, read_objects, draw_boxes, "objects"),
     "segmentation": Kind(load_maps, read_map, draw_map, "pixels"),
 }
+
+
+def count_rows(
+    sizes: Mapping[str, int], counts: Mapping[str, Mapping[str, int]], class_names: Sequence[str]
+) -> list[list[str]]:
+    """Cells of a table: the splits, how many images they have, and a row for each class.
+
+    Args:
+        sizes (`Mapping[str, int]`): Images of each split.
+        counts (`Mapping`): How often each class is in each split.
+        class_names (`Sequence[str]`): By label.
+    """
+    rows = [["", *sizes], ["images", *map(str, sizes.values())]]
+    return rows + [[name, *(str(counts.get(split, {}).get(name, 0)) for split in sizes)] for name in class_names]
 
 
 def guess_task(folder: Path) -> str:

@@ -16,7 +16,7 @@ from mona_peft.finetuning.data.faults import Finding
 from mona_peft.finetuning.files import write_text
 
 from .config import CheckConfig
-from .kinds import Kind
+from .kinds import Kind, count_rows
 
 SIDE = 320
 STYLE = (
@@ -60,11 +60,10 @@ def write_page(
 
 def _table(data: Any, counts: Mapping[str, Mapping[str, int]], counted: str) -> str:
     """Images of each split, and what is counted of each class."""
-    cells = [["", *data.splits], ["images", *(len(rows) for rows in data.splits.values())]]
-    cells += [
-        [f"{name} ({counted})", *(counts.get(s, {}).get(name, 0) for s in data.splits)] for name in data.class_names
-    ]
-    rows = ("".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in cells)
+    sizes = {split: len(rows) for split, rows in data.splits.items()}
+    splits, images, *classes = count_rows(sizes, counts, data.class_names)
+    cells = [splits, images, *([f"{name} ({counted})", *numbers] for name, *numbers in classes)]
+    rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in cells)
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
