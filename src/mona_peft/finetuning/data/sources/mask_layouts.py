@@ -10,10 +10,11 @@ from mona_peft.finetuning.data.dense.legend import find_legend
 from mona_peft.finetuning.data.dense.segmentation import SegmentationData, find_pairs, load_folders
 from mona_peft.finetuning.data.images import Source
 
-from .ade20k import find_split_folders, load_hub_segmentation
+from .ade20k import load_hub_segmentation
 from .coco import find_coco_layout, find_roboflow, load_roboflow
 from .coco_masks import draw_segmentations, load_panoptic, load_stuff
 from .config import SegmentationDataConfig
+from .hub import pick_splits
 from .layouts import Layout
 from .object_layouts import find_table
 
@@ -40,7 +41,7 @@ def _load_folders(
             "(name,r,g,b or name,id)."
         )
     names = legend.names if legend else config.class_names
-    pairs = find_split_folders(root, config.named_splits())
+    pairs = pick_splits(found, config.named_splits())
     return load_folders(root, names, pairs, config.reduce_zero_label, config.exif_frame, legend)
 
 
