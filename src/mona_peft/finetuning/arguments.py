@@ -109,6 +109,12 @@ def add_flag(group: Any, entry: Field, hint: Any, text: str) -> None:
         group.add_argument(flag, dest=entry.name, nargs=many, metavar="VALUE", help=text)
 
 
+def split_name(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The name that a command line begins with, `None` if that is a flag or nothing, and the words after it."""
+    words = list(words)
+    return (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
+
+
 def flag_of(name: str) -> str:
     """How a setting is written on the command line."""
     return f"--{name}"

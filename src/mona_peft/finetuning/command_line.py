@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from . import recipes, sections
-from .arguments import Parser, Program
+from .arguments import Parser, Program, split_name
 from .recipe_files import read_recipe
 from .settings import check_values, read_options
 
@@ -67,7 +67,8 @@ def _take_recipe(words: list[str]) -> tuple[list[str], str]:
     Raises:
         ValueError: If there are two, or `--recipe` has no value.
     """
-    found = [words.pop(0)] if words and not words[0].startswith("-") else []
+    name, words = split_name(words)
+    found = [] if name is None else [name]
     for place in [i for i, word in enumerate(words) if word.partition("=")[0] == RECIPE_FLAG][::-1]:
         word = words.pop(place)
         named = word.partition("=")[2] or (words.pop(place) if place < len(words) else "")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from mona_peft.finetuning.arguments import split_name
 from mona_peft.finetuning.checking.config import CheckConfig
 from mona_peft.finetuning.command_line import parse_arguments
 
@@ -21,8 +22,7 @@ def read(words: Sequence[str]) -> Job:
     Raises:
         ValueError: If no folder is named.
     """
-    words = list(words)
-    folder = words.pop(0) if words and not words[0].startswith("-") else ""
+    folder, words = split_name(words)
     texts = program("data check", ABOUT, EXAMPLES, positionals="FOLDER")
     (config,) = parse_arguments((CheckConfig,), words, texts)
     if not folder:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from mona_peft.finetuning.arguments import split_name
 from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.models.names import DENSE_TASKS
 from mona_peft.finetuning.settings import Settings, option
@@ -19,8 +20,8 @@ ABOUT = "Adapt a small model to scanned digits, or to scenes of them, by three m
 
 def read(words: Sequence[str]) -> Job:
     """Read `[TASK] [--flags]`."""
-    words = list(words)
-    word = words.pop(0) if words and not words[0].startswith("-") else "classification"
+    name, words = split_name(words)
+    word = "classification" if name is None else name
     if word not in TASK_WORDS:
         raise ValueError(f"There is no demo {word!r}; choose one of {', '.join(TASK_WORDS)}.")
     texts = program("demo", ABOUT, ("--demo_size tiny", "detection"), positionals=f"[{'|'.join(TASK_WORDS)}]")

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mona_peft.finetuning.arguments import split_name
 from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.settings import Settings, option
 
@@ -33,8 +34,7 @@ def read(words: Sequence[str]) -> Job:
     Raises:
         ValueError: If no model is named.
     """
-    words = list(words)
-    model = words.pop(0) if words and not words[0].startswith("-") else ""
+    model, words = split_name(words)
     (config,) = parse_arguments((InspectConfig,), words, program("inspect", ABOUT, EXAMPLES, positionals="MODEL"))
     if not model:
         raise ValueError("Name the model to look at: mona-peft inspect MODEL.")

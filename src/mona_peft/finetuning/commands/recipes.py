@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from mona_peft.finetuning import recipes
+from mona_peft.finetuning.arguments import split_name
 from mona_peft.finetuning.command_line import parse_arguments
 
 from .command import Command, Job, program
@@ -15,8 +16,7 @@ ABOUT = "List the packaged recipes, or print one of them."
 
 def read(words: Sequence[str]) -> Job:
     """Read `[NAME]`."""
-    words = list(words)
-    name = words.pop(0) if words and not words[0].startswith("-") else ""
+    name, words = split_name(words)
     parse_arguments((), words, program("recipes", ABOUT, ("", "swin-large-flowers102"), positionals="[NAME]"))
     return partial(print_recipe, name) if name and recipes.path(name) else list_recipes
 
