@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mona_peft.finetuning.costs.config import CostsConfig
-from mona_peft.finetuning.costs.report import table
+from mona_peft.finetuning.costs.report import sentence, table
 from mona_peft.finetuning.costs.suite import Row, StartUp, Timing, as_json
 from mona_peft.finetuning.study.documents import demo_table, dense_demo_table, fill, shown, tables
 from mona_peft.finetuning.study.testbeds.scene_models import MODELS
@@ -19,17 +19,19 @@ EARLIER = {"made before command and versions were recorded": (), "made before th
 OLD_FILES = {"benchmark/scaling.json", "serving.json", *(f"demo-dense/{name}.json" for name in MODELS)}
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+DOCUMENTS = ["README.md", "docs/results.md", "docs/performance.md"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_documents_show_what_the_files_say(name):
     document = (ROOT / name).read_text(encoding="utf-8")
     assert shown(document, tables(RESULTS))
     assert fill(document, tables(RESULTS)) == document, f"run `python scripts/fill_tables.py {name}`"
 
 
-def test_the_results_page_shows_every_table():
-    assert (
-        shown((ROOT / "docs/results.md").read_text(encoding="utf-8"), tables(RESULTS)).keys() == tables(RESULTS).keys()
-    )
+def test_every_table_is_shown():
+    found = tables(RESULTS)
+    assert set().union(*(shown((ROOT / name).read_text(encoding="utf-8"), found) for name in DOCUMENTS)) == set(found)
 
 
 def files():
@@ -108,9 +110,20 @@ def test_costs_are_read_back_from_their_file(tmp_path):
     config = CostsConfig(methods=["mona"])
     results = json.loads(json.dumps(as_json(config, rows)))
     assert results["command"] and results["versions"]["torch"]
-    (tmp_path / "benchmark").mkdir()
-    (tmp_path / "benchmark" / "benchmark.json").write_text(json.dumps(results))
+    (tmp_path / "benchmark" / "swin-b").mkdir(parents=True)
+    (tmp_path / "benchmark" / "swin-b" / "benchmark.json").write_text(json.dumps(results))
     for folder in ("digits", "demo-dense"):
         (tmp_path / folder).symlink_to(RESULTS / folder)
-    text = tables(tmp_path)["benchmark"]
+    text = tables(tmp_path)["benchmark-swin-b"]
     assert table(rows) in text and results["machine"]["cpu"] in text and results["command"] in text
+
+
+def test_costs_are_told_in_a_sentence():
+    ratios = {"floor": 1.0, "lora": 1.1, "full": 1.5, "mona": 1.2}
+    rows = [
+        Row(name, Timing(1, 1, 1, ratio), int(10**6 * ratio), None, None, None, 3) for name, ratio in ratios.items()
+    ]
+    results = json.loads(json.dumps(as_json(CostsConfig(model="swin-b", batch_size=4), rows)))
+    text = sentence(results)
+    assert "Mona takes 1.20 of that and keeps 1.20" in text and "full fine-tuning takes 1.50" in text
+    assert "swin-b, 224 px, batch 4" in text

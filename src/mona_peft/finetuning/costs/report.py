@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .config import CostsConfig
+from .config import FLOOR, CostsConfig
 from .suite import Row, from_json
 
 MEGABYTE = 1e6
@@ -42,6 +42,20 @@ def summary(results: dict[str, Any]) -> str:
     made = f"made by `{results['command']}`" if results.get("command") else "made before the command was recorded"
     place = f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads, torch {machine['torch']}"
     return f"{config.describe()}; {place}; {made}.\n\n{table(from_json(results))}\n\n{NOTE}"
+
+
+def sentence(results: dict[str, Any]) -> str:
+    """The costs of adapters and full fine-tuning as one sentence."""
+    rows = {row.method: row for row in from_json(results)}
+    floor, named = rows[FLOOR], {"mona": "Mona", "lora": "LoRA", "full": "full fine-tuning"}
+    costs = [
+        f"{title} takes {rows[name].step.ratio:.2f} of that and keeps {rows[name].saved / floor.saved:.2f} of what it keeps"
+        for name, title in named.items()
+    ]
+    return (
+        "The least a training step costs is backpropagation through the frozen backbone with no adapter. "
+        f"{'; '.join(costs)} ({CostsConfig(**results['config']).describe()})."
+    )
 
 
 def _cells(row: Row, floor: Row) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mona_peft.finetuning.costs.gpu import FILE as GPU_FILE
 from mona_peft.finetuning.costs.gpu import gpu_summary
+from mona_peft.finetuning.costs.report import sentence as costs_sentence
 from mona_peft.finetuning.costs.report import summary as costs_summary
 from mona_peft.finetuning.files import read_json
 
@@ -31,7 +32,9 @@ STUDIES = {
     "results-head-norms": "scenes-head-norms",
 }
 TITLES = {"mona": "Mona", "fixed": "head only", "full": "full fine-tuning"}
-BENCHMARK = "benchmark/benchmark.json"
+#: Every measurement of costs, by the folder it is in, and the one that the README tells in a sentence.
+COSTS = "benchmark/*/benchmark.json"
+USUAL_COSTS = "benchmark/swin-t/benchmark.json"
 AGAIN = "It holds results; make it again with the command that the document names."
 
 
@@ -48,10 +51,12 @@ def tables(results: Path) -> dict[str, str]:
         name: results / folder for name, folder in STUDIES.items() if (results / folder / RESULTS_FILE).exists()
     }
     found = {name: Results.load(folder).summary().strip() for name, folder in present.items()}
+    for file in sorted(results.glob(COSTS)):
+        found[f"benchmark-{file.parent.name}"] = costs_summary(read_json(file, AGAIN))
     found["demo-dense"] = dense_demo_table([read_json(results / f"demo-dense/{name}.json", AGAIN) for name in MODELS])
     for name, file, write in (
         ("demo", "demo/digits.json", demo_table),
-        ("benchmark", BENCHMARK, costs_summary),
+        ("speed", USUAL_COSTS, costs_sentence),
         ("benchmark-gpu", f"benchmark/{GPU_FILE}", gpu_summary),
     ):
         if (results / file).exists():
