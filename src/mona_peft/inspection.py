@@ -92,7 +92,7 @@ class Inspection:
         return "\n".join([self.model, *(f"  {one}" for one in self.blocks), *(f"  {note}" for note in self.notes)])
 
 
-def inspect_backbone(model: nn.Module, inputs: Tensor | Mapping[str, Any] | None = None) -> Inspection:
+def inspect_backbone(model: nn.Module, inputs: Tensor | Mapping[str, Tensor] | None = None) -> Inspection:
     """Say what of a model is adapted, what is not and why; propose rows for blocks that are not known.
 
     A row is proposed only if it is proved in float64 on random weights: adapted with nothing the model gives exactly
@@ -162,7 +162,7 @@ def _left_out(model: nn.Module, known: Mapping[str, BlockSpec]) -> list[str]:
     ]
 
 
-def _first_that_runs(model: nn.Module, inputs: Tensor | Mapping[str, Any] | None) -> Any:
+def _first_that_runs(model: nn.Module, inputs: Tensor | Mapping[str, Tensor] | None) -> Any:
     """The first inputs that the model takes and the records of its modules; the last error, if it takes none."""
     candidates: list[Any] = trial_images(model)
     if inputs is not None:
@@ -182,7 +182,7 @@ def _as_float64(value: Any) -> Any:
 
 
 def _propose(
-    model: nn.Module, cls: type, names: list[str], records: Any, inputs: Mapping[str, Any], inner: Sequence[str]
+    model: nn.Module, cls: type, names: list[str], records: Any, inputs: Mapping[str, Tensor], inner: Sequence[str]
 ) -> Blocks:
     """The first row that is proved for some blocks; if there is none, why the likeliest is not.
 

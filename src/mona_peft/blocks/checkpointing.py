@@ -76,7 +76,7 @@ class _Watched:
         return _new_watched, (type(self).__mro__[2],), self.__getstate__()
 
 
-def _new_watched(base: Any) -> Any:
+def _new_watched(base: type) -> object:
     cls: Any = _watched_class(base)
     return cls.__new__(cls)
 

@@ -98,7 +98,7 @@ def _copies(module: nn.Module) -> list[nn.Module]:
     return [copy for kept in _kept(module) for copy in _copies(kept)]
 
 
-def remove_hooks(module: nn.Module, ours: Callable[[Any], bool]) -> None:
+def remove_hooks(module: nn.Module, ours: Callable[[Callable], bool]) -> None:
     """Remove the forward hooks and pre-hooks for which `ours` is true.
 
     A copied module has copies of the hooks, of which nobody has handles.

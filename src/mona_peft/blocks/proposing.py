@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +54,7 @@ def is_convolutional(model: nn.Module, names: Sequence[str], records: Records) -
 
 
 def layouts(
-    model: nn.Module, names: Sequence[str], entry: str, records: Records, inputs: Mapping[str, Any]
+    model: nn.Module, names: Sequence[str], entry: str, records: Records, inputs: Mapping[str, Tensor]
 ) -> Iterator[BlockSpec]:
     """Rows for blocks with this entry, one for each way in which their grid may be known.
 
@@ -64,7 +63,7 @@ def layouts(
         names (`Sequence[str]`): The blocks' names in it.
         entry (`str`): Path of the first module of its MLP branch; empty for a convolutional block.
         records (`Records`): Of a trial run on `inputs`.
-        inputs (`Mapping[str, Any]`): Images, as keyword arguments of the model.
+        inputs (`Mapping[str, Tensor]`): Images, as keyword arguments of the model.
     """
     name = names[0]
     block, record = model.get_submodule(name), records[name][0]
@@ -131,7 +130,7 @@ def _extra(block: nn.Module, record: CallRecord, arguments: str) -> int | None:
 
 
 def _extra_tokens(
-    model: nn.Module, convolution: nn.Module, name: str, inputs: Mapping[str, Any]
+    model: nn.Module, convolution: nn.Module, name: str, inputs: Mapping[str, Tensor]
 ) -> tuple[int, int] | None:
     """How many tokens stand before and after the patches of a block's input; nothing if patches are not in order.
 
@@ -162,14 +161,14 @@ def _block_input(
     model: nn.Module,
     convolution: nn.Module,
     block: nn.Module,
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, Tensor],
     place: tuple[int, int] | None,
 ) -> tuple[Tensor | None, int, int]:
     """What a block is given, with one patch of the convolution's output changed or none, and the patches' grid."""
     seen: list[Tensor] = []
     sides: list[tuple[int, int]] = []
 
-    def change(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
+    def change(module: nn.Module, args: tuple, kwargs: dict[str, object], output: Tensor) -> Tensor:
         sides.append((output.shape[2], output.shape[3]))
         if place is None:
             return output
@@ -177,7 +176,7 @@ def _block_input(
         changed[:, :, place[0], place[1]] += 1.0
         return changed
 
-    def stop(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def stop(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> None:
         given = CallRecord(args, kwargs, None).input
         if given is not None:
             seen.append(given)

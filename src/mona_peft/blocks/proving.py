@@ -58,14 +58,14 @@ class Probe(nn.Module):
         """Its share of a convolutional block's result."""
         return None if self.branches else self._added(hidden_states)
 
-    def _nothing(self, *args: Any) -> None:
+    def _nothing(self, *args: object) -> None:
         return None
 
     beside_mlp = beside_attention = beside_mlp_normed = stream_after_attention = stream_after_mlp = _nothing
 
 
 def find_flaw(
-    model: nn.Module, names: Sequence[str], spec: BlockSpec, inputs: Mapping[str, Any], seed: int = 0
+    model: nn.Module, names: Sequence[str], spec: BlockSpec, inputs: Mapping[str, Tensor], seed: int = 0
 ) -> str | None:
     """Why a row does not hold for some blocks of a model; `None` if it is proved for all of them.
 
@@ -73,7 +73,7 @@ def find_flaw(
         model (`nn.Module`): Stays as it is.
         names (`Sequence[str]`): The blocks.
         spec (`BlockSpec`): Their row.
-        inputs (`Mapping[str, Any]`): Images in float64, as keyword arguments of the model.
+        inputs (`Mapping[str, Tensor]`): Images in float64, as keyword arguments of the model.
         seed (`int`): Of the weights.
     """
     base = random_copy(model, seed)
@@ -94,7 +94,7 @@ def find_flaw(
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _starts_otherwise(base: nn.Module, adapted: nn.Module, inputs: Mapping[str, Any]) -> str | None:
+def _starts_otherwise(base: nn.Module, adapted: nn.Module, inputs: Mapping[str, Tensor]) -> str | None:
     with torch.no_grad():
         one, other = first_tensor(_values(call(base, inputs))), first_tensor(_values(call(adapted, inputs)))
     if one is None or other is None:
@@ -109,16 +109,16 @@ class Move:
     Args:
         delta (`Tensor`): How it moves the stream after attention.
         expected (`Tensor`): What the block gives then.
-        output (`Any`): What it gives on its own input.
+        output (`object`): What it gives on its own input.
     """
 
     delta: Tensor
     expected: Tensor
-    output: Any
+    output: object
 
 
 def _differs_from_parts(
-    base: nn.Module, adapted: nn.Module, names: Sequence[str], spec: BlockSpec, inputs: Mapping[str, Any]
+    base: nn.Module, adapted: nn.Module, names: Sequence[str], spec: BlockSpec, inputs: Mapping[str, Tensor]
 ) -> str | None:
     """Compare each block on another input with the adapted block on the first one; see the head of this file."""
     if not spec.entry:
@@ -130,7 +130,7 @@ def _differs_from_parts(
     found: dict[str, Tensor | None] = {}
     blocks = {adapted.get_submodule(name): name for name in names}
 
-    def keep(block: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+    def keep(block: nn.Module, args: tuple, kwargs: dict[str, object], output: object) -> object:
         name = blocks[block]
         found[name] = first_tensor(output)
         return moves[name].output  # later blocks get what they get in the base model
@@ -145,12 +145,14 @@ def _differs_from_parts(
     return next(filter(None, (_compare(name, found.get(name), moves[name]) for name in names)), None)
 
 
-def _move_blocks(base: nn.Module, names: Sequence[str], spec: BlockSpec, inputs: Mapping[str, Any]) -> dict[str, Move]:
+def _move_blocks(
+    base: nn.Module, names: Sequence[str], spec: BlockSpec, inputs: Mapping[str, Tensor]
+) -> dict[str, Move]:
     """Run each block on its own input and on another one."""
     blocks = {base.get_submodule(name): name for name in names}
     moves: dict[str, Move] = {}
 
-    def move(block: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+    def move(block: nn.Module, args: tuple, kwargs: dict[str, object], output: object) -> None:
         given = CallRecord(args, kwargs, None).input
         assert given is not None
         entry = block.get_submodule(spec.entry)
@@ -195,7 +197,7 @@ def entry_flaw(block: nn.Module, entry: str, record: CallRecord) -> str | None:
     return None if min(errors) <= TOLERANCE else f"the block is not its parts: off by {min(errors):.1e} of its result"
 
 
-def _moved(args: tuple, kwargs: dict[str, Any], given: Tensor, seed: int = 2) -> tuple[tuple, dict[str, Any]]:
+def _moved(args: tuple, kwargs: dict[str, object], given: Tensor, seed: int = 2) -> tuple[tuple, dict[str, object]]:
     """The same arguments with another tensor in place of `given`."""
     generator = torch.Generator().manual_seed(seed)
     other = given + torch.randn(given.shape, generator=generator, dtype=given.dtype)
@@ -203,7 +205,7 @@ def _moved(args: tuple, kwargs: dict[str, Any], given: Tensor, seed: int = 2) ->
     return tuple(other if value is given else value for value in args), swapped
 
 
-def _run(block: nn.Module, entry: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _run(block: nn.Module, entry: nn.Module, args: tuple, kwargs: dict[str, object]) -> tuple[Tensor, Tensor]:
     """What a block's entry is given in a forward of its own, and what the block gives."""
     seen: list[Tensor] = []
     with hooked([entry], begin=lambda module, given, named: seen.append(given[0])):
@@ -225,7 +227,7 @@ def _compare(name: str, result: Tensor | None, move: Move) -> str | None:
     return None
 
 
-def _misses_gradients(adapted: nn.Module, names: Sequence[str], inputs: Mapping[str, Any]) -> str | None:
+def _misses_gradients(adapted: nn.Module, names: Sequence[str], inputs: Mapping[str, Tensor]) -> str | None:
     probes: dict[str, Any] = {name: adapted.get_submodule(f"{name}.{CHILD}") for name in names}
     output = first_tensor(_values(call(adapted, inputs)))
     assert output is not None
@@ -238,6 +240,6 @@ def _misses_gradients(adapted: nn.Module, names: Sequence[str], inputs: Mapping[
     return None
 
 
-def _values(output: Any) -> Any:
+def _values(output: object) -> Any:
     """An output as tensors in order: of transformers, without what is None."""
     return output.to_tuple() if hasattr(output, "to_tuple") else output

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -45,7 +44,7 @@ class ArgumentRecorder(Recorder):
         module.register_forward_pre_hook(self.record, with_kwargs=True)
         module.register_forward_hook(self.mark)
 
-    def record(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def record(self, module: nn.Module, args: tuple, kwargs: dict[str, object]) -> None:
         """Forward pre-hook of the module."""
         self.keep(args[self.place] if self.place < len(args) else kwargs.get(self.argument))
 
@@ -60,7 +59,7 @@ class OrderRecorder(Recorder):
         """See `Recorder`."""
         module.register_forward_hook(self.record)
 
-    def record(self, module: nn.Module, args: tuple, output: Any) -> None:
+    def record(self, module: nn.Module, args: tuple, output: Sequence[Tensor]) -> None:
         """Forward hook of the module."""
         self.keep(output[-1])
         self.mark(module, args, output)

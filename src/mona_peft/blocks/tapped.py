@@ -66,7 +66,7 @@ class Hook:
         self.block = block
         self.method = method
 
-    def __call__(self, module: nn.Module, *args: Any) -> Any:
+    def __call__(self, module: nn.Module, *args: object) -> object:
         return getattr(self.block, self.method)(module, *args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Hook:

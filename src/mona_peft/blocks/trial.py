@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +24,12 @@ class CallRecord:
     Args:
         args (`tuple`): What it was given.
         kwargs (`dict`): What it was given by name.
-        output (`Any`): What it gave.
+        output (`object`): What it gave.
     """
 
     args: tuple
-    kwargs: dict[str, Any]
-    output: Any
+    kwargs: dict[str, object]
+    output: object
 
     @property
     def input(self) -> Tensor | None:
@@ -42,7 +42,7 @@ class CallRecord:
         return first_tensor(self.output)
 
 
-def first_tensor(value: Any) -> Tensor | None:
+def first_tensor(value: object) -> Tensor | None:
     """A tensor, or the first one among some values."""
     if isinstance(value, Tensor):
         return value
@@ -103,7 +103,7 @@ def _sides(model: nn.Module) -> list[tuple[int, int]]:
     return [pair for height, width in squares for pair in ((height, 2 * width), (height, width))]
 
 
-def call(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
+def call(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
     """Call a model with images by name; by position, where its forward has no such name."""
     names = inspect.signature(model.forward).parameters
     if all(name in names and names[name].kind is not inspect.Parameter.VAR_POSITIONAL for name in inputs):
@@ -111,22 +111,22 @@ def call(model: nn.Module, inputs: Mapping[str, Any]) -> Any:
     return model(*inputs.values())
 
 
-def run_trial(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, list[CallRecord]]:
+def run_trial(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, list[CallRecord]]:
     """Run a model and record every call of its modules, by name, in the order in which they began.
 
     Args:
         model (`nn.Module`): In evaluation mode.
-        inputs (`Mapping[str, Any]`): Its keyword arguments.
+        inputs (`Mapping[str, Tensor]`): Its keyword arguments.
     """
     records: dict[str, list[CallRecord]] = defaultdict(list)
     names = {module: name for name, module in model.named_modules()}
-    started: list[tuple[str, tuple, dict[str, Any]]] = []
+    started: list[tuple[str, tuple, dict[str, object]]] = []
 
-    def begin(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def begin(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> None:
         records[names[module]]  # the order of beginning
         started.append((names[module], args, kwargs))
 
-    def end(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+    def end(module: nn.Module, args: tuple, kwargs: dict[str, object], output: object) -> None:
         name, given, named = started.pop()
         records[name].append(CallRecord(given, named, output))
 
@@ -136,7 +136,7 @@ def run_trial(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, list[Cal
 
 
 @contextmanager
-def hooked(modules: Any, begin: Any = None, end: Any = None) -> Iterator[None]:
+def hooked(modules: Iterable[nn.Module], begin: Callable | None = None, end: Callable | None = None) -> Iterator[None]:
     """Let hooks watch the calls of modules for a while.
 
     Args:

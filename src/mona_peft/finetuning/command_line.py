@@ -80,7 +80,7 @@ def _take_recipe(words: list[str]) -> tuple[list[str], str]:
     return words, found[0] if found else ""
 
 
-def _apply_sections(recipe: dict[str, Any], given: dict[str, Any], default: str, every_method: bool) -> None:
+def _apply_sections(recipe: dict[str, object], given: dict[str, object], default: str, every_method: bool) -> None:
     """Sort what belongs to one method into its section, and give the method that runs what is in its own."""
     for source in (recipe, given):
         for name in (sections.KEY, "method_options"):

@@ -120,12 +120,12 @@ def find_class(config: str | type[PeftConfig]) -> Any:
     return getattr(import_module(module), name)
 
 
-def check_method(name: str, options: Mapping[str, Any]) -> Method:
+def check_method(name: str, options: Mapping[str, object]) -> Method:
     """Find a method and check the names of its settings.
 
     Args:
         name (`str`): A key of `METHODS`.
-        options (`Mapping[str, Any]`): The settings that it is to get.
+        options (`Mapping[str, object]`): The settings that it is to get.
 
     Raises:
         ValueError: If no method has that name, or the method has no such setting.

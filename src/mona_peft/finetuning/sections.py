@@ -14,19 +14,18 @@ belong to the `method` next to them. A flag wins over both.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 KEY = "by_method"
 #: What a section may hold next to the `options` of the method.
 SHARED = ("learning_rate", "drop_path")
 
 
-def sections(recipe: Mapping[str, Any], given: Mapping[str, Any], default: str) -> dict[str, dict[str, Any]]:
+def sections(recipe: Mapping[str, object], given: Mapping[str, object], default: str) -> dict[str, dict[str, object]]:
     """The sections by method, with `method_options` in that of their method, and without what a flag sets for all.
 
     Args:
-        recipe (`Mapping[str, Any]`): Settings of the recipe.
-        given (`Mapping[str, Any]`): Settings given as flags.
+        recipe (`Mapping[str, object]`): Settings of the recipe.
+        given (`Mapping[str, object]`): Settings given as flags.
         default (`str`): The method where neither names one.
 
     Raises:
@@ -42,7 +41,7 @@ def sections(recipe: Mapping[str, Any], given: Mapping[str, Any], default: str) 
     return {name: {k: v for k, v in section.items() if k not in by_flag} for name, section in found.items()}
 
 
-def chosen(recipe: Mapping[str, Any], given: Mapping[str, Any], default: str) -> str:
+def chosen(recipe: Mapping[str, object], given: Mapping[str, object], default: str) -> str:
     """The method that runs.
 
     Raises:
@@ -54,13 +53,13 @@ def chosen(recipe: Mapping[str, Any], given: Mapping[str, Any], default: str) ->
     return method
 
 
-def settings_for(section: Mapping[str, Any]) -> dict[str, Any]:
+def settings_for(section: Mapping[str, object]) -> dict[str, object]:
     """A section as settings of a run."""
     own = {name: section[name] for name in SHARED if section.get(name) is not None}
     return {**own, "method_options": section.get("options") or {}}
 
 
-def _mapping(name: str, value: object) -> Mapping[str, Any]:
+def _mapping(name: str, value: object) -> Mapping[str, object]:
     if value is not None and not isinstance(value, Mapping):
         raise ValueError(f"{name} is {value!r}; it must be a mapping.")
     return value or {}

@@ -157,7 +157,7 @@ def _range_text(entry: Field) -> str:
     return ", " + " and ".join(given) if given else ""
 
 
-def read_options(name: str, given: object) -> dict[str, Any]:
+def read_options(name: str, given: object) -> dict[str, object]:
     """Settings given as JSON or as a mapping.
 
     Args:
@@ -176,7 +176,7 @@ def read_options(name: str, given: object) -> dict[str, Any]:
     return options
 
 
-def with_new_names(settings: dict[str, Any]) -> dict[str, Any]:
+def with_new_names(settings: dict[str, object]) -> dict[str, object]:
     """Recorded settings under the names that they have now."""
     return {RENAMED.get(name, name): value for name, value in settings.items()}
 
@@ -210,7 +210,7 @@ def refuse_unused(
     Raises:
         ValueError: If another setting has a value that is not its default.
     """
-    given: dict[str, Any] = {}
+    given: dict[str, object] = {}
     for config in configs:
         defaults, values = vars(type(config)()), vars(config)
         given |= {name: value for name, value in values.items() if name not in used and value != defaults[name]}

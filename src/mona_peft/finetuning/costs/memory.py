@@ -36,13 +36,13 @@ def saved_bytes(forward: Callable[[], Any], model: nn.Module) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
-def training_memory(task: Task, model: nn.Module, batch: dict[str, Any]) -> int:
+def training_memory(task: Task, model: nn.Module, batch: dict[str, object]) -> int:
     """Bytes of the activations kept for the backward pass, the gradients and the optimiser's states.
 
     Args:
         task (`Task`): Computes the loss.
         model (`nn.Module`): In training mode; nothing of it changes but the random state.
-        batch (`dict[str, Any]`): A training batch on the model's device.
+        batch (`dict[str, object]`): A training batch on the model's device.
     """
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     before = [buffer.clone() for buffer in model.buffers()]

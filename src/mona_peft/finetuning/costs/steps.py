@@ -41,13 +41,13 @@ class Subject:
         self.optimizer = torch.optim.AdamW(trainable, lr=1e-5, fused=True)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.autocast == "float16")
 
-    def _place(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _place(self, batch: dict[str, object]) -> dict[str, object]:
         placed = send_to_device(batch, self.device)
         if self.config.channels_last:
             placed["pixel_values"] = placed["pixel_values"].contiguous(memory_format=torch.channels_last)
         return placed
 
-    def _run(self, function: Callable[..., Any], model: nn.Module, batch: dict[str, Any]) -> Any:
+    def _run(self, function: Callable[..., Any], model: nn.Module, batch: dict[str, object]) -> Any:
         dtype = getattr(torch, self.config.autocast) if self.config.autocast else None
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             return function(model, batch)

@@ -78,20 +78,20 @@ def _measure(config: CostsConfig) -> list[Row]:
     ]
 
 
-def describe_machine(config: CostsConfig) -> dict[str, Any]:
+def describe_machine(config: CostsConfig) -> dict[str, object]:
     """What a reader needs to know of the machine and versions."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    machine: dict[str, Any] = {"cpu": name, "threads": process_threads(config), "torch": torch.__version__}
+    machine: dict[str, object] = {"cpu": name, "threads": process_threads(config), "torch": torch.__version__}
     if config.device.startswith("cuda"):
         machine["gpu"] = torch.cuda.get_device_name(config.device)
     return machine
 
 
-def as_json(config: CostsConfig, rows: list[Row]) -> dict[str, Any]:
+def as_json(config: CostsConfig, rows: list[Row]) -> dict[str, object]:
     """The results as plain values, with what made them."""
     return {
         "config": asdict(config),
@@ -112,6 +112,6 @@ def from_json(results: dict[str, Any]) -> list[Row]:
     return rows
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def _plain(row: Row) -> dict[str, object]:
     values = {name: getattr(row, name) for name in row.__dataclass_fields__}
     return {name: value._asdict() if hasattr(value, "_asdict") else value for name, value in values.items()}

@@ -26,7 +26,7 @@ def source_name(source: object) -> str:
     return source.name if isinstance(source, Path) else str(source)
 
 
-def describe_data(data: Any) -> dict[str, Any]:
+def describe_data(data: Any) -> dict[str, object]:
     """What a run records of its data set, as JSON values: it only resumes on the same.
 
     Args:

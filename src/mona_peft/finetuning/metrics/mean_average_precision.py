@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import datasets
 import evaluate
 import numpy as np
@@ -28,7 +26,7 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     return float((precision * recall_gain).sum())
 
 
-def multilabel_mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def multilabel_mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> dict[str, object]:
     """Average precision of each class over the images, averaged over the classes with a positive.
 
     A reference of 1 is a positive, 0 a negative, -1 leaves that image out for that class (objects marked `difficult`
@@ -40,7 +38,7 @@ def multilabel_mean_average_precision(scores: np.ndarray, labels: np.ndarray) ->
         labels (`np.ndarray`): `(samples, classes)`.
 
     Returns:
-        `dict[str, Any]`: `map`, and `ap_by_class` with `None` for a class without a positive.
+        `dict[str, object]`: `map`, and `ap_by_class` with `None` for a class without a positive.
 
     Raises:
         ValueError: If no class has a positive.
@@ -72,6 +70,6 @@ class MultilabelMeanAveragePrecision(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references) -> dict[str, Any]:
+    def _compute(self, predictions, references) -> dict[str, object]:
         scores, labels = np.asarray(predictions, dtype=np.float32), np.asarray(references)
         return multilabel_mean_average_precision(scores, labels)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import datasets
 import evaluate
 import numpy as np
@@ -29,7 +27,7 @@ def pixel_counts(predicted: torch.Tensor, labels: torch.Tensor, num_classes: int
     return torch.stack([torch.bincount(part, minlength=num_classes) for part in parts])
 
 
-def mean_iou(right: np.ndarray, predicted: np.ndarray, labelled: np.ndarray) -> dict[str, Any]:
+def mean_iou(right: np.ndarray, predicted: np.ndarray, labelled: np.ndarray) -> dict[str, object]:
     """Mean IoU, mean accuracy and pixel accuracy over a whole data set.
 
     The counts of all images are summed before anything is divided, as the ADE20K benchmark does. A class that is
@@ -69,5 +67,5 @@ class MeanIoU(evaluate.Metric):
             features=datasets.Features({"right": counts, "predicted": counts, "labelled": counts}),
         )
 
-    def _compute(self, right, predicted, labelled) -> dict[str, Any]:
+    def _compute(self, right, predicted, labelled) -> dict[str, object]:
         return mean_iou(*(np.asarray(part, np.int64).sum(0) for part in (right, predicted, labelled)))

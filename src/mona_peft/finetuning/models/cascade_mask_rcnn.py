@@ -44,7 +44,7 @@ class CascadeMaskRCNNConfig(DetectorConfig):
         proposals: int = 1000,
         training_proposals: int | None = None,
         head_norm: str = "batch",
-        heads: dict[str, Any] | None = None,
+        heads: dict[str, object] | None = None,
         **kwargs: Any,
     ) -> None:
         self.proposals = proposals

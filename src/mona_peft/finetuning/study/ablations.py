@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from .variants import Variant
 
@@ -11,7 +10,7 @@ DEFAULT_LABEL = "mona"
 
 # Group: settings by name. The default of each is the variant `mona` itself.
 DEFAULT_INIT = {"init_weights": True}
-SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+SETTINGS: dict[str, dict[str, dict[str, object]]] = {
     "design": {f"design {name}": {"variant": name} for name in ("v1", "v2", "v3")},
     "positions": {f"{name} only": {"positions": [name]} for name in ("attention", "mlp")},
     "kernels": {
@@ -37,8 +36,8 @@ def ablation_variants(
     bottlenecks: Sequence[int] = (16, 32, 128),
     backbones: Sequence[str] = (),
     own_backbone: str = "",
-    options: Mapping[str, Any] | None = None,
-    full_options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
+    full_options: Mapping[str, object] | None = None,
 ) -> list[Variant]:
     """The default Mona, and every setting of the groups.
 
@@ -48,8 +47,8 @@ def ablation_variants(
         bottlenecks (`Sequence[int]`): The other sizes of the bottleneck.
         backbones (`Sequence[str]`): Names of the testbed's backbones, each trained with Mona and in full.
         own_backbone (`str`): The one of these that the default has already been trained on.
-        options (`Mapping[str, Any]`, *optional*): Other settings of the default.
-        full_options (`Mapping[str, Any]`, *optional*): Settings of full fine-tuning.
+        options (`Mapping[str, object]`, *optional*): Other settings of the default.
+        full_options (`Mapping[str, object]`, *optional*): Settings of full fine-tuning.
 
     Raises:
         ValueError: If a group is unknown.
@@ -78,7 +77,7 @@ def ablation_variants(
     return variants
 
 
-def _on_backbone(backbone: str, options: dict[str, Any], full_options: Mapping[str, Any]) -> list[Variant]:
+def _on_backbone(backbone: str, options: dict[str, object], full_options: Mapping[str, object]) -> list[Variant]:
     """Mona and full fine-tuning of one backbone."""
     return [
         Variant(f"{backbone} backbone, mona", "mona", options, backbone, "backbone"),

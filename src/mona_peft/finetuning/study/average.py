@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from mona_peft.finetuning.environment import command_line, package_versions
 from mona_peft.finetuning.files import write_json, write_text
@@ -150,7 +149,7 @@ def write_average(folders: Sequence[str], target: Path) -> list[AverageRow]:
     sets = [
         {"title": s.title, "command": s.command, "versions": s.versions, "chosen_on": s.chosen_on} for s in studies
     ]
-    content: dict[str, Any] = {"command": command, "versions": package_versions(), "sets": sets}
+    content: dict[str, object] = {"command": command, "versions": package_versions(), "sets": sets}
     content |= {"metric_name": studies[0].metric_name, "rows": [asdict(row) for row in rows]}
     write_json(target / AVERAGE_FILE, content)
     write_text(target / "average.csv", to_csv(columns, rows))

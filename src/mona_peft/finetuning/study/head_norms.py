@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
@@ -92,7 +91,7 @@ class NormsTestbed(ScenesTestbed):
         self.setting = setting
         self.model = replace(self.model, options={**self.model.options, "head_norm": setting.norm})
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What the scenes say, with norm and batch."""
         return {**super().describe(), **asdict(self.setting)}
 

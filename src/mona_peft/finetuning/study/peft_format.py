@@ -21,7 +21,7 @@ from .records import Record
 PACKAGES = ("transformers", "peft", "datasets", "bitsandbytes", "torch", "mona-peft")
 
 
-def write_comparison(folder: Path, records: Sequence[Record], settings: dict[str, Any]) -> list[Path]:
+def write_comparison(folder: Path, records: Sequence[Record], settings: dict[str, object]) -> list[Path]:
     """Write a file for each run that has a place in that comparison: of an adapter, or of full fine-tuning.
 
     Files of earlier calls go.
@@ -29,7 +29,7 @@ def write_comparison(folder: Path, records: Sequence[Record], settings: dict[str
     Args:
         folder (`Path`): Its own; created where missing.
         records (`Sequence[Record]`): The runs.
-        settings (`dict[str, Any]`): Of the testbed, as `study.json` has them.
+        settings (`dict[str, object]`): Of the testbed, as `study.json` has them.
     """
     written = []
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def write_comparison(folder: Path, records: Sequence[Record], settings: dict[str
     return written
 
 
-def comparison_entry(record: Record, settings: dict[str, Any]) -> dict[str, Any]:
+def comparison_entry(record: Record, settings: dict[str, object]) -> dict[str, object]:
     """One run as that comparison has it."""
     name = f"{record.label}/{settings['benchmark']}-lr{record.learning_rate:g}-seed{record.seed}"
     run = {
@@ -78,7 +78,7 @@ def comparison_entry(record: Record, settings: dict[str, Any]) -> dict[str, Any]
     return {"run_info": run, "train_info": train, "meta_info": meta}
 
 
-def train_config(record: Record, settings: dict[str, Any]) -> dict[str, Any]:
+def train_config(record: Record, settings: dict[str, object]) -> dict[str, object]:
     """The recipe under that comparison's names."""
     return {
         "model_id": settings["model"],
@@ -94,7 +94,7 @@ def train_config(record: Record, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def peft_config(record: Record) -> dict[str, Any] | None:
+def peft_config(record: Record) -> dict[str, object] | None:
     """The adapter's configuration as JSON values; None for full fine-tuning."""
     config_class = METHODS[record.method].config_class
     if config_class is None:

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from mona_peft.finetuning.files import write_json, write_text
@@ -45,7 +44,7 @@ class Record:
     Args:
         label (`str`): Of the variant.
         method (`str`): Its method.
-        options (`dict[str, Any]`): Its settings.
+        options (`dict[str, object]`): Its settings.
         backbone (`str`): Its backbone.
         group (`str`): The setting that it varies, in an ablation.
         learning_rate (`float`): Of the run.
@@ -73,7 +72,7 @@ class Record:
     seed: int
     validation: float
     test: dict[str, float]
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, object] = field(default_factory=dict)
     backbone: str = ""
     group: str = ""
     backbone_trainable: int = 0

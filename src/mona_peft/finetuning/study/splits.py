@@ -24,21 +24,21 @@ class StudySplits:
     """Splits of a study.
 
     Args:
-        splits (`Mapping[str, Any]`): With `train`, `validation` and `test`.
+        splits (`Mapping[str, object]`): With `train`, `validation` and `test`.
         chosen_on (`str`): What is chosen on, for tables.
     """
 
-    splits: Mapping[str, Any]
+    splits: Mapping[str, object]
     chosen_on: str
 
 
-def study_splits(splits: Mapping[str, Any], select_on: str, fraction: float) -> StudySplits:
+def study_splits(splits: Mapping[str, object], select_on: str, fraction: float) -> StudySplits:
     """Settle what a study chooses on and what it reports.
 
     Where a data set has a validation or a test split only, that one is reported.
 
     Args:
-        splits (`Mapping[str, Any]`): Of the data set, each a `datasets.Dataset` or a sequence.
+        splits (`Mapping[str, object]`): Of the data set, each a `datasets.Dataset` or a sequence.
         select_on (`str`): `"validation"`, held out of the training set where there is no such split, or `"test"`.
         fraction (`float`): Share of the training set to hold out.
 

@@ -209,7 +209,7 @@ def to_csv(rows: Sequence[Row]) -> str:
     return buffer.getvalue()
 
 
-def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def to_json(rows: Sequence[Row]) -> list[dict[str, object]]:
     """The rows as JSON values."""
     return [asdict(row) for row in rows]
 

@@ -24,7 +24,7 @@ PAPER_METHODS = (
 
 #: Names of methods with settings, next to the names of methods alone: ranks, and what the official code has otherwise
 #: than this package by default (LoRA's scaling, which is 1 over the rank; first weights that are not zero).
-PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+PRESETS: dict[str, tuple[str, dict[str, object]]] = {
     "lora16": ("lora", {"r": 16}),
     "lora64": ("lora", {"r": 64}),
     "lora-official": ("lora", {"lora_alpha": 1}),
@@ -42,7 +42,7 @@ class Variant:
     Args:
         label (`str`): Its name, unique in a study.
         method (`str`): A key of `METHODS`.
-        options (`dict[str, Any]`): Settings of the method.
+        options (`dict[str, object]`): Settings of the method.
         backbone (`str`): Which of the testbed's backbones; empty for its first.
         group (`str`): What it is a setting of, in an ablation.
         drop_path (`float`, *optional*): Its own drop path, in place of the recipe's.
@@ -50,7 +50,7 @@ class Variant:
 
     label: str
     method: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, object] = field(default_factory=dict)
     backbone: str = ""
     group: str = ""
     drop_path: float | None = None
@@ -62,14 +62,14 @@ class Variant:
 
 def method_variants(
     methods: Iterable[str],
-    options: Mapping[str, Mapping[str, Any]],
+    options: Mapping[str, Mapping[str, object]],
     drop_paths: Mapping[str, float | None] | None = None,
 ) -> list[Variant]:
     """One variant for each method or preset, under its own name. A preset has its method's settings, but for its own.
 
     Args:
         methods (`Iterable[str]`): Keys of `METHODS` or `PRESETS`.
-        options (`Mapping[str, Mapping[str, Any]]`): Settings by method or preset.
+        options (`Mapping[str, Mapping[str, object]]`): Settings by method or preset.
         drop_paths (`Mapping[str, float]`, *optional*): Drop paths of their own, by method.
     """
     own = drop_paths or {}

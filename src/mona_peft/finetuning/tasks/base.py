@@ -28,12 +28,12 @@ class DataTask(Task):
         self.data = data
         self.config = config
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Recipe and data set; without what the recipe has for other methods."""
         recipe = {name: value for name, value in asdict(self.config).items() if name != sections.KEY}
         return {**recipe, **describe_data(self.data)}
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Base model, data set and method."""
         config = self.config
         return {"base_model": config.model, "dataset": self.data.name, "method": config.method}

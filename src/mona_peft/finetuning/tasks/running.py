@@ -13,7 +13,7 @@ from .classification import train_classifier
 from .dense_kinds import DENSE_KINDS
 
 
-def run(task: str, data: Any, config: Any, training: TrainingConfig) -> dict[str, Any]:
+def run(task: str, data: Any, config: Any, training: TrainingConfig) -> dict[str, object]:
     """Load data and model, train, evaluate and write everything out.
 
     Args:
@@ -23,7 +23,7 @@ def run(task: str, data: Any, config: Any, training: TrainingConfig) -> dict[str
         training (`TrainingConfig`): Settings of the loop.
 
     Returns:
-        `dict[str, Any]`: What is in `metrics.json`.
+        `dict[str, object]`: What is in `metrics.json`.
     """
     if task == CLASSIFICATION:
         return train_classifier(data, config, training)

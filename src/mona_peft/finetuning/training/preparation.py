@@ -165,14 +165,14 @@ class PreparedRun:
         load_weights(model, self.best.path)
         return model
 
-    def save(self, figures: dict[str, Any]) -> None:
+    def save(self, figures: dict[str, object]) -> None:
         """Write the repository of the trained model, and `metrics.json` there and into the folder of the run."""
         if self.run_folder is not None:
             with self.run_folder.own.noting():
                 self.task.save(self._whole_model(), self.run_folder.path)
         self.write_figures(figures)
 
-    def write_figures(self, figures: dict[str, Any]) -> None:
+    def write_figures(self, figures: dict[str, object]) -> None:
         """Write the model card and `metrics.json`, into the repository and into the folder of the run."""
         if self.run_folder is not None:
             repository = self.run_folder.path / REPOSITORY

@@ -38,7 +38,7 @@ _registering = threading.Lock()
 
 @contextlib.contextmanager
 def rows_name_adapters(
-    tuner: BaseTuner, names: Sequence[str], args: tuple, kwargs: Mapping[str, Any]
+    tuner: BaseTuner, names: Sequence[str], args: tuple, kwargs: Mapping[str, object]
 ) -> Iterator[None]:
     """Within this context each row of this thread's batch uses the adapter, and the head, named for it.
 
@@ -61,7 +61,7 @@ def rows_name_adapters(
         _thread.names = previous
 
 
-def check_adapter_names(tuner: BaseTuner, names: Sequence[str], args: tuple, kwargs: Mapping[str, Any]) -> None:
+def check_adapter_names(tuner: BaseTuner, names: Sequence[str], args: tuple, kwargs: Mapping[str, object]) -> None:
     """Refuse names that no adapter has, another number of names than of images, and training.
 
     Raises:
@@ -82,7 +82,7 @@ def check_adapter_names(tuner: BaseTuner, names: Sequence[str], args: tuple, kwa
         raise ValueError(f"adapter_names has {len(names)} names for a batch of {batch} rows; pass one for each row.")
 
 
-def count_images(args: tuple, kwargs: Mapping[str, Any]) -> int:
+def count_images(args: tuple, kwargs: Mapping[str, object]) -> int:
     """How many images a model is called with: they are `pixel_values`, or the argument of the most dimensions.
 
     Raises:

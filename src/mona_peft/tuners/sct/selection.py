@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mona_peft.blocks.layout import Layout, TokenLayout
 from mona_peft.blocks.rows import apply_layout, choose_adapters
@@ -64,7 +65,7 @@ class _Watch:
         self.squares: dict[str, dict[int, Tensor]] = {position: {} for position in positions}
         self.labels = torch.empty(0)
         self.layout: Layout = TokenLayout(0, 0)
-        self.handles: list[Any] = []
+        self.handles: list[RemovableHandle] = []
 
     def __enter__(self) -> None:
         entry = self.block.get_submodule(self.block._tap.spec.entry)
@@ -72,7 +73,7 @@ class _Watch:
         self.handles.append(entry.register_forward_pre_hook(self._after_attention))
         self.handles.append(self.block.register_forward_hook(self._after_mlp))
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         for handle in self.handles:
             handle.remove()
 
@@ -87,7 +88,7 @@ class _Watch:
             raise ValueError("There were no batches to select the channels from; pass some of the training data.")
         return torch.stack(norms).mean(0)
 
-    def _start(self, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _start(self, block: nn.Module, args: tuple, kwargs: dict[str, object]) -> None:
         self.layout = self.block._tap.layout(args, kwargs)
 
     def _after_attention(self, entry: nn.Module, args: tuple) -> None:
@@ -131,7 +132,7 @@ def _sct_layers(model: nn.Module) -> Iterator[tuple[nn.Module, SCTLayer]]:
                 yield module, child
 
 
-def _check_labels(labels: Any) -> None:
+def _check_labels(labels: object) -> None:
     if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point():
         given = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else repr(labels)
         raise ValueError(

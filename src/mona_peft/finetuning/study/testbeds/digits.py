@@ -94,7 +94,7 @@ def as_data(name: str, splits: DatasetDict) -> ClassificationData:
 
 
 def adaptation_task(
-    model: str, seed: int, shots: int, method: str, options: dict[str, Any] | None = None
+    model: str, seed: int, shots: int, method: str, options: dict[str, object] | None = None
 ) -> ClassificationTask:
     """Adapting a pretrained model to 5 to 9. A mirrored digit is another sign, so nothing is mirrored.
 
@@ -152,7 +152,7 @@ class DigitsTestbed(Testbed):
         self.seeds = size.seeds
         self.learning_rates = size.learning_rates
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Everything of the size but what a plan decides."""
         size = {name: value for name, value in asdict(self.size).items() if name not in ("seeds", "learning_rates")}
         return {"benchmark": "digits", **size}

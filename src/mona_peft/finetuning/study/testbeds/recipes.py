@@ -66,7 +66,7 @@ class RecipeTestbed(Testbed):
     def make(self, data: Any, config: Any) -> Task:
         """Give the task on loaded data."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Data, model and recipe without what variants and runs decide."""
         free = FREE_ON_RESUME | {"method", "method_options", "by_method", "learning_rate", "seed"}
         settings = {**asdict(self.data), **asdict(self.config), **asdict(self.base)}
@@ -98,7 +98,7 @@ class RecipeTestbed(Testbed):
             ValueError: If the data lacks a split.
         """
         data, made = self.splits(seed)
-        changes: dict[str, Any] = {"method": variant.method, "method_options": variant.options}
+        changes: dict[str, object] = {"method": variant.method, "method_options": variant.options}
         if variant.backbone:
             changes["model"] = variant.backbone
         if variant.drop_path is not None:

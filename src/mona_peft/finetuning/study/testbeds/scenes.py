@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from mona_peft.finetuning.study.variants import Variant
 from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
@@ -91,7 +90,7 @@ class ScenesTestbed(Testbed):
         self.seeds = size.seeds
         self.learning_rates = size.learning_rates(architecture)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Everything of the size that concerns the task, but what a plan decides."""
         return {
             "benchmark": f"scenes-{self.task_name}",

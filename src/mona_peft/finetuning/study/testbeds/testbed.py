@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
 
 from mona_peft.finetuning.study.variants import Variant
 from mona_peft.finetuning.training import Task, TrainingConfig
@@ -50,7 +49,7 @@ class Testbed(ABC):
         """The variant's own grid of learning rates; empty for the common one."""
         return ()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Settings that make the testbed what it is: a study only continues with the same ones. JSON values."""
         return {}
 

@@ -11,8 +11,6 @@ its extra tokens, too. Sums are float32, in an order that the shapes alone deter
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -221,7 +219,7 @@ def depthwise(z: Tensor, kernel: Tensor, bias: Tensor | None, layout: TokenLayou
         return out
     sizes, strips, blocks = _split(z, layout)
     taps = kernel.flatten(1).t().contiguous()  # (K * K, C)
-    constants: dict[str, Any] = {**BLOCK, "SIZE": kernel.shape[-1], "HAS_BIAS": bias is not None}
+    constants: dict[str, object] = {**BLOCK, "SIZE": kernel.shape[-1], "HAS_BIAS": bias is not None}
     bias = taps if bias is None else bias.contiguous()
     with torch.cuda.device_of(z):
         filter_kernel[(z.shape[0] * strips, blocks)](
