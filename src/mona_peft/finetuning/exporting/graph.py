@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -84,9 +87,12 @@ def trace(outputs: Outputs, inputs: Mapping[str, Tensor], frame: Frame, replaced
     arguments = (*inputs.values(), *(state[name].clone() for name in replaced.values()))
     # Height and width come last, of the pixels and of their mask.
     shapes: list[Any] = [{0: Dim.DYNAMIC, **_sides(x, frame)} for x in inputs.values()] + [{} for _ in replaced]
+    if frame.multiple:
+        # Swin keeps sizes that it was called with, which would be symbols here.
+        outputs = copy.deepcopy(outputs)
     traceable = Traceable(outputs, list(inputs), list(replaced.values())).eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _positions_interpolated(frame):
             program = torch.export.export(
                 traceable, arguments, dynamic_shapes={"tensors": tuple(shapes)}, strict=False
             )
@@ -95,6 +101,19 @@ def trace(outputs: Outputs, inputs: Mapping[str, Tensor], frame: Frame, replaced
         dynamic = "dynamic height and width" if frame.multiple else "a dynamic batch"
         raise ValueError(f"{type(model).__name__} cannot be exported with {dynamic}: {first_line(error)}") from error
     return Graph(program, [*inputs, *replaced], list(outputs.kind.outputs))
+
+
+@contextmanager
+def _positions_interpolated(frame: Frame) -> Iterator[None]:
+    """Make ViTs interpolate their positions at every size, as they do while `torch.jit` traces.
+
+    Otherwise they take the table as it is at its own size, and a graph that was traced at another refuses that one.
+    """
+    if not frame.multiple:
+        yield
+        return
+    with mock.patch.object(torch.jit, "is_tracing", lambda: True):
+        yield
 
 
 def _sides(x: Tensor, frame: Frame) -> dict[int, Any]:
