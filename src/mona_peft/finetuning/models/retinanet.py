@@ -138,7 +138,7 @@ class RetinaNetForObjectDetection(DetectorModel):
         features = self._features(pixel_values)
         outputs = self.detector.head(features)
         codes = outputs["bbox_regression"]
-        anchors = self.detector.anchor_generator.on_maps(features).expand(codes.shape[0], -1, -1)  # type: ignore[operator]
+        anchors = self.detector.anchor_generator.on_maps(features).expand(codes.shape[0], -1, -1)
         boxes = self.detector.box_coder.decode_single(codes.flatten(0, 1), anchors.flatten(0, 1))
         return outputs["cls_logits"], boxes.reshape(codes.shape)
 
