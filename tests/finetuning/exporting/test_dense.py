@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
@@ -15,7 +12,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 import mona_peft
 from mona_peft.finetuning.data.dense.transforms import DenseSettings
 from mona_peft.finetuning.exporting.pictures import photographs
-from mona_peft.finetuning.exporting.runtimes import load_torch, read_facts
+from mona_peft.finetuning.exporting.runtimes import read_facts
 from mona_peft.finetuning.methods import apply_method
 from mona_peft.finetuning.models.building import build_model
 from mona_peft.finetuning.repository import save_repository
@@ -100,35 +97,8 @@ def test_candidates_of_a_detector_become_the_boxes_that_the_package_finds(reposi
     np.testing.assert_allclose(best, expected["boxes"][:3], atol=0.02 * max(picture.size))
 
 
-def test_a_transformer_detector_takes_a_mask_of_the_padding(repository, tmp_path):
-    path, folder = tmp_path / "queries.pt2", repository("detr")
-    check = mona_peft.export(folder, path, format="torch")
-    assert check.relative < 1e-4
-    facts = read_facts(path)
-    assert facts["inputs"] == ["pixel_values", "pixel_mask"] and list(facts["outputs"]) == ["logits", "boxes"]
-    model = mona_peft.load(folder).model
-    x, mask = torch.randn(2, 3, 64, 64), torch.ones(2, 64, 64, dtype=torch.int64)
-    mask[:, 40:] = 0
-    found = load_torch(path)({"pixel_values": x, "pixel_mask": mask})
-    with torch.no_grad():
-        expected = model(pixel_values=x, pixel_mask=mask)
-    torch.testing.assert_close(found[0], expected.logits, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found[1], expected.pred_boxes, rtol=1e-4, atol=1e-4)
-
-
 def test_two_stages_are_refused_with_the_reason(repository, tmp_path):
     message = "CascadeMaskRCNNForInstanceSegmentation cannot be exported: its second stage .* detr, .* can"
     with pytest.raises(ValueError, match=message):
         mona_peft.export(repository("cascade_mask_rcnn"), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_file_says_its_outputs(repository, tmp_path):
-    """What other programs read, without this package."""
-    path = tmp_path / "rooms.onnx"
-    mona_peft.export(repository("segformer"), path, image_size=96)
-    model = onnx.load(path)
-    facts = json.loads(next(entry.value for entry in model.metadata_props if entry.key == "mona_peft.json"))
-    assert [output.name for output in model.graph.output] == list(facts["outputs"])
-    assert facts["outputs"]["logits"].startswith("(batch, classes, height, width)")
-    assert facts["sizes"] == {"height": 96, "width": 96} and facts["preparation"]["long_side"] == 64
