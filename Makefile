@@ -13,7 +13,7 @@ WORKERS ?= 2
 KILLS ?= 200
 N ?= 10000
 
-.PHONY: help env demo demo-dense benchmark-gpu backbones notebooks docs versions test test-slow conformance recipes hostile faults quality style clean
+.PHONY: help env demo demo-dense benchmark-gpu backbones exports notebooks docs versions test test-slow conformance recipes hostile faults quality style clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -42,6 +42,10 @@ benchmark-gpu: env  ## Measure steps, memory and launches on a GPU, ten minutes,
 backbones: env  ## Run the matrix of backbones and write its table into docs/ and the README
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not campaign" tests/families
 	$(BIN)/python -m tests.families.table --write
+
+exports: env  ## Export every backbone of the matrix and write the table into docs/export.md (an hour or more)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.finetuning.exporting.sweep
+	$(BIN)/python -m tests.finetuning.exporting.sweep --write
 
 notebooks: env  ## Run the notebooks and store their outputs (a quarter of an hour)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.notebooks

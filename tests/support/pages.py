@@ -14,7 +14,12 @@ from PIL import Image
 from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessor
 
 import mona_peft
+from mona_peft.finetuning.data.dense.transforms import DenseSettings
+from mona_peft.finetuning.methods import apply_method
+from mona_peft.finetuning.models.building import build_model
+from mona_peft.finetuning.repository import save_repository
 from tests.finetuning.data import layouts
+from tests.finetuning.tasks.tiny_dense import ARCHITECTURE_OPTIONS, write_swin
 
 SIZES: dict[str, Any] = {"depths": [1, 1], "num_heads": [2, 2], "embed_dim": 12}
 SWIN = "microsoft/swin-tiny-patch4-window7-224"
@@ -64,8 +69,17 @@ def write_repositories() -> None:
         mona_peft.save(model, name, ViTImageProcessor(size={"height": 224, "width": 224}))
 
 
+def write_detector() -> None:
+    """A detector that somebody trained, in the current folder."""
+    base = write_swin(Path("user/swin"))
+    model = build_model("retinanet", str(base), ["car", "tree"], **ARCHITECTURE_OPTIONS["retinanet"])
+    save_repository(apply_method(model, "mona"), DenseSettings(64, 64).processor(), Path("user/street-retinanet"))
+
+
 def given(page: str) -> dict[str, Any]:
     """What a page takes for granted, by its variables' names; the repositories it speaks of are written."""
+    if page == "export.md":
+        write_detector()
     if page not in ("performance.md", "serving.md"):
         return {}
     write_repositories()

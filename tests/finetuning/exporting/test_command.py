@@ -17,11 +17,16 @@ def test_the_command_exports_as_it_is_told(monkeypatch, capsys):
     monkeypatch.setattr(export_module, "export", export)
     run("export", "--model", "flowers", "--output", "flowers.onnx", "--precision", "int8", "--tolerance", "0.1")
     run("export", "--model", "flowers", "--output", "any.pt2", "--format", "torch", "--adapter_inputs")
+    run("export", "--model", "rooms", "--output", "rooms.onnx", "--dynamic_size")
+    run("export", "--model", "rooms", "--output", "rooms.onnx", "--image_size", "512")
+    fixed = {"base_model": None, "dynamic_size": False, "image_size": None}
     assert calls == [
-        (("flowers", "flowers.onnx", "onnx", "int8", False, 0.1), {"base_model": None}),
-        (("flowers", "any.pt2", "torch", "float32", True, None), {"base_model": None}),
+        (("flowers", "flowers.onnx", "onnx", "int8", False, 0.1), fixed),
+        (("flowers", "any.pt2", "torch", "float32", True, None), fixed),
+        (("rooms", "rooms.onnx", "onnx", "float32", False, None), {**fixed, "dynamic_size": True}),
+        (("rooms", "rooms.onnx", "onnx", "float32", False, None), {**fixed, "image_size": 512}),
     ]
-    line = "flowers.onnx: the largest difference from PyTorch is 2e-06, 1e-07 of the largest logit, and 100.0% of the"
+    line = "flowers.onnx: the largest difference from PyTorch is 2e-06, 1e-07 of the largest output, and 100.0% of the"
     assert line in capsys.readouterr().out
 
 

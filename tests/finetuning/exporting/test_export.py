@@ -105,7 +105,7 @@ def test_torch_export_takes_another_batch_and_says_what_it_holds(root, tmp_path)
     check = mona_peft.export(root / "mona0", path, format="torch")
     assert check.relative < 1e-4 and read_facts(path)["labels"][3] == "mona0-3"
     x = images(5)
-    found = load_torch(path)({"pixel_values": x})
+    (found,) = load_torch(path)({"pixel_values": x})
     torch.testing.assert_close(found, predict(mona_peft.load(root / "mona0").model, x), rtol=1e-4, atol=1e-4)
 
 
@@ -144,6 +144,7 @@ def weight_bytes(path):
         ({"precision": "int4"}, "precision='int4' of onnx must be one of float32, float16, int8"),
         ({"format": "torch"}, r"must end in \.pt2 for the format 'torch'"),
         ({"precision": "int8", "adapter_inputs": True}, "they are not in it"),
+        ({"dynamic_size": True, "image_size": 64}, "image_size=64 is for a graph of one size"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_loaded(tmp_path, options, message):
@@ -169,7 +170,11 @@ def test_adapter_inputs_need_an_adapter(root, tmp_path):
 
 def test_other_models_than_classifiers_are_refused(root, tmp_path):
     loaded = mona_peft.load(root / "mona0")
-    with pytest.raises(ValueError, match="is no image classifier; no other"):
+    with pytest.raises(ValueError, match="is no image classifier, segmenter or detector; no other"):
         mona_peft.export(LoadedDense(loaded.model, loaded.processor), tmp_path / "model.onnx")
     with pytest.raises(ValueError, match="base_model: options of load are for a repository"):
         mona_peft.export(loaded, tmp_path / "model.onnx", base_model="elsewhere")
+    with pytest.raises(
+        ValueError, match="image_size=64: pictures of a classifier are as large as its image processor"
+    ):
+        mona_peft.export(loaded, tmp_path / "model.onnx", image_size=64)

@@ -15,6 +15,7 @@ ABOUT = "Write a trained model to one file, for ONNX or torch.export, and compar
 EXAMPLES = (
     "--model outputs/photos-mona/model --output photos.onnx",
     "--model user/name --output photos.onnx --precision int8",
+    "--model outputs/rooms/model --output rooms.onnx --image_size 512",
 )
 
 
@@ -35,11 +36,13 @@ def run(config: ExportConfig) -> Any:
         config.precision,
         config.adapter_inputs,
         config.tolerance,
+        dynamic_size=config.dynamic_size,
+        image_size=config.image_size,
         base_model=config.base_model,
     )
     print(
         f"{config.output}: the largest difference from PyTorch is {check.difference:.3g}, {check.relative:.2g} of the "
-        f"largest logit, and {check.agreement:.1%} of the labels agree, at batches of "
+        f"largest output, and {check.agreement:.1%} of the labels agree, at batches of "
         f"{' and '.join(map(str, check.batches))}."
     )
     return check

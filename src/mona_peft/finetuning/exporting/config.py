@@ -21,7 +21,13 @@ class ExportConfig(Settings):
     )
     adapter_inputs: bool = option(False, "Make the adapter's tensors inputs: one file for all of its configuration.")
     tolerance: float | None = option(
-        None, "Largest difference from PyTorch, as a share of the largest logit; by the precision if unset.", above=0
+        None, "Largest difference from PyTorch, as a share of the largest output; by the precision if unset.", above=0
+    )
+    dynamic_size: bool = option(False, "Take pictures of any height and width, in steps that the file says.")
+    image_size: int | None = option(
+        None,
+        "Side of the square that pictures of a segmenter or detector are padded to; their longest side if unset.",
+        least=32,
     )
     base_model: str | None = option(None, "Take the base model from here instead of where it was.")
 

@@ -1,27 +1,30 @@
-"""A classifier as one file, compared with PyTorch before it is given out.
+"""A model as one file, compared with PyTorch before it is given out.
 
 `mona_peft.export("user/pets-mona", "pets.onnx")`
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from mona_peft.finetuning.environment import package_versions
 from mona_peft.finetuning.inference.classification import LoadedClassifier
 from mona_peft.finetuning.inference.loading import load
 from mona_peft.finetuning.inference.predictor import Loaded
+from mona_peft.finetuning.validation import first_line
 
 from .checking import TOLERANCES, Check, compare, other_weights
+from .frames import Frame, find_frame, preparation, prepare_photographs, resize
 from .graph import Graph, adapter_tensors, trace
-from .pictures import preparation, prepare_photographs
-from .runtimes import RUNTIMES
+from .kinds import Outputs, kind_of
+from .runtimes import RUNTIMES, Run
 
 ADAPTERS = 3  # sets of weights that a graph with adapter inputs is checked with
 
@@ -33,12 +36,14 @@ def export(
     precision: str = "float32",
     adapter_inputs: bool = False,
     tolerance: float | None = None,
+    dynamic_size: bool = False,
+    image_size: int | None = None,
     **options: Any,
 ) -> Check:
     """Write base model, adapter and head to one file, with labels and how a picture is prepared as metadata.
 
-    The batch is dynamic; height and width are those the image processor makes. The file is loaded and compared with
-    PyTorch on photographs at two batch sizes; it appears only if it agrees.
+    A classifier, a segmenter or a detector; what the outputs are is in the metadata, too. The batch is dynamic. The
+    file is loaded and compared with PyTorch on photographs at two batch sizes; it appears only if it agrees.
 
     Args:
         model (`str`, `Path` or `Loaded`): A repository, or what `mona_peft.load` gave.
@@ -47,8 +52,11 @@ def export(
         precision (`str`): `"float32"`; of ONNX also `"float16"`, and `"int8"` for weights quantised by onnxruntime.
         adapter_inputs (`bool`): Whether the adapter's tensors, head included, are inputs of the graph, by the names
             they have in the adapter's file: one file then serves every adapter of the same configuration.
-        tolerance (`float`, *optional*): The largest difference allowed, as a share of the largest logit; by the
-            precision if left out.
+        tolerance (`float`, *optional*): The largest difference allowed, as a share of the largest number of an
+            output; by the precision if left out.
+        dynamic_size (`bool`): Whether height and width are dynamic as well; they are checked at two sizes then.
+        image_size (`int`, *optional*): Of a segmenter or detector whose height and width are fixed: side of the square
+            that pictures are made to fit into and padded to; the longest side of test pictures if left out.
         **options: Of `mona_peft.load`.
 
     Returns:
@@ -59,16 +67,23 @@ def export(
             file disagrees with it.
     """
     path = _check_arguments(format, precision, adapter_inputs, Path(path))
+    if dynamic_size and image_size is not None:
+        raise ValueError(f"image_size={image_size} is for a graph of one size; leave it out with dynamic_size.")
     if isinstance(model, Loaded) and options:
         raise ValueError(f"{', '.join(options)}: options of load are for a repository; the model is loaded already.")
     loaded = model if isinstance(model, Loaded) else load(model, **options)
-    if not isinstance(loaded, LoadedClassifier):
-        raise ValueError(f"{type(loaded.bare_model()).__name__} is no image classifier; no other models are exported.")
+    kind = kind_of(loaded)
     loaded.model.eval()
-    pixels = prepare_photographs(loaded)
+    frame = find_frame(loaded, dynamic_size, image_size)
+    outputs = Outputs(loaded.model, kind, _call_options(loaded, frame)).eval()
+    inputs = prepare_photographs(loaded, kind, frame)
     replaced = adapter_tensors(loaded.model) if adapter_inputs else {}
-    graph = trace(loaded.model, pixels[:2], replaced)
-    return _write(loaded, graph, path, format, precision, _adapters(loaded.model, replaced), pixels, tolerance)
+    first = {name: tensor[:2] for name, tensor in resize(inputs, frame.traced).items()}
+    graph = trace(outputs, first, frame, replaced)
+    file = _File(path, format, precision, TOLERANCES[precision] if tolerance is None else tolerance)
+    facts = _facts(loaded, outputs, graph, frame)
+    adapters = _adapters(loaded.model, replaced)
+    return _write(file, graph, facts, lambda run: compare(run, outputs, inputs, adapters, frame.checked))
 
 
 def _check_arguments(format: str, precision: str, adapter_inputs: bool, path: Path) -> Path:
@@ -93,47 +108,67 @@ def _adapters(model: nn.Module, replaced: Mapping[str, str]) -> list[dict[str, A
     return [own, *(other_weights(own, seed) for seed in range(1, ADAPTERS))] if own else [own]
 
 
-def _write(
-    loaded: LoadedClassifier,
-    graph: Graph,
-    path: Path,
-    format: str,
-    precision: str,
-    adapters: list[dict[str, Any]],
-    pixels: torch.Tensor,
-    tolerance: float | None,
-) -> Check:
-    runtime = RUNTIMES[format]
-    most = TOLERANCES[precision] if tolerance is None else tolerance
+def _call_options(loaded: Loaded, frame: Frame) -> dict[str, Any]:
+    """What a classifier has to be told for it to take other sizes than its own."""
+    if not frame.multiple or not isinstance(loaded, LoadedClassifier):
+        return {}
+    asked = "interpolate_pos_encoding" in inspect.signature(loaded.bare_model().forward).parameters
+    return {"interpolate_pos_encoding": True} if asked else {}
+
+
+@dataclass(frozen=True)
+class _File:
+    """What is to be written, and how far it may be from PyTorch."""
+
+    path: Path
+    format: str
+    precision: str
+    tolerance: float
+
+
+def _write(file: _File, graph: Graph, facts: dict[str, Any], check_run: Callable[[Run], Check]) -> Check:
+    runtime, path = RUNTIMES[file.format], file.path
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.incomplete{path.suffix}")
     try:
-        runtime.write(graph, temporary, precision)
-        check = compare(runtime.load(temporary), loaded.model, pixels, adapters)
-        if not check.relative <= most:
+        with _explained(facts["model"], file.format):
+            runtime.write(graph, temporary, file.precision)
+            check = check_run(runtime.load(temporary))
+        if not check.relative <= file.tolerance:
             raise ValueError(
                 f"{path} was not kept: it differs from PyTorch by {check.difference:.3g}, {check.relative:.2g} of the "
-                f"largest logit, where {most:.2g} is allowed, and {check.agreement:.1%} of the labels agree. Choose "
-                "another precision or a larger tolerance."
+                f"largest number of an output, where {file.tolerance:.2g} is allowed, and {check.agreement:.1%} of "
+                "the labels agree. Choose another precision or a larger tolerance."
             )
-        runtime.store(temporary, graph, _facts(loaded, graph, precision, check))
+        runtime.store(temporary, graph, {**facts, "precision": file.precision, "check": asdict(check)})
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return check
 
 
-def _facts(loaded: LoadedClassifier, graph: Graph, precision: str, check: Check) -> dict[str, Any]:
+@contextmanager
+def _explained(model: str, format: str) -> Iterator[None]:
+    """Say which model a failure of an exporter or a runtime is about."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:  # of other libraries
+        raise ValueError(f"{model} cannot be written for {format}, or not run: {first_line(error)}") from error
+
+
+def _facts(loaded: Loaded, outputs: Outputs, graph: Graph, frame: Frame) -> dict[str, Any]:
     bare = loaded.bare_model()
     config: Any = getattr(bare, "config", None)
-    labels = getattr(config, "id2label", None) or {}
+    labels = getattr(config, "id2label", None) or getattr(bare, "id2label", None) or {}
     return {
         "model": type(bare).__name__,
         "problem_type": getattr(config, "problem_type", None),
         "labels": [labels[number] for number in sorted(labels)],
-        "preparation": preparation(loaded.processor),
+        "preparation": preparation(loaded, frame),
+        "sizes": frame.facts(),
         "inputs": graph.inputs,
-        "precision": precision,
-        "check": asdict(check),
+        "outputs": outputs.kind.outputs,
         "versions": package_versions(),
     }

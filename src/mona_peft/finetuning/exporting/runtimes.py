@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .graph import LOGITS, Graph
+from .graph import Graph
 
 FACTS = "mona_peft.json"  # name of the facts inside a file
 OPSET = 20  # the newest that onnxruntime 1.20, the oldest supported, runs whole
 
-#: Gives the logits of a file for inputs by name.
-Run = Callable[[dict[str, Tensor]], Tensor]
+#: Gives the outputs of a file, in turn, for inputs by name.
+Run = Callable[[dict[str, Tensor]], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def write_onnx(graph: Graph, path: Path, precision: str) -> None:
             dynamo=True,
             opset_version=OPSET,
             input_names=graph.inputs,
-            output_names=[LOGITS],
+            output_names=graph.outputs,
             external_data=False,
             verbose=False,
         )
@@ -91,9 +91,9 @@ def load_onnx(path: Path) -> Run:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     known = {each.name for each in session.get_inputs()}
 
-    def run(inputs: dict[str, Tensor]) -> Tensor:
+    def run(inputs: dict[str, Tensor]) -> Sequence[Tensor]:
         given = {name: tensor.numpy() for name, tensor in inputs.items() if name in known}
-        return torch.from_numpy(session.run([LOGITS], given)[0])
+        return [torch.from_numpy(output) for output in session.run(None, given)]
 
     return run
 
@@ -112,7 +112,7 @@ def load_torch(path: Path) -> Run:
     """Load an exported program."""
     module = torch.export.load(path).module()
 
-    def run(inputs: dict[str, Tensor]) -> Tensor:
+    def run(inputs: dict[str, Tensor]) -> Sequence[Tensor]:
         with torch.no_grad():
             return module(*inputs.values())
 

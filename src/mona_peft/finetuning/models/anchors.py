@@ -40,11 +40,20 @@ class StridedAnchors(AnchorGenerator):
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """Anchors `(N, 4)` of each image, those of all levels in turn."""
-        first = feature_maps[0]
-        self.set_cell_anchors(first.dtype, first.device)
-        steps = [torch.tensor(stride, device=first.device) for stride in self.strides]
-        by_level = self.grid_anchors([list(m.shape[-2:]) for m in feature_maps], [[step, step] for step in steps])
-        return [torch.cat(by_level) for _ in image_list.image_sizes]
+        anchors = self.on_maps(feature_maps)
+        return [anchors for _ in image_list.image_sizes]
+
+    def on_maps(self, feature_maps: Sequence[Tensor]) -> Tensor:
+        """Anchors `(N, 4)` of one image, those of all levels in turn, whose maps `(B, C, H, W)` are these."""
+        by_level = []
+        for feature, cell, stride in zip(feature_maps, self.cell_anchors, self.strides, strict=True):
+            height, width = feature.shape[-2:]
+            rows = torch.arange(height, dtype=feature.dtype, device=feature.device) * stride
+            columns = torch.arange(width, dtype=feature.dtype, device=feature.device) * stride
+            y, x = torch.meshgrid(rows, columns, indexing="ij")
+            shifts = torch.stack([x, y, x, y], -1).reshape(-1, 1, 4)
+            by_level.append((shifts + cell.to(feature)).reshape(-1, 4))
+        return torch.cat(by_level)
 
 
 class ProposalNetwork(RegionProposalNetwork):

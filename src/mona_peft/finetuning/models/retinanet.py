@@ -106,10 +106,9 @@ class RetinaNetForObjectDetection(DetectorModel):
             **kwargs: Passed on by wrappers, of no effect.
         """
         images = image_list(pixel_values, sizes)
-        features = list(self.pyramid(pixel_values).values())
+        features = self._features(pixel_values)
         # Sums over a hundred thousand anchors do not fit fp16.
         with torch.autocast(pixel_values.device.type, enabled=False):
-            features = [feature.float() for feature in features]
             outputs = self.detector.head(features)
             anchors = self.detector.anchor_generator(images, features)
             if targets is not None:
@@ -125,6 +124,26 @@ class RetinaNetForObjectDetection(DetectorModel):
             anchors_by_level = [list(one.split(counts)) for one in anchors]
             detections = self.detector.postprocess_detections(by_level, anchors_by_level, images.image_sizes)
         return DetectorOutput(detections=detections)
+
+    def candidates(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """What the head says of every anchor, before thresholds and non-maximum suppression.
+
+        Args:
+            pixel_values (`Tensor`): `(B, 3, H, W)`.
+
+        Returns:
+            `tuple[Tensor, Tensor]`: Logits `(B, N, classes)`, and boxes `(B, N, 4)` in pixels, which may reach over
+                the image's borders.
+        """
+        features = self._features(pixel_values)
+        outputs = self.detector.head(features)
+        codes = outputs["bbox_regression"]
+        anchors = self.detector.anchor_generator.on_maps(features).expand(codes.shape[0], -1, -1)
+        boxes = self.detector.box_coder.decode_single(codes.flatten(0, 1), anchors.flatten(0, 1))
+        return outputs["cls_logits"], boxes.reshape(codes.shape)
+
+    def _features(self, pixel_values: Tensor) -> list[Tensor]:
+        return [feature.float() for feature in self.pyramid(pixel_values).values()]
 
 
 AutoConfig.register(RetinaNetConfig.model_type, RetinaNetConfig, exist_ok=True)
