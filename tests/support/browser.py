@@ -62,12 +62,10 @@ class Visitor:
     def await_message(self, *parts: str) -> None:
         self.wait(lambda: all(part in self.message for part in parts))
 
-    def bars(self, place: str) -> list[tuple[str, int]]:
-        """Labels with the percents of their bars, best first."""
-        lines = [
-            line.strip() for each in self.find(f"#labels-{place} .confidence-set") for line in each.text.split("\n")
-        ]
-        return [(lines[i], int(lines[i + 1].rstrip("%"))) for i in range(0, len(lines) - 1, 2)]
+    def bars(self, place: str) -> dict[str, float]:
+        """The scores that the bars show, by label, best first."""
+        bars = self.find(f"#labels-{place} meter")
+        return {bar.get_attribute("aria-label"): float(bar.get_attribute("value")) for bar in bars}
 
     def picture(self, place: str) -> Image.Image:
         """What the page has at a place, as it came over the wire."""

@@ -66,7 +66,7 @@ def write_repositories() -> None:
 
 def given(page: str) -> dict[str, Any]:
     """What a page takes for granted, by its variables' names; the repositories it speaks of are written."""
-    if page not in ("performance.md", "serving.md"):
+    if page not in ("performance.md", "serving.md", "app.md"):
         return {}
     write_repositories()
     picture = Image.new("RGB", (40, 30), "red")

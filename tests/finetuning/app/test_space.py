@@ -32,6 +32,8 @@ def test_the_space_holds_all_it_needs_and_no_place_of_this_machine(space):
     card = SpaceCard.load(space / "README.md")
     assert card.data.sdk == "gradio" and re.fullmatch(r"[\d.]+", card.data.sdk_version)
     assert (space / card.data.app_file).is_file()
+    assert (space / "models/pets-0/adapter_model.safetensors").is_file()
+    assert (space / "bases/base-0/model.safetensors").is_file()
     names = {Requirement(line).name for line in (space / "requirements.txt").read_text().splitlines()}
     assert {"torch", "transformers", "peft", "gradio", "torchvision", "pillow"} <= names and "mona-peft" not in names
     assert (space / "mona_peft" / "finetuning" / "recipes" / "swin-tiny-flowers102.yaml").is_file()

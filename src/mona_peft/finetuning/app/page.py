@@ -12,6 +12,7 @@ from mona_peft.finetuning.model_card import escape
 from .models import AppModels, Finding
 
 LOCALHOST = "127.0.0.1"
+BUTTONS = ["download", "fullscreen"]  # and none that uploads to another machine
 ABOUT = """Each map shows what the adapters of one block change of the residual stream. At each position it is the
 norm, over the channels, of the block's result minus its result without its adapters on the same input. Colours go from
 dark (no change) to yellow (the largest change of this block), over the picture as the model got it. The caption tells
@@ -35,9 +36,13 @@ def build_page(models: AppModels) -> Any:
         with gradio.Row():
             for title, place in (("With the adapter", "on"), ("Adapter off", "off")):
                 with gradio.Column():
-                    drawn = gradio.Image(label=title, format="png", interactive=False, elem_id=f"picture-{place}")
+                    drawn = gradio.Image(
+                        label=title, format="png", interactive=False, buttons=BUTTONS, elem_id=f"picture-{place}"
+                    )
                     columns += [drawn, gradio.Label(label=title, elem_id=f"labels-{place}", visible=False)]
-        maps = gradio.Gallery(label="Contribution of each block", columns=4, format="png", elem_id="maps")
+        maps = gradio.Gallery(
+            label="Contribution of each block", columns=4, format="png", buttons=BUTTONS, elem_id="maps"
+        )
         gradio.Markdown(ABOUT)
         outputs = [message, *columns, maps]
         for event in (picture.change, model.change):

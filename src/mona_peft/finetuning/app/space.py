@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import mona_peft
 from mona_peft.finetuning.environment import is_public
 from mona_peft.finetuning.files import write_text
 from mona_peft.finetuning.pushing import uploads
-from mona_peft.finetuning.repository import BASE_FILES, open_repository
+from mona_peft.finetuning.repository import BASE_FILES, REPOSITORY_FILES, open_repository
 
 from .models import Origin
 
@@ -101,8 +102,10 @@ def requirements() -> list[str]:
 
 
 def _copy_repository(source: Path, target: Path) -> None:
-    """Copy a repository as it would be pushed: without names of folders of this machine."""
+    """Copy what a model is loaded from as it would be pushed: without names of folders of this machine."""
     for upload in uploads(source, target.name):
+        if not any(fnmatch(upload.path_in_repo, pattern) for pattern in REPOSITORY_FILES):
+            continue  # a card that PEFT wrote may name such folders
         path = target / upload.path_in_repo
         path.parent.mkdir(parents=True, exist_ok=True)
         content: Any = upload.path_or_fileobj
