@@ -35,6 +35,7 @@ SMALL = {
     "ablate": "--study_size tiny --study_dir ablations --groups design",
     "plan": "--model tiny.json --image_size 32 --method mona --precision float32",
     "benchmark": "--model tiny.json --image_size 32 --batch_size 1 --repeats 1 --warmup 1 --threads 1",
+    "app": "",
     "demo": "--demo_size tiny --demo_dir demo",
 }
 #: What the flags that scale a benchmark have in place of their values.

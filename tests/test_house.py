@@ -29,7 +29,7 @@ FLOORS = (
     {"models"},
     {"data", "methods", "repository", "pushing"},
     {"training", "pictures"},
-    {"tasks", "inference", "serving", "exporting", "checking"},
+    {"tasks", "inference", "serving", "exporting", "checking", "app"},
     {"costs"},
     {"study"},
     {"commands"},

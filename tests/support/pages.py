@@ -80,7 +80,7 @@ def given(page: str) -> dict[str, Any]:
     """What a page takes for granted, by its variables' names; the repositories it speaks of are written."""
     if page == "export.md":
         write_detector()
-    if page not in ("performance.md", "serving.md"):
+    if page not in ("performance.md", "serving.md", "app.md"):
         return {}
     write_repositories()
     picture = Image.new("RGB", (40, 30), "red")

@@ -13,6 +13,8 @@ FOR_USERS = (ValueError, OSError, FloatingPointError, ImportError, RuntimeError)
 #: What libraries say of their own future, which no user of the command can do anything about.
 KNOWN_WARNINGS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 LIBRARY = "transformers"
+#: Of modules that are not in the extra [train], the extra that has them.
+EXTRAS = {"gradio": "app"}
 IN_WORKER = "in DataLoader worker process"
 
 
@@ -23,7 +25,8 @@ def one_line(error: BaseException) -> str:
         # The worker's traceback as text; its last line is the error.
         text = text.strip().splitlines()[-1].partition(": ")[2] or text
     elif isinstance(error, ModuleNotFoundError) and error.name:
-        text = f"{error.name} is not installed: install mona-peft with its extra [train]."
+        extra = EXTRAS.get(error.name, "train")
+        text = f"{error.name} is not installed: install mona-peft with its extra [{extra}]."
     elif not isinstance(error, FOR_USERS):
         text = f"{type(error).__name__}: {text} (--debug shows where)"
     parts = [text or type(error).__name__, *getattr(error, "__notes__", [])]

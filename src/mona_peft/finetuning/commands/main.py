@@ -10,7 +10,7 @@ from typing import Any
 
 from mona_peft.finetuning.arguments import HELP_FLAGS
 
-from . import benchmark, data, demo, export, inspect, plan, predict, recipes, studies, train
+from . import app, benchmark, data, demo, export, inspect, plan, predict, recipes, studies, train
 from .command import Command, Job
 from .errors import one_line, quiet
 
@@ -27,6 +27,7 @@ COMMANDS: Commands = {
     "demo": demo.COMMAND,
     "data": data.COMMANDS,
     "export": export.COMMAND,
+    "app": app.COMMAND,
     "inspect": inspect.COMMAND,
     "recipes": recipes.COMMAND,
 }

@@ -1,0 +1,1 @@
+"""Trained models tried in the browser."""
