@@ -139,6 +139,13 @@ class DenseConfig(ModelConfig):
     gradient_checkpointing: bool = option(
         False, "Recompute the backbone in the backward pass, for less memory; if a batch does not fit."
     )
+    repeat_threshold: float | None = option(
+        None,
+        "Repeat training images with classes that are in a smaller share of the images, for long tails; 0.001 in "
+        "LVIS, more for small sets.",
+        above=0,
+        most=1,
+    )
     short_side: int = option(
         800, "Shorter side of test images, pixels, unless the longer one exceeds long_side.", least=1
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 from torch import nn
+from torch.utils.data import Dataset
 
+from mona_peft.finetuning.data.dense.repeating import RepeatedImages, repeat_factors
 from mona_peft.finetuning.data.dense.transforms import DenseSettings
 from mona_peft.finetuning.methods import METHODS, apply_method
 from mona_peft.finetuning.models.backbones import find_backbone_module
@@ -46,6 +48,16 @@ class DenseTask(DataTask):
     def build_model(self) -> nn.Module:
         """Build the model around the pretrained backbone and apply the method."""
         return build_dense_model(self.config, self.data.class_names)
+
+    def repeated(self, samples: Dataset, classes: Iterable[Set[int]]) -> Dataset:
+        """The training samples, those with rare classes repeated where the settings ask for it.
+
+        Args:
+            samples (`Dataset`): Of the training split.
+            classes (`Iterable[Set[int]]`): Of each sample, the classes in it; only looked at where they are needed.
+        """
+        threshold = self.config.repeat_threshold
+        return samples if threshold is None else RepeatedImages(samples, repeat_factors(list(classes), threshold))
 
     def saved_processor(self) -> Any:
         """One that resizes and normalises as this task does."""

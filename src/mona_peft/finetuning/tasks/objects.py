@@ -17,6 +17,7 @@ from mona_peft.finetuning.data.dense.objects import (
     ObjectData,
     ObjectImage,
     measured,
+    trained_classes,
     training_targets,
     without_empty,
 )
@@ -194,7 +195,8 @@ class ObjectTask(DenseTask):
             )
             if config.skip_empty_images:
                 images = without_empty(images)
-        return ObjectSamples(images, self.data.category_ids, self.settings, transform, self.with_masks)
+        samples = ObjectSamples(images, self.data.category_ids, self.settings, transform, self.with_masks)
+        return self.repeated(samples, map(trained_classes, images)) if split == "train" else samples
 
     def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
         """Pad the images."""

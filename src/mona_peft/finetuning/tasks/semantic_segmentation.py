@@ -133,7 +133,12 @@ class SemanticSegmentationTask(DenseTask):
 
     def dataset(self, split: str) -> Dataset | None:
         """Samples of a split."""
-        return SegmentationSamples(self.data, split, self) if split in self.data.splits else None
+        if split not in self.data.splits:
+            return None
+        samples = SegmentationSamples(self.data, split, self)
+        if split != "train":
+            return samples
+        return self.repeated(samples, (self.data.classes_in(one) for one in self.data.splits[split]))
 
     def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
         """Stack the crops, or pad the test images no further than their backbone needs."""

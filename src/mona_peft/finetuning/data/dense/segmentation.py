@@ -92,8 +92,7 @@ class SegmentationData:
                 and nothing tells whether its label map is already turned.
         """
         image, orientation = open_turned(*stored_in(sample.image))
-        opened = open_turned if self.legend and self.legend.coloured else open_label_map
-        label_map, own_orientation = opened(*stored_in(sample.label_map))
+        label_map, own_orientation = self._open_labels(sample)
         # A label map with an orientation of its own has been turned upright by it.
         frame = self.exif_frame if own_orientation == 1 else "upright"
         name = f"{sample.image} of the label map {sample.label_map}"
@@ -101,6 +100,18 @@ class SegmentationData:
         labels = self._labels(label_map, str(sample.label_map))
         self._check(labels[labels != IGNORED], sample)
         return to_rgb(image), np.ascontiguousarray(turn_pixels(labels, turn))
+
+    def classes_in(self, sample: LabelledImage) -> set[int]:
+        """The classes in a label map, which alone is read; raises what [`read`] raises of it."""
+        labels = self._labels(self._open_labels(sample)[0], str(sample.label_map))
+        counted = np.unique(labels[labels != IGNORED])
+        self._check(counted, sample)
+        return set(counted.tolist())
+
+    def _open_labels(self, sample: LabelledImage) -> tuple[Image.Image, int]:
+        """The stored label map, upright, and its own orientation."""
+        opened = open_turned if self.legend and self.legend.coloured else open_label_map
+        return opened(*stored_in(sample.label_map))
 
     def _labels(self, label_map: Image.Image, name: str) -> np.ndarray:
         """What a stored label map says, `(H, W)`."""

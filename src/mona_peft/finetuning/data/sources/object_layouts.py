@@ -13,13 +13,8 @@ from .coco import find_coco_layout, find_roboflow, load_coco, load_roboflow
 from .config import ObjectDataConfig
 from .hub_objects import load_hub_objects
 from .layouts import Layout
-from .voc_detection import load_voc_detection
+from .voc_folders import find_voc, load_voc
 from .yolo import find_yolo, load_yolo
-
-
-def _find_voc(root: Path) -> bool:
-    folders = (*root.glob("VOC20*"), *root.glob("VOCdevkit/VOC20*"))
-    return any((folder / "Annotations").is_dir() for folder in folders)
 
 
 def find_table(root: Path) -> bool:
@@ -40,9 +35,10 @@ def _load_table(root: Path, found: Any, config: ObjectDataConfig, bad: list[Sour
 OBJECT_LAYOUTS = (
     Layout(
         "Pascal VOC",
-        "VOC2007/Annotations",
-        _find_voc,
-        lambda root, found, config, bad: load_voc_detection(root, exif_frame=config.exif_frame),
+        "Annotations/*.xml and JPEGImages/, also in VOC2007/, or SPLIT/*.xml among the images of SPLIT",
+        find_voc,
+        load_voc,
+        names_classes=False,
     ),
     Layout(
         "Roboflow's COCO export",

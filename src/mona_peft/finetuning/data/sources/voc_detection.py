@@ -43,16 +43,36 @@ def load_voc_detection(
             folder = devkit(root) / f"VOC{year}"
             files = DataFolder(folder / "JPEGImages")
             for _, annotation in read_image_set(folder, name):
-                images.append(_to_image(annotation, files, len(images) + 1, ids, exif_frame))
+                images.append(to_image(annotation, files, len(images) + 1, ids, exif_frame))
     return ObjectData("voc", splits, {number: name for name, number in ids.items()})
 
 
-def _to_image(
-    annotation: VocAnnotation, files: DataFolder, image_id: int, ids: dict[str, int], exif_frame: str | None
+def to_image(
+    annotation: VocAnnotation,
+    files: DataFolder,
+    image_id: int,
+    ids: dict[str, int],
+    exif_frame: str | None,
+    named_alike: Path | None = None,
 ) -> ObjectImage:
+    """An annotation as an image with objects.
+
+    Args:
+        annotation (`VocAnnotation`): The file.
+        files (`DataFolder`): Of the pictures.
+        image_id (`int`): Unique in its split.
+        ids (`dict[str, int]`): Category ids by class.
+        exif_frame (`str`, *optional*): See `ObjectImage.frame`.
+        named_alike (`Path`, *optional*): The picture with the annotation's own name, for one that names none there is.
+
+    Raises:
+        ValueError: If it is broken, or names an unknown class or a file outside its image folder.
+    """
     objects = tuple(_to_annotation(one, ids) for one in annotation.objects(tuple(ids)))
     height, width = (int(annotation.number(f"size/{side}")) for side in ("height", "width"))
     source = files.file(annotation.text("filename"), annotation.path)
+    if named_alike is not None and not source.exists():
+        source = named_alike
     image = ObjectImage(image_id, height, width, source, objects, exif_frame)
     try:
         check_entry(image, dict.fromkeys(ids.values(), ""))
