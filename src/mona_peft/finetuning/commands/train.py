@@ -10,6 +10,7 @@ from typing import Any
 from mona_peft.finetuning.command_line import read_command_line
 from mona_peft.finetuning.settings import refuse_unused
 from mona_peft.finetuning.study.config import DemoConfig, DenseDemoConfig
+from mona_peft.finetuning.study.tuning_config import TuneConfig
 from mona_peft.finetuning.tasks.config import TASK_SETTINGS
 from mona_peft.finetuning.training.config import TrainingConfig
 
@@ -38,9 +39,9 @@ EXAMPLES = {
 
 
 def arguments(word: str) -> tuple[type, ...]:
-    """The dataclasses of a task's settings: data, task, loop, and the demo without data."""
+    """The dataclasses of a task's settings: data, task, loop, search, and the demo without data."""
     demo = DemoConfig if word == "classification" else DenseDemoConfig
-    return (*TASK_SETTINGS[TASK_WORDS[word]], TrainingConfig, demo)
+    return (*TASK_SETTINGS[TASK_WORDS[word]], TrainingConfig, TuneConfig, demo)
 
 
 def read(words: Sequence[str], word: str) -> Job:
@@ -54,11 +55,11 @@ def read(words: Sequence[str], word: str) -> Job:
     }
     texts = program(f"train {word}", ABOUT[word], EXAMPLES[word], defaults=usual)
     configs, given = read_command_line(arguments(word), words, texts)
-    data, config, training, demo = configs
+    data, config, training, search, demo = configs
     if data.dataset is None:
-        refuse_unused((data, config, training), used=["architecture"])
+        refuse_unused((data, config, training, search), used=["architecture"])
         return partial(run_demo, task, getattr(config, "architecture", ""), demo)
-    return partial(train, task, data, config, training, given)
+    return partial(train, task, data, config, training, search, given)
 
 
 def run_demo(task: str, architecture: str, demo: Any) -> dict[str, Any]:
@@ -71,14 +72,17 @@ def run_demo(task: str, architecture: str, demo: Any) -> dict[str, Any]:
     return demos.run_dense_demo(task, architecture, demo.demo_size, folder)
 
 
-def train(task: str, data: Any, config: Any, training: TrainingConfig, given: frozenset[str]) -> dict[str, Any]:
-    """Load data and model, train, evaluate and write everything out.
+def train(
+    task: str, data: Any, config: Any, training: TrainingConfig, search: TuneConfig, given: frozenset[str]
+) -> dict[str, Any]:
+    """Load data and model, search settings if asked for, train, evaluate and write everything out.
 
     Args:
         task (`str`): A key of `TASK_SETTINGS`.
         data (`Any`): Settings of the data.
         config (`Any`): Settings of the task.
         training (`TrainingConfig`): Settings of the loop.
+        search (`TuneConfig`): Settings of the search.
         given (`frozenset[str]`): Settings that flags or a recipe gave.
     """
     from mona_peft.finetuning.tasks.running import run
@@ -86,7 +90,21 @@ def train(task: str, data: Any, config: Any, training: TrainingConfig, given: fr
     data = with_validation(data, given)
     training = with_usual(training, given, task, config.method)
     training = with_folder(training, data.dataset, config.method)
-    return run(task, data, config, training)
+    if search.tune is None:
+        return run(task, data, config, training)
+    return run_tuned(task, data, config, training, search)
+
+
+def run_tuned(task: str, data: Any, config: Any, training: TrainingConfig, search: TuneConfig) -> dict[str, Any]:
+    """Search settings on the validation split, then train with the best of them."""
+    from mona_peft.finetuning.study.tuning import require_optuna, tune
+    from mona_peft.finetuning.tasks.running import make_tasks
+    from mona_peft.finetuning.training.run import run_task
+
+    require_optuna()  # before anything is loaded
+    make = make_tasks(task, data, training.seed)
+    config, training = tune(make, config, training, search)
+    return run_task(make(config), training)
 
 
 COMMANDS = {word: Command(ABOUT[word], partial(read, word=word)) for word in TASK_WORDS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,18 @@ class ClassificationTask(DataTask):
         return evaluation_processor(self.processor, config.resize_ratio, config.interpolation, config.image_size)
 
 
+def classification_tasks(data: DataConfig, seed: int) -> Callable[[ClassificationConfig], ClassificationTask]:
+    """Load the data once, and give what makes a task on it of some settings.
+
+    Args:
+        data (`DataConfig`): Where the images come from.
+        seed (`int`): Draws a validation split.
+    """
+    loaded = require_training(load_data(data, seed))
+    warn_of_faults(loaded, data.dataset)
+    return partial(ClassificationTask, loaded, shuffle_buffer=data.shuffle_buffer)
+
+
 def train_classifier(data: DataConfig, config: ClassificationConfig, training: TrainingConfig) -> dict[str, Any]:
     """Load data and model, train, evaluate and write everything out: what `train_classification.py` does.
 
@@ -277,7 +290,4 @@ def train_classifier(data: DataConfig, config: ClassificationConfig, training: T
     Returns:
         `dict[str, Any]`: What is in `metrics.json`.
     """
-    loaded = require_training(load_data(data, training.seed))
-    warn_of_faults(loaded, data.dataset)
-    task = ClassificationTask(loaded, config, shuffle_buffer=data.shuffle_buffer)
-    return run_task(task, training)
+    return run_task(classification_tasks(data, training.seed)(config), training)

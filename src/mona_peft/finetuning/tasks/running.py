@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mona_peft.finetuning.data.faults import warn_of_faults
 from mona_peft.finetuning.models.names import CLASSIFICATION
 from mona_peft.finetuning.training.config import TrainingConfig
 from mona_peft.finetuning.training.run import run_task
+from mona_peft.finetuning.training.task import Task
 
-from .classification import train_classifier
+from .classification import classification_tasks
 from .dense_kinds import DENSE_KINDS
+
+
+def make_tasks(task: str, data: Any, seed: int) -> Callable[[Any], Task]:
+    """Load the data once, and give what makes a task on it of the settings of a task.
+
+    Args:
+        task (`str`): A key of `TASK_SETTINGS`.
+        data (`Any`): Settings of the data.
+        seed (`int`): Draws a validation split.
+    """
+    if task == CLASSIFICATION:
+        return classification_tasks(data, seed)
+    kind = DENSE_KINDS[task]
+    loaded = kind.load(data, seed)
+    warn_of_faults(loaded, data.dataset)
+    return partial(kind.make, loaded)
 
 
 def run(task: str, data: Any, config: Any, training: TrainingConfig) -> dict[str, object]:
@@ -25,9 +44,4 @@ def run(task: str, data: Any, config: Any, training: TrainingConfig) -> dict[str
     Returns:
         `dict[str, object]`: What is in `metrics.json`.
     """
-    if task == CLASSIFICATION:
-        return train_classifier(data, config, training)
-    kind = DENSE_KINDS[task]
-    loaded = kind.load(data, training.seed)
-    warn_of_faults(loaded, data.dataset)
-    return run_task(kind.make(loaded, config), training)
+    return run_task(make_tasks(task, data, training.seed)(config), training)

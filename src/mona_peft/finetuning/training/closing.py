@@ -48,7 +48,7 @@ def closing_text(folder: Path, figures: Mapping[str, Any], metrics: Iterable[str
     model = folder / PLACES["trained model"]
     predict = shlex.join(["mona-peft", "predict", "--model", str(model), "--images"])
     parts = [_table(figures, splits, metrics)] if splits else ["Nothing was evaluated: there is no validation split."]
-    parts.append(_aligned(_places(folder, splits)))
+    parts.append(aligned(_places(folder, splits)))
     return "\n" + "\n\n".join([*parts, f"{predict} FILE_OR_FOLDER"])
 
 
@@ -58,7 +58,7 @@ def _table(figures: Mapping[str, Any], splits: list[str], metrics: Iterable[str]
         values = [figures[split].get(name) for split in splits]
         if any(value is not None for value in values):
             rows.append([name, *(_shown(value) for value in values)])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _shown(value: object) -> str:
@@ -76,7 +76,8 @@ def _places(folder: Path, splits: list[str]) -> list[list[str]]:
     return rows
 
 
-def _aligned(rows: list[list[str]]) -> str:
+def aligned(rows: list[list[str]]) -> str:
+    """Rows of cells as text, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from filelock import FileLock
 
@@ -67,7 +67,7 @@ def open_run(folder: Path, settings: dict[str, Any], free: frozenset[str], resum
         RuntimeError: If another process is writing into it.
         ValueError: If the run there had other settings, or its files are damaged.
     """
-    _refuse_foreign(folder)
+    refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder)
     try:
@@ -88,7 +88,7 @@ def open_run(folder: Path, settings: dict[str, Any], free: frozenset[str], resum
         raise
 
 
-def _refuse_foreign(folder: Path) -> None:
+def refuse_foreign(folder: Path) -> None:
     """Refuse a folder that is not empty and in which no run listed its files.
 
     Raises:
@@ -105,13 +105,22 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
+def refuse_run(folder: Path) -> NoReturn:
+    """Say that there is a run.
+
+    Raises:
+        FileExistsError: Always.
+    """
+    raise FileExistsError(
+        f"{folder} holds a run already. Choose another output_dir, go on with --resume, or delete it with "
+        "--overwrite_output_dir."
+    )
+
+
 def _taken_up(record: Path, settings: dict[str, Any], free: frozenset[str], resume: bool) -> dict[str, Any]:
     """Settings of the run that is there, if it may be resumed with these."""
     if not resume:
-        raise FileExistsError(
-            f"{record.parent} holds a run already. Choose another output_dir, go on with --resume, or delete it with "
-            "--overwrite_output_dir."
-        )
+        refuse_run(record.parent)
     before = read_json(record, "It holds the settings of the run; start over with --overwrite_output_dir.")
     if not isinstance(before, dict):
         raise ValueError(f"{record} holds no settings of a run; start over with --overwrite_output_dir.")
