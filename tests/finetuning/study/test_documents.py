@@ -125,5 +125,6 @@ def test_costs_are_told_in_a_sentence():
     ]
     results = json.loads(json.dumps(as_json(CostsConfig(model="swin-b", batch_size=4), rows)))
     text = sentence(results)
-    assert "Mona takes 1.20 of that and keeps 1.20" in text and "full fine-tuning takes 1.50" in text
+    assert "Mona takes 1.20 of that time and 1.20 of that memory" in text
+    assert "full fine-tuning takes 1.50" in text
     assert "swin-b, 224 px, batch 4" in text

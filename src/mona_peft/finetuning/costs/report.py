@@ -49,12 +49,12 @@ def sentence(results: dict[str, Any]) -> str:
     rows = {row.method: row for row in from_json(results)}
     floor, named = rows[FLOOR], {"mona": "Mona", "lora": "LoRA", "full": "full fine-tuning"}
     costs = [
-        f"{title} takes {rows[name].step.ratio:.2f} of that and keeps {rows[name].saved / floor.saved:.2f} of what it keeps"
+        f"{title} takes {rows[name].step.ratio:.2f} of that time and {rows[name].saved / floor.saved:.2f} of that memory"
         for name, title in named.items()
     ]
     return (
-        "The least a training step costs is backpropagation through the frozen backbone with no adapter. "
-        f"{'; '.join(costs)} ({CostsConfig(**results['config']).describe()})."
+        "The least a training step takes in time and activations is backpropagation through the frozen backbone with "
+        f"no adapter. {'; '.join(costs)} ({CostsConfig(**results['config']).describe()})."
     )
 
 
