@@ -124,5 +124,5 @@ def _grid_norms(stream: Tensor, spec: BlockSpec, layout: Layout) -> Tensor:
         patches = tokens[0].reshape(-1, tokens.shape[-1])[grid.prefix :][: grid.height * grid.width]
         grids.append(torch.linalg.vector_norm(patches, dim=-1).reshape(grid.height, grid.width))
 
-    apply_layout(read, stream, layout)  # type: ignore[arg-type]
+    apply_layout(read, stream, layout)
     return grids[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mona_peft.finetuning.arguments import first_line
 from mona_peft.finetuning.costs.config import CostsConfig
 from mona_peft.finetuning.data.sources.config import SourceConfig
+from mona_peft.finetuning.study.tuning_config import TuneConfig
 from mona_peft.finetuning.tasks.config import ModelConfig
 from mona_peft.finetuning.training.config import TrainingConfig
 
@@ -23,12 +24,18 @@ GROUPS = {
     },
 }
 #: Dataclasses with many settings, and the title of their group.
-LONG = {SourceConfig: "data", ModelConfig: "recipe", TrainingConfig: "loop", CostsConfig: "what to measure"}
+LONG = {
+    SourceConfig: "data",
+    ModelConfig: "recipe",
+    TrainingConfig: "loop",
+    TuneConfig: "recipe",
+    CostsConfig: "what to measure",
+}
 #: Of their settings, those that `--help` shows.
 COMMON = {
     *("dataset", "data_dir", "class_names", "validation_fraction", "skip_bad_images"),
     *("model", "architecture", "image_size", "method", "method_options"),
-    *("learning_rate", "num_epochs", "batch_size", "seed", "mixed_precision", "num_workers", "cpu"),
+    *("learning_rate", "num_epochs", "batch_size", "seed", "tune", "mixed_precision", "num_workers", "cpu"),
     *("output_dir", "resume", "overwrite_output_dir", "push_to_hub", "hub_model_id"),
     *("task", "methods", "dtype", "device", "threads", "repeats"),
 }

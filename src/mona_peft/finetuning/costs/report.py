@@ -48,10 +48,10 @@ def sentence(results: dict[str, Any]) -> str:
     """The costs of adapters and full fine-tuning as one sentence."""
     rows = {row.method: row for row in from_json(results)}
     floor, named = rows[FLOOR], {"mona": "Mona", "lora": "LoRA", "full": "full fine-tuning"}
-    costs = [
-        f"{title} takes {rows[name].step.ratio:.2f} of that time and {rows[name].saved / floor.saved:.2f} of that memory"
-        for name, title in named.items()
-    ]
+    costs = []
+    for name, title in named.items():
+        memory = rows[name].saved / floor.saved
+        costs.append(f"{title} takes {rows[name].step.ratio:.2f} of that time and {memory:.2f} of that memory")
     return (
         "The least a training step takes in time and activations is backpropagation through the frozen backbone with "
         f"no adapter. {'; '.join(costs)} ({CostsConfig(**results['config']).describe()})."

@@ -55,7 +55,7 @@ def _classify(model: nn.Module, inputs: Mapping[str, Tensor], options: Mapping[s
 
 
 def _candidates(model: nn.Module, inputs: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    bare: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    bare: Any = getattr(model, "get_base_model", lambda: model)()
     return bare.candidates(inputs[PIXELS])
 
 

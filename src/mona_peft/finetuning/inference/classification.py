@@ -16,7 +16,7 @@ from .predictor import Loaded
 class LoadedClassifier(Loaded):
     """A classifier ready to predict, and its image processor."""
 
-    def predict(self, images: Iterable[Any], top_k: int = 5) -> list[list[dict[str, object]]]:
+    def predict(self, images: Iterable[Any], top_k: int = 5) -> list[list[dict[str, Any]]]:
         """The likeliest labels of each image, best first, as `{"label", "score"}`.
 
         Scores are probabilities: over the classes together, or of each class where an image has several labels.
@@ -44,7 +44,7 @@ class LoadedClassifier(Loaded):
         return self.processor([to_rgb(image)], return_tensors="pt")["pixel_values"]
 
     @torch.inference_mode()
-    def predict_prepared(self, prepared: Sequence[torch.Tensor], top_k: int = 5) -> list[list[dict[str, object]]]:
+    def predict_prepared(self, prepared: Sequence[torch.Tensor], top_k: int = 5) -> list[list[dict[str, Any]]]:
         """The likeliest labels of what [`LoadedClassifier.prepare`] gave."""
         if top_k < 1:
             raise ValueError(f"top_k={top_k!r} must be at least 1: the number of labels an image.")
@@ -69,7 +69,7 @@ class LoadedClassifier(Loaded):
         )
 
 
-def label_scores(logits: torch.Tensor, config: Any, top_k: int = 5) -> list[list[dict[str, object]]]:
+def label_scores(logits: torch.Tensor, config: Any, top_k: int = 5) -> list[list[dict[str, Any]]]:
     """Logits `(B, classes)` as the likeliest labels with their probabilities.
 
     Args:

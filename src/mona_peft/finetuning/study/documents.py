@@ -51,8 +51,8 @@ def tables(results: Path) -> dict[str, str]:
         name: results / folder for name, folder in STUDIES.items() if (results / folder / RESULTS_FILE).exists()
     }
     found = {name: Results.load(folder).summary().strip() for name, folder in present.items()}
-    for file in sorted(results.glob(COSTS)):
-        found[f"benchmark-{file.parent.name}"] = costs_summary(read_json(file, AGAIN))
+    for path in sorted(results.glob(COSTS)):
+        found[f"benchmark-{path.parent.name}"] = costs_summary(read_json(path, AGAIN))
     found["demo-dense"] = dense_demo_table([read_json(results / f"demo-dense/{name}.json", AGAIN) for name in MODELS])
     for name, file, write in (
         ("demo", "demo/digits.json", demo_table),

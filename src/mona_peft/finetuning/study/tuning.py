@@ -47,14 +47,15 @@ class Trial(Trainer):
         task (`Task`): With the settings of the trial.
         config (`TrainingConfig`): With its learning rate.
         trial (`Any`): Of Optuna.
-        deadline (`float`): When the time of the search is over, by `time.perf_counter`.
+        began (`float`): When the trial before it ended, or the search began, by `time.perf_counter`.
+        deadline (`float`): When the time of the search is over.
     """
 
-    def __init__(self, task: Task, config: TrainingConfig, trial: Any, deadline: float) -> None:
+    def __init__(self, task: Task, config: TrainingConfig, trial: Any, began: float, deadline: float) -> None:
         super().__init__(task, config)
         self.trial = trial
+        self.began = began
         self.deadline = deadline
-        self.began = time.perf_counter()
 
     def measure(self) -> float:
         """Train, and give the best value on the validation split.
@@ -74,7 +75,7 @@ class Trial(Trainer):
         return self.progress.best
 
     def _note_time(self) -> None:
-        self.trial.set_user_attr("seconds", round(time.perf_counter() - self.began, 2))
+        self.trial.set_user_attr("seconds", time.perf_counter() - self.began)
 
     def _finished(self) -> bool:
         return super()._finished() or time.perf_counter() > self.deadline
@@ -238,7 +239,8 @@ def _try_settings(
     states = require_optuna().trial.TrialState
     trials = study.get_trials(deepcopy=False)
     spent = sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
-    deadline = time.perf_counter() + 60 * (search.tune or 0.0) - spent
+    began = time.perf_counter()
+    deadline = began + 60 * (search.tune or 0.0) - spent
     if not trials:
         study.enqueue_trial(space.first)
     loop = replace(
@@ -253,7 +255,7 @@ def _try_settings(
         options = {**config.method_options, **{name: value for name, value in drawn.items() if name != RATE}}
         try:
             task = make(replace(config, method_options=options))
-            value = Trial(task, replace(loop, learning_rate=drawn[RATE]), trial, deadline).measure()
+            value = Trial(task, replace(loop, learning_rate=drawn[RATE]), trial, began, deadline).measure()
         except Pruned as end:
             trial.set_user_attr("end", str(end))
             study.tell(trial, state=states.PRUNED)
@@ -262,6 +264,7 @@ def _try_settings(
             study.tell(trial, state=states.FAIL)
         else:
             study.tell(trial, value)
+        began = time.perf_counter()
 
 
 def _finished_trials(study: Any) -> list[Any]:

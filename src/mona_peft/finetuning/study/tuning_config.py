@@ -13,8 +13,7 @@ class TuneConfig(Settings):
 
     tune: float | None = option(
         None,
-        "First search learning rate, bottleneck (or rank) and dropout of the method for this many minutes, on the "
-        "validation split; needs Optuna.",
+        "First search rate, bottleneck (or rank) and dropout for this many minutes, by Optuna.",
         above=0,
     )
     tune_trials: int | None = option(None, "Try at most this many settings, however much time is left.", least=1)

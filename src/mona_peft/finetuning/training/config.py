@@ -16,8 +16,8 @@ class TrainingConfig(Settings):
     """Settings of the training loop, the same for every task."""
 
     output_dir: str | None = option(None, "Folder of the run: checkpoints, metrics and the trained weights.")
-    overwrite_output_dir: bool = option(False, "Delete what the run in output_dir wrote, and start over.")
-    resume: bool = option(False, "Go on from the newest whole checkpoint in output_dir.")
+    overwrite_output_dir: bool = option(False, "Delete what a run wrote, and start over.")
+    resume: bool = option(False, "Go on from the newest whole checkpoint.")
     num_epochs: int = option(100, "Passes over the training data.", least=1)
     max_steps: int | None = option(None, "Stop after this many optimiser steps, whatever num_epochs says.", least=1)
     batch_size: int = option(
