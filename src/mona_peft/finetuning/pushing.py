@@ -84,12 +84,23 @@ def _public_content(path: Path, folder: Path, repo_id: str) -> Path | bytes:
         for place in sorted({str(folder), str(folder.resolve())}, key=len, reverse=True):
             text = text.replace(place, repo_id)
         call = f"mona_peft.load({load_arguments(repo_id, unpublished_base(folder))}"
-        return (LOADING.sub(lambda found: call, text) if MARK in text else text).encode("utf-8")
+        return (LOADING.sub(lambda found: call, text) if MARK in text else _public_card(text)).encode("utf-8")
     if path.suffix == ".json":
         content = json.loads(path.read_text(encoding="utf-8"))
         if _forget_places(content):
             return json.dumps(content, indent=2, sort_keys=True).encode("utf-8")
     return path
+
+
+def _public_card(text: str) -> str:
+    """The card that PEFT writes, without a base model that is a folder of this machine."""
+    card = ModelCard(text, ignore_metadata_errors=True)
+    base = card.data.base_model
+    if not isinstance(base, str) or is_public(base):
+        return text
+    card.data.base_model = None
+    card.data.tags = [tag for tag in card.data.tags or [] if not tag.startswith("base_model:")]
+    return str(card).replace(base, public_name(base))
 
 
 def unpublished_base(folder: Path) -> str | None:

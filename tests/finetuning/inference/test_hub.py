@@ -4,11 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import ModelCard, RepoUrl
+from peft import get_peft_model
+from transformers import AutoModelForImageClassification
 
+from mona_peft import MonaConfig
 from mona_peft.finetuning import pushing
 from mona_peft.finetuning.inference.loading import load
 from mona_peft.finetuning.model_card import usage_for, write_card
@@ -200,3 +204,17 @@ def test_base_models_of_this_machine_are_warned_about(tmp_path, monkeypatch):
     monkeypatch.setattr(pushing.HfApi, "create_commit", lambda self, *args, **options: None)
     with pytest.warns(UserWarning, match="which others do not have"):
         assert pushing.push_repository(tmp_path, "name", base_model=str(tmp_path)) == "user/name"
+
+
+def test_a_card_of_peft_names_no_folder_of_this_machine(tmp_path):
+    model = AutoModelForImageClassification.from_pretrained(write_classifier(tmp_path / "base"))
+    get_peft_model(model, MonaConfig(modules_to_save=["classifier"])).save_pretrained(tmp_path / "adapter")
+    assert str(tmp_path) in (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
+    contents = {}
+    for upload in pushing.uploads(tmp_path / "adapter", "user/name"):
+        content = upload.path_or_fileobj
+        contents[upload.path_in_repo] = content if isinstance(content, bytes) else Path(content).read_bytes()
+    assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= contents.keys()
+    assert not [name for name, content in contents.items() if str(tmp_path).encode() in content]
+    metadata = ModelCard(contents["README.md"].decode()).data
+    assert metadata.base_model is None and not [tag for tag in metadata.tags if tag.startswith("base_model:")]
