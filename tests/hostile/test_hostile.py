@@ -14,14 +14,14 @@ from . import (
 )
 from .watch import run_cases
 
-#: Kind of attack and its share of the cases. A damaged checkpoint costs half a second, an image next to nothing.
+#: Kind of attack and its share of the cases. A damaged checkpoint costs seconds, an image next to nothing.
 ATTACKS = {
     "repositories": (attack_repositories, 0.2),
     "settings": (attack_settings, 0.15),
-    "images": (attack_images, 0.3),
+    "images": (attack_images, 0.33),
     "labels": (attack_labels, 0.15),
     "objects": (attack_objects, 0.15),
-    "checkpoints": (attack_checkpoints, 0.05),
+    "checkpoints": (attack_checkpoints, 0.02),
 }
 FEW = 50
 MANY = int(os.environ.get("HOSTILE_CASES", "2000"))

@@ -85,6 +85,7 @@ def test_the_best_of_the_trials_is_trained_and_only_validation_judges(tmp_path, 
     assert len(trials(tmp_path / "run")) == 1
 
 
+@pytest.mark.slow
 def test_worse_trials_are_pruned_and_time_ends_the_search(tmp_path, monkeypatch):
     search(tmp_path / "pruned", trials=12, num_epochs=8)
     ends = [one.state.name for one in trials(tmp_path / "pruned")]
@@ -113,6 +114,7 @@ test_tuning.search(sys.argv[1], trials=4, make=make)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on(tmp_path):
     folder = tmp_path / "run"
     root = Path(__file__).parents[3]
