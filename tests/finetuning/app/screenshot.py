@@ -24,13 +24,13 @@ from tests.support.browser import Visitor
 
 def write_digit(number: int, path: Path) -> Path:
     pixels = (load_digits().images[number] * 255 / 16).astype(np.uint8)
-    Image.fromarray(pixels).save(path)
+    Image.fromarray(pixels).resize((240, 240), Image.Resampling.NEAREST).save(path)
     return path
 
 
 def main(which: str, output: str, *repositories: str) -> None:
     models = AppModels(name_models(list(repositories)))
-    visitor = Visitor(serve(models, wait=False), 1100, 1250)
+    visitor = Visitor(serve(models, wait=False), 1100, 1500)
     with tempfile.TemporaryDirectory() as folder:
         picture = write_digit(int(which), Path(folder) / "digit.png") if which.isdigit() else Path(which)
         visitor.upload(picture)

@@ -12,6 +12,7 @@ from mona_peft.finetuning.model_card import escape
 from .models import AppModels, Finding
 
 LOCALHOST = "127.0.0.1"
+HEIGHT = 260  # of the pictures, on the screen
 BUTTONS = ["download", "fullscreen"]  # and none that uploads to another machine
 ABOUT = """Each map shows what the adapters of one block change of the residual stream. At each position it is the
 norm, over the channels, of the block's result minus its result without its adapters on the same input. Colours go from
@@ -37,7 +38,12 @@ def build_page(models: AppModels) -> Any:
             for title, place in (("With the adapter", "on"), ("Adapter off", "off")):
                 with gradio.Column():
                     drawn = gradio.Image(
-                        label=title, format="png", interactive=False, buttons=BUTTONS, elem_id=f"picture-{place}"
+                        label=title,
+                        format="png",
+                        interactive=False,
+                        height=HEIGHT,
+                        buttons=BUTTONS,
+                        elem_id=f"picture-{place}",
                     )
                     columns += [drawn, gradio.Label(label=title, elem_id=f"labels-{place}", visible=False)]
         maps = gradio.Gallery(
