@@ -31,7 +31,7 @@ def test_every_pair_of_model_and_data_set_has_a_recipe():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_method_has_the_official_settings(name):
     for method in PAPER_METHODS:
-        data, config, training, _ = parse_arguments(arguments("classification"), [name, "--method", method])
+        data, config, training, *_ = parse_arguments(arguments("classification"), [name, "--method", method])
         assert data.dataset.replace("_", "-") in name
         assert training.learning_rate == pytest.approx(RATES[data.dataset][method == "mona"])
         assert config.method_options == OPTIONS.get(method, {})
@@ -54,7 +54,7 @@ def test_the_commands_of_the_head_take_sixteen_images_a_step(name):
     assert several[:5] == ["accelerate", "launch", "--multi_gpu", "--num_processes", "4"]
     assert several[5:8] == ["-m", "mona_peft", "train"] and single[:2] == ["mona-peft", "train"]
     for processes, words in ((4, several[9:]), (1, single[3:])):
-        _, _, training, _ = parse_arguments(arguments("classification"), words)
+        _, _, training, *_ = parse_arguments(arguments("classification"), words)
         assert processes * training.batch_size * training.gradient_accumulation_steps == 16
     assert "Expected" in recipes.head(name)
 

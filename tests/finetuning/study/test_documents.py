@@ -52,6 +52,9 @@ def test_every_result_says_what_made_it(path):
     if "note" in result:
         assert str(path.relative_to(RESULTS)) in OLD_FILES and "command" not in result, "only those of before"
         check_origin(result, EARLIER[result["note"]])
+    elif path.parent.name == "method_comparison":  # in the schema of PEFT's folder of that name
+        versions = result["meta_info"]["package_info"]
+        assert versions["torch-version"] and versions["mona-peft-version"] and result["run_info"]["experiment_name"]
     elif path.name == "scaling.json":
         for one in (one for series in result.values() for one in series):
             check_origin(one)
