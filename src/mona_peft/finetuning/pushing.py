@@ -12,7 +12,7 @@ import shlex
 import warnings
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, ModelCardData
 
 from .environment import is_public, public_name
 from .model_card import MARK, load_arguments
@@ -95,11 +95,11 @@ def _public_content(path: Path, folder: Path, repo_id: str) -> Path | bytes:
 def _public_card(text: str) -> str:
     """The card that PEFT writes, without a base model that is a folder of this machine."""
     card = ModelCard(text, ignore_metadata_errors=True)
-    base = card.data.base_model
-    if not isinstance(base, str) or is_public(base):
+    data = card.data
+    if not isinstance(data, ModelCardData) or not isinstance(data.base_model, str) or is_public(data.base_model):
         return text
-    card.data.base_model = None
-    card.data.tags = [tag for tag in card.data.tags or [] if not tag.startswith("base_model:")]
+    base, data.base_model = data.base_model, None
+    data.tags = [tag for tag in data.tags or [] if not tag.startswith("base_model:")]
     return str(card).replace(base, public_name(base))
 
 
