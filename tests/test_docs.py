@@ -33,13 +33,13 @@ SMALL = {
     "predict": "--cpu",
     "compare": STUDY,
     "ablate": "--study_size tiny --study_dir ablations --groups design",
-    "plan": "--model tiny.json --image_size 32 --method mona --precision float32",
-    "benchmark": "--model tiny.json --image_size 32 --batch_size 1 --repeats 1 --warmup 1 --threads 1",
+    "plan": "--model tiny.json --image_size 64 --method mona --precision float32",
+    "benchmark": "--model tiny.json --image_size 64 --batch_size 2 --repeats 1 --warmup 1 --threads 1",
     "app": "",
     "demo": "--demo_size tiny --demo_dir demo",
 }
 #: What the flags that scale a benchmark have in place of their values.
-SCALES = {"--scale_image_size": ("32", "64"), "--scale_batch_size": ("1", "2"), "--scale_model": ("tiny.json",)}
+SCALES = {"--scale_image_size": ("64", "128"), "--scale_batch_size": ("1", "2"), "--scale_model": ("tiny.json",)}
 SCRIPTS = {
     "train_classification": "train",
     "train_semantic_segmentation": "train",
