@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mona_peft.finetuning.data.dense.transforms import PAD_TO, DenseSettings, eval_pixels, pad_batch
+from mona_peft.finetuning.data.dense.transforms import PAD_TO, DenseSettings, eval_pixels, pad_batch, round_up
 from mona_peft.finetuning.data.images import to_rgb
 from mona_peft.finetuning.inference.classification import LoadedClassifier
 from mona_peft.finetuning.inference.predictor import Loaded
 from mona_peft.finetuning.models.outputs import pixel_mask
+from mona_peft.finetuning.models.positions import least_for_windows
 
 from .kinds import MASK, PIXELS, Kind
 from .pictures import photographs
@@ -79,10 +80,10 @@ def find_frame(loaded: Loaded, dynamic: bool, image_size: int | None) -> Frame:
         height, width = loaded.prepare(photographs()[0]).shape[-2:]
     else:
         settings = DenseSettings.from_processor(loaded.processor)
-        height = width = _up(image_size or (settings.short_side if dynamic else settings.long_side), PAD_TO)
+        height = width = round_up(image_size or (settings.short_side if dynamic else settings.long_side), PAD_TO)
     if not dynamic:
         return Frame(height, width)
-    height, width = (max(_up(side, multiple), LEAST * multiple) for side in (height, width))
+    height, width = (max(round_up(side, multiple), LEAST * multiple) for side in (height, width))
     return Frame(height, width, multiple)
 
 
@@ -94,11 +95,8 @@ def size_multiple(loaded: Loaded) -> int:
     config = getattr(config, "backbone_config", None) or config
     patch = getattr(config, "patch_size", None) or getattr(getattr(bare, "patch_embed", None), "patch_size", None)
     patch = max(patch) if isinstance(patch, list | tuple) else patch
-    window, depths = getattr(config, "window_size", None), getattr(config, "depths", None)
-    if isinstance(patch, int) and isinstance(window, int) and depths:
-        multiple = patch * 2 ** (len(depths) - 1) * window
-    else:
-        multiple = patch if isinstance(patch, int) and not depths else PAD_TO
+    whole_patches = patch if isinstance(patch, int) and not getattr(config, "depths", None) else PAD_TO
+    multiple = least_for_windows(config) or whole_patches
     return multiple if isinstance(loaded, LoadedClassifier) else math.lcm(multiple, PAD_TO)
 
 
@@ -152,7 +150,3 @@ def preparation(loaded: Any, frame: Frame) -> dict[str, Any]:
             "do_normalize", "image_mean", "image_std")  # fmt: skip
     content = loaded.processor.to_dict() if hasattr(loaded.processor, "to_dict") else vars(loaded.processor)
     return {name: content[name] for name in kept if content.get(name) is not None}
-
-
-def _up(side: int, multiple: int) -> int:
-    return -(-side // multiple) * multiple

@@ -65,7 +65,7 @@ def check_image_size(model: PreTrainedModel, side: int) -> None:
         with torch.no_grad():
             model.eval()(pixel_values=blank)
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
-        least = _least_for_windows(model.config)
+        least = least_for_windows(model.config)
         remedy = f"its windows need {least} or more" if side < least else "leave it out for the model's own"
         raise ValueError(
             f"image_size is {side}, which {type(model).__name__} does not take; {remedy} ({first_line(error)})."
@@ -74,7 +74,7 @@ def check_image_size(model: PreTrainedModel, side: int) -> None:
         model.train(was_training)
 
 
-def _least_for_windows(config: PretrainedConfig) -> int:
+def least_for_windows(config: PretrainedConfig | None) -> int:
     """The side whose last grid has as many patches as a Swin's windows, which do not shrink; 0 without windows."""
     window, patch, depths = (getattr(config, name, None) for name in ("window_size", "patch_size", "depths"))
     if not isinstance(window, int) or not isinstance(patch, int) or depths is None:

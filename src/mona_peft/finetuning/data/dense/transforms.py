@@ -164,6 +164,11 @@ def eval_pixels(image: Image.Image, settings: DenseSettings) -> Tensor:
     return v2.Compose([settings.resize(), *settings.normalise()])(to_image(image)).as_subclass(Tensor)
 
 
+def round_up(side: int, multiple: int) -> int:
+    """The least multiple that is no smaller than a side."""
+    return -(-side // multiple) * multiple
+
+
 def pad_batch(images: Sequence[Tensor], multiple: int = PAD_TO, fill: float = 0.0) -> tuple[Tensor, Tensor]:
     """Pad images `(C, H, W)` at right and bottom to common sides, multiples of `multiple`.
 
@@ -171,7 +176,7 @@ def pad_batch(images: Sequence[Tensor], multiple: int = PAD_TO, fill: float = 0.
         `tuple[Tensor, Tensor]`: The batch `(B, C, H, W)` and the sizes `(B, 2)` before padding.
     """
     sizes = torch.tensor([image.shape[-2:] for image in images])
-    height, width = (-(-int(side) // multiple) * multiple for side in sizes.max(0).values)
+    height, width = (round_up(int(side), multiple) for side in sizes.max(0).values)
     batch = images[0].new_full((len(images), images[0].shape[0], height, width), fill)
     for row, image in zip(batch, images, strict=True):
         row[:, : image.shape[-2], : image.shape[-1]] = image
