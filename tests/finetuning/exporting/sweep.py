@@ -25,6 +25,7 @@ import mona_peft
 from mona_peft import MonaConfig
 from mona_peft.finetuning.exporting import export as export_module
 from mona_peft.finetuning.inference.classification import LoadedClassifier
+from mona_peft.finetuning.study.report import replace_block
 from tests.families.family import Family
 from tests.families.matrix import FAMILIES
 from tests.families.table import family_id
@@ -34,7 +35,7 @@ from tests.support.models import randomise
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "export.md"
 FOUND = ROOT / "outputs" / "exports"
-BEGIN, END = "<!-- exports:begin -->\n", "<!-- exports:end -->"
+BLOCK = "exports"  # of the page, by its markers
 NO_CLASSIFIER = "no image classifier"
 #: Configurations of what has a classifier where its tower alone has none.
 WHOLE: dict[str, Any] = {
@@ -134,8 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", action="store_true", help="write the table into docs/export.md")
     asked = parser.parse_args(arguments)
     if asked.write:
-        page = PAGE.read_text()
-        PAGE.write_text(re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}{render()}{END}", page, flags=re.DOTALL))
+        PAGE.write_text(replace_block(PAGE.read_text(), render(), BLOCK))
         return
     FOUND.mkdir(parents=True, exist_ok=True)
     for family in FAMILIES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mona_peft.finetuning.study.report import read_block
 from tests.families.family import Family
 from tests.families.matrix import FAMILIES
 from tests.families.table import family_id
@@ -12,7 +13,7 @@ from tests.finetuning.exporting import sweep
 
 def written() -> dict[tuple[str, str], list[str]]:
     """The cells of the table by library and backbone."""
-    table = sweep.PAGE.read_text().split(sweep.BEGIN)[1].split(sweep.END)[0]
+    table = read_block(sweep.PAGE.read_text(), sweep.BLOCK)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
     return {(row[0], row[1]): row[2:] for row in rows[2:]}
 
