@@ -42,10 +42,14 @@ def _value(trial: Any) -> Any:
     return reported[-1] if reported else ""
 
 
+def any_finished(study: Any) -> bool:
+    """Whether there is a best trial: one that was neither pruned nor stopped."""
+    return any(trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False))
+
+
 def describe_best(study: Any, metric: str) -> str:
     """Which setting is trained now, and why."""
-    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    if not finished:
+    if not any_finished(study):
         return "No trial was finished in that time: the settings stay as they were. Give --tune more minutes."
     best = study.best_trial
     listed = ", ".join(f"{name} {value:.4g}" for name, value in best.params.items())

@@ -24,7 +24,7 @@ from mona_peft.finetuning.training.run_folder import RUN_FILE, check_same, refus
 from mona_peft.finetuning.training.task import Task
 
 from .search_space import RATE, SearchSpace, search_space
-from .trials import describe_best, write_trials
+from .trials import any_finished, describe_best, write_trials
 from .tuning_config import TuneConfig
 
 FOLDER = "tuning"
@@ -185,7 +185,7 @@ def _search(
     rows = write_trials(study, metric, folder / FOLDER)
     best = describe_best(study, metric)
     say(f"{rows}\n{best}")
-    return dict(study.best_params) if _finished_trials(study) else space.first
+    return dict(study.best_params) if any_finished(study) else space.first
 
 
 def _open_study(folder: Path, seed: int, greater_is_better: bool) -> Any:
@@ -265,8 +265,3 @@ def _try_settings(
         else:
             study.tell(trial, value)
         began = time.perf_counter()
-
-
-def _finished_trials(study: Any) -> list[Any]:
-    states = require_optuna().trial.TrialState
-    return study.get_trials(deepcopy=False, states=(states.COMPLETE,))
