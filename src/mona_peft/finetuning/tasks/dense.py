@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 from torch import nn
@@ -49,15 +49,15 @@ class DenseTask(DataTask):
         """Build the model around the pretrained backbone and apply the method."""
         return build_dense_model(self.config, self.data.class_names)
 
-    def repeated(self, samples: Dataset, classes: Iterable[Set[int]]) -> Dataset:
+    def repeated(self, samples: Dataset, classes: Callable[[], Sequence[Set[int]]]) -> Dataset:
         """The training samples, those with rare classes repeated where the settings ask for it.
 
         Args:
             samples (`Dataset`): Of the training split.
-            classes (`Iterable[Set[int]]`): Of each sample, the classes in it; only looked at where they are needed.
+            classes (`Callable`): Gives the classes in each sample; called where they are needed.
         """
         threshold = self.config.repeat_threshold
-        return samples if threshold is None else RepeatedImages(samples, repeat_factors(list(classes), threshold))
+        return samples if threshold is None else RepeatedImages(samples, repeat_factors(classes(), threshold))
 
     def saved_processor(self) -> Any:
         """One that resizes and normalises as this task does."""

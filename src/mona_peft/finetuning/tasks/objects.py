@@ -196,7 +196,9 @@ class ObjectTask(DenseTask):
             if config.skip_empty_images:
                 images = without_empty(images)
         samples = ObjectSamples(images, self.data.category_ids, self.settings, transform, self.with_masks)
-        return self.repeated(samples, map(trained_classes, images)) if split == "train" else samples
+        if split != "train":
+            return samples
+        return self.repeated(samples, lambda: [trained_classes(image) for image in images])
 
     def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
         """Pad the images."""

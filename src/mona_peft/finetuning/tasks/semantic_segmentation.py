@@ -138,7 +138,7 @@ class SemanticSegmentationTask(DenseTask):
         samples = SegmentationSamples(self.data, split, self)
         if split != "train":
             return samples
-        return self.repeated(samples, (self.data.classes_in(one) for one in self.data.splits[split]))
+        return self.repeated(samples, lambda: self.data.training_classes)
 
     def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
         """Stack the crops, or pad the test images no further than their backbone needs."""

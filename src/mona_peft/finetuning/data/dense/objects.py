@@ -257,7 +257,7 @@ def without_empty(images: Sequence[ObjectImage]) -> list[ObjectImage]:
     Raises:
         ValueError: If there is none.
     """
-    kept = [image for image in images if trained_classes(image)]
+    kept = [image for image in images if any(training_box(one, image) for one in image.annotations)]
     if not kept:
         raise ValueError(f"None of {len(images)} training images has an object to train on; annotate some.")
     return kept

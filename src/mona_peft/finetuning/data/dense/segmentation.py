@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,12 @@ class SegmentationData:
         self._check(labels[labels != IGNORED], sample)
         return to_rgb(image), np.ascontiguousarray(turn_pixels(labels, turn))
 
-    def classes_in(self, sample: LabelledImage) -> set[int]:
+    @cached_property
+    def training_classes(self) -> list[set[int]]:
+        """Of each training image, the classes in its label map; all are read once."""
+        return [self._classes_in(sample) for sample in self.splits["train"]]
+
+    def _classes_in(self, sample: LabelledImage) -> set[int]:
         """The classes in a label map, which alone is read; raises what [`read`] raises of it."""
         labels = self._labels(self._open_labels(sample)[0], str(sample.label_map))
         counted = np.unique(labels[labels != IGNORED])
