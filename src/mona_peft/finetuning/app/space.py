@@ -105,7 +105,7 @@ def _copy_repository(source: Path, target: Path) -> None:
     """Copy what a model is loaded from as it would be pushed: without names of folders of this machine."""
     for upload in uploads(source, target.name):
         if not any(fnmatch(upload.path_in_repo, pattern) for pattern in REPOSITORY_FILES):
-            continue  # a card that PEFT wrote may name such folders
+            continue
         path = target / upload.path_in_repo
         path.parent.mkdir(parents=True, exist_ok=True)
         content: Any = upload.path_or_fileobj
