@@ -13,7 +13,7 @@ from .models import AppModels, Finding
 
 LOCALHOST = "127.0.0.1"
 HEIGHT = 260  # of the pictures, on the screen
-BUTTONS = ["download", "fullscreen"]  # and none that uploads to another machine
+BUTTONS: list[Any] = ["download", "fullscreen"]  # and none that uploads to another machine
 ABOUT = """Each map shows what the adapters of one block change of the residual stream. At each position it is the
 norm, over the channels, of the block's result minus its result without its adapters on the same input. Colours go from
 dark (no change) to yellow (the largest change of this block), over the picture as the model got it. The caption tells
