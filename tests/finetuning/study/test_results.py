@@ -5,7 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+from peft import get_peft_model
+from transformers import ViTConfig, ViTModel
 
+from mona_peft import MonaConfig
 from mona_peft.finetuning.methods import METHODS
 from mona_peft.finetuning.study.ablations import ablation_variants
 from mona_peft.finetuning.study.citations import refresh_citations
@@ -17,6 +20,7 @@ from mona_peft.finetuning.study.testbeds.digits import DIGITS_OPTIONS, STUDY_SIZ
 from mona_peft.finetuning.study.testbeds.real import FEW_STEPS
 from mona_peft.finetuning.study.testbeds.scenes import SIZES, ScenesTestbed
 from mona_peft.finetuning.study.variants import PAPER_METHODS
+from mona_peft.tuners.mona.module import Mona
 from tests.finetuning.study.fakes import record
 
 ROOT = Path(__file__).parents[3]
@@ -64,6 +68,24 @@ def test_the_ablations_have_every_setting():
     results = Results.load(RESULTS / "digits-ablations")
     variants = ablation_variants(bottleneck_dim=16, bottlenecks=(4, 8, 32), backbones=tuple(SWIN_WIDTHS))
     assert [row.label for row in results.rows] == [variant.label for variant in variants]
+
+
+@pytest.mark.parametrize(("group", "settings"), [("dropout", [0.0, 0.3]), ("depth", [3, 6])])
+def test_settings_that_the_paper_does_not_study_are_asked_for_by_name(group, settings):
+    _, *asked = ablation_variants([group])
+    assert not {one.label for one in asked} & {one.label for one in ablation_variants()}
+    vit = ViTConfig(hidden_size=16, num_hidden_layers=8, num_attention_heads=2, image_size=32, patch_size=8)
+    for variant, setting in zip(asked, settings, strict=True):
+        model = get_peft_model(ViTModel(vit), MonaConfig(**variant.options))
+        adapters = [module for module in model.modules() if isinstance(module, Mona)]
+        assert len(adapters) == 2 * (setting if group == "depth" else 8)
+        assert {one.dropout.p for one in adapters} == {setting if group == "dropout" else 0.1}
+
+
+def test_a_table_can_leave_the_test_split_unseen():
+    records = [record("mona", 0.1, seed, validation, 0.5) for seed, validation in ((0, 0.7), (1, 0.9))]
+    (row,) = make_rows(records, metric="validation")
+    assert (row.mean, row.low) == (pytest.approx(0.8), pytest.approx(0.7)) and make_rows(records)[0].mean == 0.5
 
 
 def test_the_page_on_choosing_quotes_the_committed_figures():

@@ -1,4 +1,4 @@
-"""The settings of Mona that its paper studies, one changed at a time (arXiv 2408.08345, section 4)."""
+"""Mona's settings, one changed at a time: those that its paper studies (arXiv 2408.08345, section 4), and others."""
 
 from __future__ import annotations
 
@@ -25,13 +25,18 @@ SETTINGS: dict[str, dict[str, dict[str, object]]] = {
         "official weights": {"init_weights": "official"},
         "random weights": {"init_weights": False},
     },
+    "dropout": {f"dropout {share:g}": {"mona_dropout": share} for share in (0.0, 0.3)},
+    "depth": {f"last {count} blocks": {"layers_to_transform": list(range(-count, 0))} for count in (3, 6)},
 }
 
 GROUPS = ("bottleneck", "backbone", *SETTINGS)
+#: What the paper does not study, and a backbone of a few blocks has no room for.
+EXTRA_GROUPS = ("dropout", "depth")
+PAPER_GROUPS = tuple(group for group in GROUPS if group not in EXTRA_GROUPS)
 
 
 def ablation_variants(
-    groups: Sequence[str] = GROUPS,
+    groups: Sequence[str] = PAPER_GROUPS,
     bottleneck_dim: int = 64,
     bottlenecks: Sequence[int] = (16, 32, 128),
     backbones: Sequence[str] = (),

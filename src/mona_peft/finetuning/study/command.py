@@ -23,7 +23,7 @@ from .citations import refresh_citations
 from .config import AblateConfig, CompareConfig, StudyConfig, parse_study
 from .peft_format import write_comparison
 from .plan import Plan
-from .records import TESTBED_KEY
+from .records import TESTBED_KEY, VALIDATION
 from .report import RECORDS_FILE, Results, replace_block, write_report
 from .runs import Study, settings_of
 from .selection import chosen_records
@@ -212,7 +212,7 @@ def collect(study: Study, reference: str, metric: str | None = None) -> tuple[Re
     Args:
         study (`Study`): With its runs.
         reference (`str`): Label of the variant that the others are tested against.
-        metric (`str`, *optional*): Test figure to show; the testbed's if left out.
+        metric (`str`, *optional*): Test figure to show, or `VALIDATION`; the testbed's test figure if left out.
 
     Raises:
         ValueError: If there is no run, or no such figure.
@@ -221,8 +221,8 @@ def collect(study: Study, reference: str, metric: str | None = None) -> tuple[Re
     if not records:
         raise ValueError(f"There is no finished run in {study.runs}; run the study without --report_only.")
     metric = metric or testbed.metric
-    if any(metric not in record.test for record in records):
-        raise ValueError(f"The runs have no figure {metric!r}; choose one of {', '.join(records[0].test)}.")
+    if any(metric not in record.figures() for record in records):
+        raise ValueError(f"The runs have no figure {metric!r}; choose one of {', '.join(records[0].figures())}.")
     left, searched = Counter(key.label for key in study.missing()), study.plan.searched
     finished = [record for record in records if not left[record.label]]
     rows = make_rows(finished, metric, testbed.greater_is_better, searched, reference)
@@ -231,7 +231,7 @@ def collect(study: Study, reference: str, metric: str | None = None) -> tuple[Re
     results = Results(
         title=testbed.title,
         command=command_line(FREE_FLAGS),
-        metric_name=testbed.metric_name if metric == testbed.metric else METRIC_NAMES.get(metric, metric),
+        metric_name=name_of(metric, testbed),
         reference=reference,
         settings=settings_of(study.folder),
         versions=records[-1].versions or package_versions(),
@@ -239,6 +239,13 @@ def collect(study: Study, reference: str, metric: str | None = None) -> tuple[Re
         unfinished=find_unfinished(records, left, testbed.greater_is_better, searched),
     )
     return results, records
+
+
+def name_of(metric: str, testbed: Testbed) -> str:
+    """What a table calls a figure of the testbed's runs."""
+    if metric == VALIDATION:
+        return f"validation {testbed.metric_name}"
+    return testbed.metric_name if metric == testbed.metric else METRIC_NAMES.get(metric, metric)
 
 
 #: Settings that say how much of a study to do now, and where: they are no part of what makes its results.

@@ -15,7 +15,7 @@ from mona_peft.finetuning.settings import Settings, option
 from mona_peft.finetuning.tasks.config import TASK_SETTINGS
 from mona_peft.finetuning.training.config import TrainingConfig
 
-from .ablations import GROUPS
+from .ablations import GROUPS, PAPER_GROUPS
 from .selection import CHOICES
 from .variants import PAPER_METHODS
 
@@ -50,7 +50,7 @@ class StudyConfig(Settings):
     held_out: float = option(
         0.1, "Share of the training images to choose on, where the data has no validation split.", above=0, below=1
     )
-    metric: str | None = option(None, "Another test figure to show, such as box_ap.")
+    metric: str | None = option(None, "Another figure: box_ap, or validation, to leave the test split unseen.")
     max_runs: int | None = option(None, "Stop after this many runs; the same command goes on from there.", least=1)
     report_only: bool = option(False, "Run nothing, write the results of the runs there are.")
 
@@ -81,7 +81,7 @@ class CompareConfig(Settings):
 class AblateConfig(Settings):
     """The ablations of Mona."""
 
-    groups: list[str] = option(list(GROUPS), f"Some of {', '.join(GROUPS)}.")
+    groups: list[str] = option(list(PAPER_GROUPS), f"Some of {', '.join(GROUPS)}.")
     bottleneck_dim: int | None = option(None, "Bottleneck of the default Mona; 64, or 16 on the digits.", least=1)
     bottlenecks: list[int] = option([], "The other sizes; 16, 32 and 128, or 4, 8 and 32 on the digits.", least=1)
     full_rates: list[float] = option(

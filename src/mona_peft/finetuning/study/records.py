@@ -17,6 +17,10 @@ from mona_peft.finetuning.files import write_json, write_text
 TESTBED_KEY = "benchmark"
 
 
+#: Name of the figure that rates and weights are chosen by, where a table shows it in place of a test figure.
+VALIDATION = "validation"
+
+
 @dataclass(frozen=True)
 class RunKey:
     """Which run of a study.
@@ -92,6 +96,10 @@ class Record:
     def key(self) -> RunKey:
         """Which run it is."""
         return RunKey(self.label, self.learning_rate, self.seed)
+
+    def figures(self) -> dict[str, float]:
+        """What a table can show: the test figures, and the validation figure under its own name."""
+        return {**self.test, VALIDATION: self.validation}
 
     def save(self, folder: Path) -> Path:
         """Write the record, whole or not at all."""
