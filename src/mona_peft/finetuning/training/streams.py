@@ -75,7 +75,7 @@ class StreamLoader:
     def __init__(
         self,
         dataset: IterableDataset,
-        collate: Callable[[list[Any]], Any],
+        collate: Callable[[list[Any]], object],
         batch_size: int,
         seed: int,
         num_workers: int,
