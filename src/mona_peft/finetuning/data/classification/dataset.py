@@ -51,12 +51,12 @@ class ClassificationData:
 
         The pictures themselves are not read; of a stream, nothing is.
         """
-        parts: list[Any] = [self.class_names, self.multilabel]
+        parts: list[object] = [self.class_names, self.multilabel]
         for name, split in sorted(self.splits.items()):
             parts += [name, *self._parts(split)]
         return digest(parts)
 
-    def _parts(self, split: Any) -> list[Any]:
+    def _parts(self, split: Any) -> list[object]:
         if not isinstance(split, datasets.Dataset):
             return [type(split).__name__]
         labels, images = (arrow_column(split, column) for column in (self.label_column, self.image_column))
@@ -93,7 +93,7 @@ class ClassificationImages(Dataset):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return to_sample(self.split[index], index, self.data, self.transform)
 
 
@@ -129,14 +129,14 @@ class ClassificationStream(IterableDataset):
         """Shuffle for an epoch."""
         self.stream.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for index, row in enumerate(self.stream):
             yield to_sample(row, index, self.data, self.transform)
 
 
 def to_sample(
     row: dict[str, Any], index: int, data: ClassificationData, transform: Callable[[Image.Image], torch.Tensor]
-) -> dict[str, Any]:
+) -> dict[str, torch.Tensor]:
     """A stored row as `pixel_values` `(3, H, W)`, `labels` and `index`."""
     return {
         "pixel_values": transform(open_image(row[data.image_column], index)),

@@ -129,7 +129,7 @@ class ObjectData:
 
     def fingerprint(self) -> str:
         """Hash of the categories, and of every image's file name, size, boxes and their categories."""
-        parts: list[Any] = [tuple(self.categories.items())]
+        parts: list[object] = [tuple(self.categories.items())]
         for name, images in sorted(self.splits.items()):
             parts.append(name)
             for image in images:

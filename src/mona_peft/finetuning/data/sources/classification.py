@@ -200,7 +200,7 @@ def _encode_stream(
     """The same for a stream, whose rows are checked as they come."""
     inside = image_folder(_local_folder(config))
 
-    def encode_row(row: dict[str, Any], number: int) -> dict[str, Any]:
+    def encode_row(row: dict[str, Any], number: int) -> dict[str, object]:
         stored = row[image]
         if stored and stored["bytes"] is None and "://" not in stored["path"]:
             inside.file(os.path.abspath(stored["path"]), f"Row {number} of {name}")
@@ -211,7 +211,7 @@ def _encode_stream(
     return stream.cast_column(image, feature).map(encode_row, with_indices=True, features=features)
 
 
-def _label_feature(names: list[str], multilabel: bool) -> Any:
+def _label_feature(names: list[str], multilabel: bool) -> datasets.Sequence | datasets.ClassLabel:
     return datasets.Sequence(datasets.Value("int8")) if multilabel else datasets.ClassLabel(names=names)
 
 
@@ -222,7 +222,7 @@ def _local_folder(config: DataConfig) -> Path | None:
     return found.parent if found is not None and found.is_file() else found
 
 
-def _hold_out(data: ClassificationData, config: DataConfig, seed: int) -> dict[str, Any]:
+def _hold_out(data: ClassificationData, config: DataConfig, seed: int) -> dict[str, datasets.Dataset]:
     """The splits with a share of the training split of each class cut off to validate on.
 
     Raises:
