@@ -63,13 +63,13 @@ CITATION = """@inproceedings{yin2025mona,
 
 
 def write_card(
-    folder: Path, facts: Mapping[str, Any], figures: Mapping[str, Any], usage: str, command: bool = True
+    folder: Path, facts: Mapping[str, str], figures: Mapping[str, Any], usage: str, command: bool = True
 ) -> Path:
     """Write `README.md` with the metadata that the Hub reads.
 
     Args:
         folder (`Path`): The repository.
-        facts (`Mapping[str, Any]`): Where known `task`, `base_model`, `dataset`, `method`.
+        facts (`Mapping[str, str]`): Where known `task`, `base_model`, `dataset`, `method`.
         figures (`Mapping[str, Any]`): Metrics of each split, under its name.
         usage (`str`): Python code that loads the model and predicts.
         command (`bool`): Whether to tell the command that runs.
@@ -96,7 +96,7 @@ def write_card(
     return path
 
 
-def card_metadata(name: str, facts: Mapping[str, Any], figures: Mapping[str, Any], folder: Path) -> ModelCardData:
+def card_metadata(name: str, facts: Mapping[str, str], figures: Mapping[str, Any], folder: Path) -> ModelCardData:
     """The metadata: library, licence, base model, task, data set and results; nothing that is only guessed."""
     base, dataset = facts.get("base_model"), public_name(str(facts.get("dataset", "unknown")))
     task, on_hub = facts.get("task", ""), is_hub_id(base)
@@ -192,7 +192,7 @@ def fence(text: str, language: str) -> str:
     return f"{ticks}{language}\n{text.strip()}\n{ticks}"
 
 
-def _summary(facts: Mapping[str, Any]) -> str:
+def _summary(facts: Mapping[str, str]) -> str:
     lines = [f"- Task: {code(facts['task'])}"] if facts.get("task") else []
     base = facts.get("base_model")
     if base:

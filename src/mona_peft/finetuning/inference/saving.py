@@ -125,7 +125,7 @@ def _save_foreign(model: nn.Module, bare: Any, processor: Any, labels: Sequence[
         processor.save_pretrained(folder)
 
 
-def _facts(model: nn.Module, bare: Any, dataset: str | None) -> dict[str, Any]:
+def _facts(model: nn.Module, bare: Any, dataset: str | None) -> dict[str, str]:
     """What the card tells of the model, as far as the model knows it."""
     pretrained = getattr(bare, "pretrained_cfg", None) or {}
     known = {

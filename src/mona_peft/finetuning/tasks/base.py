@@ -34,7 +34,7 @@ class DataTask(Task[BatchT]):
         recipe = {name: value for name, value in asdict(self.config).items() if name != sections.KEY}
         return {**recipe, **describe_data(self.data)}
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, str]:
         """Base model, data set and method."""
         config = self.config
         return {"base_model": config.model, "dataset": self.data.name, "method": config.method}

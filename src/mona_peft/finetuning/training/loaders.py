@@ -76,7 +76,7 @@ class SeededSamples(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, key: Key) -> tuple[Key, Any]:
+    def __getitem__(self, key: Key) -> tuple[Key, object]:
         with seeded(self.seed, *key):
             return key, self.dataset[key[1]]
 

@@ -94,7 +94,7 @@ class Task(ABC, Generic[BatchT]):
         """Settings that make this task what it is: a run only resumes with the same ones. JSON values."""
         return {}
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, str]:
         """What the model card says of the run: `base_model`, `dataset`, `method`, where known."""
         return {}
 

@@ -26,7 +26,7 @@ class Layout:
 
     name: str
     shape: str
-    find: Callable[[Path], Any]
+    find: Callable[[Path], object]
     load: Callable[..., Any]
     names_classes: bool = True
     names_splits: bool = False
