@@ -198,7 +198,9 @@ def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
 
 
 def refuse_unused(
-    configs: Sequence[Any], used: Sequence[str] = (), where: str = "Without --dataset the embedded data is used, with"
+    configs: Sequence[object],
+    used: Sequence[str] = (),
+    where: str = "Without --dataset the embedded data is used, with",
 ) -> None:
     """Check that nothing is set of a run on a data set where none was given.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import pyarrow as pa
@@ -17,6 +17,9 @@ from torch.utils.data import Dataset, IterableDataset
 
 from mona_peft.finetuning.data.fingerprint import digest
 from mona_peft.finetuning.data.images import open_image
+
+#: A split: rows in a table, or a stream of them.
+Rows: TypeAlias = "datasets.Dataset | datasets.IterableDataset"
 
 
 def arrow_column(split: datasets.Dataset, name: str) -> pa.Array:
@@ -31,7 +34,7 @@ class ClassificationData:
 
     Args:
         name (`str`): What to call it.
-        splits (`Mapping[str, Any]`): `datasets.Dataset`s, or streams: `train`, and `validation` or `test` where there
+        splits (`Mapping[str, Rows]`): `datasets.Dataset`s, or streams: `train`, and `validation` or `test` where there
             are such.
         class_names (`tuple[str, ...]`): By label.
         image_column (`str`): Images, as `datasets.Image`.
@@ -40,7 +43,7 @@ class ClassificationData:
     """
 
     name: str
-    splits: Mapping[str, Any]
+    splits: Mapping[str, Rows]
     class_names: tuple[str, ...]
     image_column: str = "image"
     label_column: str = "label"
@@ -56,7 +59,7 @@ class ClassificationData:
             parts += [name, *self._parts(split)]
         return digest(parts)
 
-    def _parts(self, split: Any) -> list[object]:
+    def _parts(self, split: Rows) -> list[object]:
         if not isinstance(split, datasets.Dataset):
             return [type(split).__name__]
         labels, images = (arrow_column(split, column) for column in (self.label_column, self.image_column))
@@ -66,7 +69,7 @@ class ClassificationData:
             lengths = pc.binary_length(pc.struct_field(images, "bytes")).to_pylist()
         return [len(split), labels.to_pylist(), names, lengths]
 
-    def with_splits(self, splits: Mapping[str, Any]) -> ClassificationData:
+    def with_splits(self, splits: Mapping[str, Rows]) -> ClassificationData:
         """The same data set with other splits."""
         return replace(self, splits=splits)
 

@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from mona_peft.finetuning.data.classification.dataset import ClassificationData, arrow_column
+from mona_peft.finetuning.data.classification.dataset import ClassificationData, Rows, arrow_column
 from mona_peft.finetuning.data.embedded.digits import load_adaptation_digits
 
 from .checks import check_images, image_folder, skip_bad_images, undecoded
@@ -160,7 +160,7 @@ def _kind_of(folder: Path) -> str:
 
 
 def _encoded(
-    source: str, splits: dict[str, Any], names: list[str], image: str, label: str, config: DataConfig
+    source: str, splits: dict[str, Rows], names: list[str], image: str, label: str, config: DataConfig
 ) -> ClassificationData:
     """The splits with their labels as numbers, or as rows of 1 and 0."""
     first = next(iter(splits.values()))
@@ -174,7 +174,7 @@ def _encoded(
     return ClassificationData(config.dataset or source, encoded, tuple(names), image, "label", multilabel)
 
 
-def _labelled(splits: dict[str, Any], label: str, source: str) -> dict[str, Any]:
+def _labelled(splits: dict[str, Rows], label: str, source: str) -> dict[str, Rows]:
     """The splits without those that have no labels at all, such as the test splits of competitions."""
     labelled = {}
     for split, rows in splits.items():
