@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mona_peft.blocks.known import find_blocks
-from mona_peft.blocks.proposing import entries, is_convolutional, layouts
+from mona_peft.blocks.proposing import Records, entries, is_convolutional, layouts
 from mona_peft.blocks.proving import OWN_INPUT, entry_flaw, find_flaw
 from mona_peft.blocks.spec import BlockSpec
 from mona_peft.blocks.tap import check_tappable
@@ -162,9 +162,11 @@ def _left_out(model: nn.Module, known: Mapping[str, BlockSpec]) -> list[str]:
     ]
 
 
-def _first_that_runs(model: nn.Module, inputs: Tensor | Mapping[str, Tensor] | None) -> Any:
+def _first_that_runs(
+    model: nn.Module, inputs: Tensor | Mapping[str, Tensor] | None
+) -> tuple[dict[str, Tensor], Records] | str:
     """The first inputs that the model takes and the records of its modules; the last error, if it takes none."""
-    candidates: list[Any] = trial_images(model)
+    candidates = trial_images(model)
     if inputs is not None:
         given = {next(iter(candidates[0])): inputs} if isinstance(inputs, Tensor) else dict(inputs)
         candidates = [{name: _as_float64(value) for name, value in given.items()}]
@@ -177,12 +179,12 @@ def _first_that_runs(model: nn.Module, inputs: Tensor | Mapping[str, Tensor] | N
     return f"{problem}. Give it what it takes: inspect_backbone(model, inputs)."
 
 
-def _as_float64(value: Any) -> Any:
+def _as_float64(value: Tensor) -> Tensor:
     return value.double() if isinstance(value, Tensor) and torch.is_floating_point(value) else value
 
 
 def _propose(
-    model: nn.Module, cls: type, names: list[str], records: Any, inputs: Mapping[str, Tensor], inner: Sequence[str]
+    model: nn.Module, cls: type, names: list[str], records: Records, inputs: Mapping[str, Tensor], inner: Sequence[str]
 ) -> Blocks:
     """The first row that is proved for some blocks; if there is none, why the likeliest is not.
 

@@ -112,7 +112,7 @@ def summary(model: nn.Module) -> Summary:
     return result
 
 
-def _task_model(model: Any) -> tuple[str, nn.Module]:
+def _task_model(model: nn.Module) -> tuple[str, nn.Module]:
     """The model inside PEFT's wrappers, and the prefix of its parameters' names."""
     if isinstance(model, (PeftModel, PeftMixedModel)):
         inner: Any = model.base_model.model

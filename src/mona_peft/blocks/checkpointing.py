@@ -7,7 +7,7 @@ frozen backbone up to its first adapter.
 from __future__ import annotations
 
 import functools
-from typing import Any, SupportsIndex
+from typing import Any, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ def require_input_grad(module: nn.Module, args: tuple) -> tuple | None:
     return (args[0].detach().requires_grad_(), *args[1:])
 
 
-def register_before_checkpoint(module: nn.Module) -> Any:
+def register_before_checkpoint(module: nn.Module) -> Handle:
     """Let `require_input_grad` run before `module` is checkpointed; gives back a handle.
 
     Where a checkpoint covers the hooks, the instance gets a subclass of its class that calls it first; a block with
@@ -47,6 +47,13 @@ def register_before_checkpoint(module: nn.Module) -> Any:
     if not CHECKPOINT_WRAPS_CALL:
         return module.register_forward_pre_hook(require_input_grad)
     return _CallHandle(module)
+
+
+class Handle(Protocol):
+    """What is registered, until it is removed."""
+
+    def remove(self) -> None:
+        """Take it back."""
 
 
 class _CallHandle:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -79,7 +78,8 @@ def copies_at(root: nn.Module, path: str) -> list[nn.Module]:
     while parts:
         part = parts.pop(0)
         if all(isinstance(module, ModulesToSaveWrapper) for module in modules):
-            modules = [kept for module in modules for kept in _kept(module)]
+            wrappers = [module for module in modules if isinstance(module, ModulesToSaveWrapper)]
+            modules = [kept for wrapper in wrappers for kept in _kept(wrapper)]
             if part == "modules_to_save":
                 parts.pop(0)
             if part in ("modules_to_save", "original_module"):
@@ -88,7 +88,7 @@ def copies_at(root: nn.Module, path: str) -> list[nn.Module]:
     return [copy for module in modules for copy in _copies(module)]
 
 
-def _kept(wrapper: Any) -> list[nn.Module]:
+def _kept(wrapper: ModulesToSaveWrapper) -> list[nn.Module]:
     return [wrapper.original_module, *wrapper.modules_to_save.values()]
 
 
@@ -142,7 +142,7 @@ def stream_type(block: nn.Module, spec: BlockSpec) -> tuple[torch.device, torch.
 
 
 def _execution_device(module: nn.Module) -> torch.device | None:
-    hook: Any = getattr(module, "_hf_hook", None)
+    hook = getattr(module, "_hf_hook", None)
     devices = [getattr(h, "execution_device", None) for h in getattr(hook, "hooks", [hook])]
     return next((torch.device(device) for device in devices if device is not None), None)
 
@@ -153,7 +153,7 @@ def _telling_layer(block: nn.Module, spec: BlockSpec) -> nn.Module:
     Raises:
         ValueError: If there is none.
     """
-    tap: Any = getattr(block, "_tap", None)
+    tap = getattr(block, "_tap", None)
     adapters = [] if tap is None or spec.entry else tap.adapters
     holders = [
         module

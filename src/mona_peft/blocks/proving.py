@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -135,12 +134,12 @@ def _differs_from_parts(
         found[name] = first_tensor(output)
         return moves[name].output  # later blocks get what they get in the base model
 
-    probes: list[Any] = [adapted.get_submodule(f"{name}.{CHILD}") for name in names]
-    for probe, name in zip(probes, names, strict=True):
+    probes = _probes(adapted, names)
+    for name, probe in probes.items():
         probe.delta = moves[name].delta
     with hooked(blocks, end=keep), torch.no_grad():
         call(adapted, inputs)
-    for probe in probes:
+    for probe in probes.values():
         probe.delta = None
     return next(filter(None, (_compare(name, found.get(name), moves[name]) for name in names)), None)
 
@@ -228,7 +227,7 @@ def _compare(name: str, result: Tensor | None, move: Move) -> str | None:
 
 
 def _misses_gradients(adapted: nn.Module, names: Sequence[str], inputs: Mapping[str, Tensor]) -> str | None:
-    probes: dict[str, Any] = {name: adapted.get_submodule(f"{name}.{CHILD}") for name in names}
+    probes = _probes(adapted, names)
     output = first_tensor(_values(call(adapted, inputs)))
     assert output is not None
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(3), dtype=output.dtype)
@@ -240,6 +239,12 @@ def _misses_gradients(adapted: nn.Module, names: Sequence[str], inputs: Mapping[
     return None
 
 
-def _values(output: object) -> Any:
+def _probes(adapted: nn.Module, names: Sequence[str]) -> dict[str, Probe]:
+    """The probes in these blocks."""
+    found = {name: adapted.get_submodule(f"{name}.{CHILD}") for name in names}
+    return {name: probe for name, probe in found.items() if isinstance(probe, Probe)}
+
+
+def _values(output: object) -> object:
     """An output as tensors in order: of transformers, without what is None."""
     return output.to_tuple() if hasattr(output, "to_tuple") else output

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -12,6 +12,8 @@ from .modules import copies_at, count_tokens, find_beside, find_patch_embedding
 from .recorder import Recorder
 from .recorders import ArgumentRecorder, GridRecorder, OrderRecorder, argument_places, recorders_of
 from .spec import PADDING, BlockSpec
+
+T = TypeVar("T")
 
 
 class LayoutSource:
@@ -149,7 +151,7 @@ class LayoutSource:
             grid = values[0] if len(values) == 1 else (None if None in values else tuple(values))
         return self._known(grid, self.spec.grid)
 
-    def _known(self, value: Any, source: str) -> Any:
+    def _known(self, value: T | None, source: str) -> T:
         if value is None:
             raise ValueError(
                 f"The token grid of block '{self.name}' ({self.spec.block}) is unknown: it comes from '{source}', "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .adapter import ResidualAdapter
 from .call import Call, add_up, running, running_call
-from .checkpointing import CHECKPOINT_WRAPS_CALL, require_input_grad
+from .checkpointing import CHECKPOINT_WRAPS_CALL, Handle, require_input_grad
 from .layout import Layout
 from .rows import group_rows, on_grid
 from .source import LayoutSource
@@ -27,7 +27,7 @@ class Tap:
         spec (`BlockSpec`): Its row of the table.
         source (`LayoutSource`): Finds the token layout of a call.
         adapters (`list[str]`): Names of the block's children that adapt its residual stream.
-        handles (`list`): Further hooks to remove at the end.
+        handles (`list[Handle]`): Further hooks to remove at the end.
         watches_norms (`bool`): Whether there are hooks on the norms, as long as an adapter reads them.
         required (`list[str]`): Paths of the hooked modules that every forward of the block has to call, once.
     """
@@ -36,7 +36,7 @@ class Tap:
     spec: BlockSpec
     source: LayoutSource
     adapters: list[str] = field(default_factory=list)
-    handles: list[Any] = field(default_factory=list)
+    handles: list[Handle] = field(default_factory=list)
     watches_norms: bool = False
     required: list[str] = field(default_factory=list)
 
@@ -46,7 +46,7 @@ class Tap:
         return group_rows(self.source.layout(args, kwargs), hidden_states.shape[0])
 
 
-def traced_by(args: tuple, kwargs: dict[str, Any]) -> Any:
+def traced_by(args: tuple, kwargs: dict[str, object]) -> Any:
     """The tracer of torch.fx whose proxies are among the arguments, or None."""
     return next((value.tracer for value in (*args, *kwargs.values()) if isinstance(value, torch.fx.Proxy)), None)
 

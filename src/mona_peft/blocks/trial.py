@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +89,7 @@ def _tensor_arguments(model: nn.Module) -> Iterator[str]:
 
 def _sides(model: nn.Module) -> list[tuple[int, int]]:
     """Heights and widths to try: what the model says, then the usual ones."""
-    told: list[Any] = [getattr(model, "default_cfg", {}).get("input_size", ())[-2:]]
+    told: list[int | Sequence[int] | None] = [getattr(model, "default_cfg", {}).get("input_size", ())[-2:]]
     for holder in (
         getattr(model, "config", None),
         getattr(getattr(model, "config", None), "vision_config", None),
@@ -103,7 +102,7 @@ def _sides(model: nn.Module) -> list[tuple[int, int]]:
     return [pair for height, width in squares for pair in ((height, 2 * width), (height, width))]
 
 
-def call(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
+def call(model: nn.Module, inputs: Mapping[str, Tensor]) -> object:
     """Call a model with images by name; by position, where its forward has no such name."""
     names = inspect.signature(model.forward).parameters
     if all(name in names and names[name].kind is not inspect.Parameter.VAR_POSITIONAL for name in inputs):

@@ -11,7 +11,7 @@ import difflib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, NoReturn, get_origin, get_type_hints
+from typing import NoReturn, get_origin, get_type_hints
 
 HELP_FLAGS = ("-h", "--help", "--help-all")
 
@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_Formatter,
         )
         self.usage = f"{self.prog} {program.positionals} [--setting VALUE ...]".replace("  ", " ")
-        groups: dict[str, Any] = {title: self.add_argument_group(title) for title in program.titles}
+        groups = {title: self.add_argument_group(title) for title in program.titles}
         for config_type in config_types:
             hints = get_type_hints(config_type)
             for entry in fields(config_type):
@@ -96,7 +96,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=28, width=min(shutil.get_terminal_size().columns, 119))
 
 
-def add_flag(group: Any, entry: Field, hint: Any, text: str) -> None:
+def add_flag(group: argparse._ArgumentGroup, entry: Field, hint: object, text: str) -> None:
     """Add the flag of a field; a switch that is on is turned off by `--no_` and its name."""
     flag = flag_of(entry.name)
     if hint is bool:
@@ -120,7 +120,7 @@ def flag_of(name: str) -> str:
     return f"--{name}"
 
 
-def default_of(entry: Field) -> Any:
+def default_of(entry: Field) -> object:
     """Default of a field."""
     return entry.default if entry.default_factory is MISSING else entry.default_factory()
 

@@ -101,7 +101,7 @@ def _default_method(config_types: Sequence[type]) -> str:
     return next(str(entry.default) for kind in config_types for entry in fields(kind) if entry.name == "method")
 
 
-def _fill(config_type: type[Config], recipe: dict[str, Any], given: dict[str, Any], source: str) -> Config:
+def _fill(config_type: type[Config], recipe: dict[str, object], given: dict[str, object], source: str) -> Config:
     """Make one dataclass of the recipe and the flags."""
     names = [entry.name for entry in fields(config_type)]  # type: ignore[arg-type]
     try:

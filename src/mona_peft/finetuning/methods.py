@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 QUERY_VALUE_NAMES = (("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"), ("q", "v"), ("qkv",))
 
 # Fits a prepared model to training data: pairs of the model's inputs (a mapping) and one label an image `(B,)`.
-Calibrate = Callable[["nn.Module", Iterable[tuple[Any, "Tensor"]]], None]
+Calibrate = Callable[["nn.Module", Iterable[tuple["Tensor | Mapping[str, Tensor]", "Tensor"]]], None]
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def prepare_lora(model: nn.Module, head: tuple[str, ...], r: int = LORA_RANK, **
 
 
 def _select_salient_channels(
-    model: nn.Module, batches: Iterable[tuple[Any, Tensor]], adapter_name: str = "default"
+    model: nn.Module, batches: Iterable[tuple[Tensor | Mapping[str, Tensor], Tensor]], adapter_name: str = "default"
 ) -> None:
     from mona_peft.tuners.sct import select_salient_channels
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,15 @@ CITATION = """@inproceedings{yin2025mona,
 }"""
 
 
-def write_card(folder: Path, facts: dict[str, Any], figures: dict[str, Any], usage: str, command: bool = True) -> Path:
+def write_card(
+    folder: Path, facts: Mapping[str, str], figures: Mapping[str, Any], usage: str, command: bool = True
+) -> Path:
     """Write `README.md` with the metadata that the Hub reads.
 
     Args:
         folder (`Path`): The repository.
-        facts (`dict[str, Any]`): Where known `task`, `base_model`, `dataset`, `method`.
-        figures (`dict[str, Any]`): Metrics of each split, under its name.
+        facts (`Mapping[str, str]`): Where known `task`, `base_model`, `dataset`, `method`.
+        figures (`Mapping[str, Any]`): Metrics of each split, under its name.
         usage (`str`): Python code that loads the model and predicts.
         command (`bool`): Whether to tell the command that runs.
     """
@@ -93,7 +96,7 @@ def write_card(folder: Path, facts: dict[str, Any], figures: dict[str, Any], usa
     return path
 
 
-def card_metadata(name: str, facts: dict[str, Any], figures: dict[str, Any], folder: Path) -> ModelCardData:
+def card_metadata(name: str, facts: Mapping[str, str], figures: Mapping[str, Any], folder: Path) -> ModelCardData:
     """The metadata: library, licence, base model, task, data set and results; nothing that is only guessed."""
     base, dataset = facts.get("base_model"), public_name(str(facts.get("dataset", "unknown")))
     task, on_hub = facts.get("task", ""), is_hub_id(base)
@@ -189,7 +192,7 @@ def fence(text: str, language: str) -> str:
     return f"{ticks}{language}\n{text.strip()}\n{ticks}"
 
 
-def _summary(facts: dict[str, Any]) -> str:
+def _summary(facts: Mapping[str, str]) -> str:
     lines = [f"- Task: {code(facts['task'])}"] if facts.get("task") else []
     base = facts.get("base_model")
     if base:
@@ -203,7 +206,7 @@ def _summary(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _results_table(figures: dict[str, Any]) -> str:
+def _results_table(figures: Mapping[str, Any]) -> str:
     if not any(_numbers(figures.get(split, {})) for split in SPLITS):
         return "The author gave none."
     rows = ["| split | metric | value |", "|---|---|---|"]
@@ -214,7 +217,7 @@ def _results_table(figures: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _numbers(figures: dict[str, Any]) -> dict[str, int | float]:
+def _numbers(figures: Mapping[str, object]) -> dict[str, int | float]:
     return {
         name: value
         for name, value in figures.items()

@@ -20,11 +20,11 @@ _WordLoader.yaml_implicit_resolvers = {
 }
 
 
-def read_recipe(path: Path, config_types: Sequence[type]) -> dict[str, Any]:
+def read_recipe(path: Path, config_types: Sequence[type]) -> dict[str, object]:
     """Read a YAML recipe: one flat mapping of settings.
 
     Returns:
-        `dict[str, Any]`: Settings as words, which their fields read; values that are mappings as YAML has them.
+        `dict[str, object]`: Settings as words, which their fields read; values that are mappings as YAML has them.
 
     Raises:
         ValueError: If it is no mapping, or names a setting that none of `config_types` has.

@@ -16,6 +16,7 @@ from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from peft import PeftModel
 from torch import nn
+from transformers.image_processing_utils import BaseImageProcessor
 
 from mona_peft.finetuning.models.places import find_model
 from mona_peft.finetuning.models.weights import save_weights, trainable_names
@@ -221,12 +222,12 @@ def _whole_shapes(folder: Path) -> Shapes:
     return {key: shape for name in sorted(set(names)) for key, shape in read_shapes(folder / name).items()}
 
 
-def save_repository(model: nn.Module, processor: Any, folder: Path) -> Path:
+def save_repository(model: nn.Module, processor: BaseImageProcessor | None, folder: Path) -> Path:
     """Write weights, config with label names, and image processor.
 
     Args:
         model (`nn.Module`): A transformers model that a method was applied to, or the `PeftModel` around it.
-        processor (`Any`): The image processor whose preparation the model was evaluated with, or `None`.
+        processor (`BaseImageProcessor`, *optional*): Prepares images as they were when the model was evaluated.
         folder (`Path`): Created where missing.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, field, fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -60,12 +60,12 @@ class Settings:
         vars(self).update(check_values(type(self), vars(self)))
 
 
-def check_values(config_type: type, values: dict[str, Any], words: bool = False) -> dict[str, Any]:
+def check_values(config_type: type, values: Mapping[str, object], words: bool = False) -> dict[str, Any]:
     """Check values against the annotations and ranges of a dataclass.
 
     Args:
         config_type (`type`): The dataclass.
-        values (`dict[str, Any]`): By the names of its fields; not all need to be there.
+        values (`Mapping[str, object]`): By the names of its fields; not all need to be there.
         words (`bool`): Whether texts are read as what the field's type says, as from a command line.
 
     Returns:
@@ -129,7 +129,7 @@ def _single(kind: type, entry: Field, value: Any, words: bool, before: str) -> A
     return value
 
 
-def _read_word(kind: type, word: str) -> Any:
+def _read_word(kind: type, word: str) -> object:
     """What a word means as this type; the word itself where it means nothing."""
     if kind is bool:
         return BOOLEANS.get(word.lower(), word)
@@ -198,7 +198,9 @@ def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
 
 
 def refuse_unused(
-    configs: Sequence[Any], used: Sequence[str] = (), where: str = "Without --dataset the embedded data is used, with"
+    configs: Sequence[object],
+    used: Sequence[str] = (),
+    where: str = "Without --dataset the embedded data is used, with",
 ) -> None:
     """Check that nothing is set of a run on a data set where none was given.
 

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -112,7 +112,7 @@ def _check_value(name: str, key: str, value: object, depth: int) -> None:
         raise RepositoryError(f"{name}: {key}={shown} is beyond {most}, the most that is loaded. Correct {key!r}.")
 
 
-def check_text(name: str, content: dict[str, Any], key: str) -> str | None:
+def check_text(name: str, content: Mapping[str, object], key: str) -> str | None:
     """A setting that is a text, or nothing.
 
     Raises:
@@ -124,11 +124,11 @@ def check_text(name: str, content: dict[str, Any], key: str) -> str | None:
     return value or None
 
 
-def check_adapter_config(content: dict[str, Any], name: str) -> None:
+def check_adapter_config(content: Mapping[str, object], name: str) -> None:
     """Check that PEFT knows the method of an adapter, and the type of each of its settings.
 
     Args:
-        content (`dict[str, Any]`): Of `adapter_config.json`.
+        content (`Mapping[str, object]`): Of `adapter_config.json`.
         name (`str`): Of the file, for the message.
 
     Raises:
@@ -155,11 +155,11 @@ def _spoken(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
 
-def check_expressions(content: dict[str, Any], names: Iterable[str], file: str) -> None:
+def check_expressions(content: Mapping[str, object], names: Iterable[str], file: str) -> None:
     """Try every text that may be a regular expression on the names of the modules, in a process that can be ended.
 
     Args:
-        content (`dict[str, Any]`): Of `adapter_config.json`.
+        content (`Mapping[str, object]`): Of `adapter_config.json`.
         names (`Iterable[str]`): Of the model's modules.
         file (`str`): For the message.
 

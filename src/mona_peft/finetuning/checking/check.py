@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tqdm.auto import tqdm
 
+from mona_peft.finetuning.data.contents import DataSet
 from mona_peft.finetuning.data.faults import Finding, count_classes, find_faults
 from mona_peft.finetuning.data.images import Source
 
@@ -28,14 +28,14 @@ class Report:
     Args:
         name (`str`): Of the data set.
         task (`str`): A key of `KINDS`.
-        data (`Any`, *optional*): The data set; none if it cannot be loaded.
+        data (`DataSet`, *optional*): The data set; none if it cannot be loaded.
         counts (`dict[str, Counter[str]]`): How often each class is in each split.
         findings (`list[Finding]`): What training refuses or warns of.
     """
 
     name: str
     task: str
-    data: Any = None
+    data: DataSet | None = None
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
@@ -105,7 +105,7 @@ def summary(report: Report) -> str:
 
 
 def table_lines(
-    sizes: Mapping[str, int], counts: Mapping[str, Mapping[str, int]], class_names: Any, counted: str
+    sizes: Mapping[str, int], counts: Mapping[str, Mapping[str, int]], class_names: Sequence[str], counted: str
 ) -> list[str]:
     """A table of images and of what is counted of each class, by split, in columns of text."""
     rows = count_rows(sizes, counts, class_names)

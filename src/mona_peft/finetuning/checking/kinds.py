@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mona_peft.finetuning.data.dense.objects import training_targets
+from mona_peft.finetuning.data.classification.dataset import ClassificationData
+from mona_peft.finetuning.data.dense.objects import ObjectData, training_targets
+from mona_peft.finetuning.data.dense.segmentation import SegmentationData
 from mona_peft.finetuning.data.images import IGNORED, Source, open_image, to_rgb
 from mona_peft.finetuning.data.sources.classification import load_data
 from mona_peft.finetuning.data.sources.config import DataConfig, ObjectDataConfig, SegmentationDataConfig
@@ -30,17 +32,17 @@ from .config import CheckConfig
 Read = tuple[str | None, Counter[str]]
 
 
-def load_classes(folder: str, config: CheckConfig, unreadable: list[Source]) -> Any:
+def load_classes(folder: str, config: CheckConfig, unreadable: list[Source]) -> ClassificationData:
     """Images with labels."""
     return load_data(DataConfig(dataset=folder, **_settings(config, DataConfig)))
 
 
-def load_boxes(folder: str, config: CheckConfig, unreadable: list[Source]) -> Any:
+def load_boxes(folder: str, config: CheckConfig, unreadable: list[Source]) -> ObjectData:
     """Images with objects."""
     return load_objects(ObjectDataConfig(dataset=folder, **_settings(config, ObjectDataConfig)), unreadable=unreadable)
 
 
-def load_maps(folder: str, config: CheckConfig, unreadable: list[Source]) -> Any:
+def load_maps(folder: str, config: CheckConfig, unreadable: list[Source]) -> SegmentationData:
     """Images with label maps."""
     settings = _settings(config, SegmentationDataConfig)
     return load_segmentation(SegmentationDataConfig(dataset=folder, **settings), unreadable=unreadable)
@@ -51,17 +53,17 @@ def _settings(config: CheckConfig, kind: type) -> dict[str, Any]:
     return {entry.name: getattr(config, entry.name) for entry in fields(config) if entry.name in known}
 
 
-def read_image(data: Any, split: str, row: int) -> Read:
+def read_image(data: ClassificationData, split: str, row: int) -> Read:
     """Decode an image whose labels are counted without it."""
     return _problem(lambda: open_image(data.splits[split][row][data.image_column], row)), Counter()
 
 
-def read_objects(data: Any, split: str, row: int) -> Read:
+def read_objects(data: ObjectData, split: str, row: int) -> Read:
     """Decode an image and compare its size with the annotated one."""
     return _problem(data.splits[split][row].open), Counter()
 
 
-def read_map(data: Any, split: str, row: int) -> Read:
+def read_map(data: SegmentationData, split: str, row: int) -> Read:
     """Decode an image and its label map, and count the pixels of each class."""
     counts: Counter[str] = Counter()
 
@@ -73,7 +75,7 @@ def read_map(data: Any, split: str, row: int) -> Read:
     return _problem(count), counts
 
 
-def _problem(read: Callable[[], Any]) -> str | None:
+def _problem(read: Callable[[], object]) -> str | None:
     try:
         read()
     except (ValueError, OSError) as error:
@@ -81,7 +83,7 @@ def _problem(read: Callable[[], Any]) -> str | None:
     return None
 
 
-def draw_class(data: Any, split: str, row: int) -> tuple[Image.Image, str]:
+def draw_class(data: ClassificationData, split: str, row: int) -> tuple[Image.Image, str]:
     """An image and its labels."""
     entry = data.splits[split][row]
     label = entry[data.label_column]
@@ -89,7 +91,7 @@ def draw_class(data: Any, split: str, row: int) -> tuple[Image.Image, str]:
     return to_rgb(open_image(entry[data.image_column])), ", ".join(data.class_names[number] for number in numbers)
 
 
-def draw_boxes(data: Any, split: str, row: int) -> tuple[Image.Image, str]:
+def draw_boxes(data: ObjectData, split: str, row: int) -> tuple[Image.Image, str]:
     """An image with its boxes, and with its masks if it has them."""
     image, entry = data.splits[split][row].load()
     with_masks = bool(entry.annotations) and all(one.get("segmentation") for one in entry.annotations)
@@ -101,7 +103,7 @@ def draw_boxes(data: Any, split: str, row: int) -> tuple[Image.Image, str]:
     return draw_objects(image, objects, data.class_names), ", ".join(f"{n} {name}" for name, n in names.items())
 
 
-def draw_map(data: Any, split: str, row: int) -> tuple[Image.Image, str]:
+def draw_map(data: SegmentationData, split: str, row: int) -> tuple[Image.Image, str]:
     """An image coloured by its label map."""
     image, labels = data.read(data.splits[split][row])
     present = [data.class_names[label] for label in np.unique(labels[labels != IGNORED]).tolist()]
@@ -162,5 +164,5 @@ def guess_task(folder: Path) -> str:
     return "segmentation" if len(list(_image_columns(features))) > 1 else "classification"
 
 
-def _image_columns(features: Any) -> Iterator[str]:
+def _image_columns(features: Mapping[str, object]) -> Iterator[str]:
     return (name for name, feature in features.items() if type(feature).__name__ == "Image")

@@ -7,11 +7,11 @@ import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from mona_peft.finetuning.data.contents import DataSet
 from mona_peft.finetuning.data.faults import Finding
 from mona_peft.finetuning.files import write_text
 
@@ -29,7 +29,7 @@ STYLE = (
 def write_page(
     path: Path,
     name: str,
-    data: Any,
+    data: DataSet,
     counts: Mapping[str, Mapping[str, int]],
     findings: Sequence[Finding],
     kind: Kind,
@@ -40,7 +40,7 @@ def write_page(
     Args:
         path (`Path`): Of the HTML file.
         name (`str`): Of the data set.
-        data (`Any`): The data set.
+        data (`DataSet`): The data set.
         counts (`Mapping`): How often each class is in each split.
         findings (`Sequence[Finding]`): What is wrong.
         kind (`Kind`): What kind of data it is.
@@ -58,7 +58,7 @@ def write_page(
     write_text(path, "\n".join(parts) + "\n")
 
 
-def _table(data: Any, counts: Mapping[str, Mapping[str, int]], counted: str) -> str:
+def _table(data: DataSet, counts: Mapping[str, Mapping[str, int]], counted: str) -> str:
     """Images of each split, and what is counted of each class."""
     sizes = {split: len(rows) for split, rows in data.splits.items()}
     splits, images, *classes = count_rows(sizes, counts, data.class_names)
@@ -67,7 +67,7 @@ def _table(data: Any, counts: Mapping[str, Mapping[str, int]], counted: str) -> 
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
-def _figure(data: Any, split: str, row: int, kind: Kind) -> str:
+def _figure(data: DataSet, split: str, row: int, kind: Kind) -> str:
     """A drawn sample, or why it cannot be drawn."""
     try:
         picture, caption = kind.draw(data, split, row)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from mona_peft.finetuning.app.config import AppConfig
 from mona_peft.finetuning.arguments import split_name
@@ -33,7 +32,7 @@ def read(words: Sequence[str]) -> Job:
     return partial(run, repositories, config)
 
 
-def run(repositories: list[str], config: AppConfig) -> Any:
+def run(repositories: list[str], config: AppConfig) -> object:
     """Serve the models, or write the Space."""
     from mona_peft.finetuning.app.models import AppModels, name_models
 

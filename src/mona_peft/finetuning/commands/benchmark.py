@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.costs.config import CostsConfig, OutputConfig
@@ -27,7 +26,7 @@ def read(words: Sequence[str]) -> Job:
     return partial(run, *parse_arguments((CostsConfig, OutputConfig), words, texts))
 
 
-def run(config: CostsConfig, output: OutputConfig) -> dict[str, Any]:
+def run(config: CostsConfig, output: OutputConfig) -> Mapping[str, object]:
     """Measure and write the results."""
     from mona_peft.finetuning.costs.output import measure
 

@@ -10,7 +10,7 @@ from mona_peft.finetuning.arguments import Program
 
 from .layout import TITLES, group_of, is_common
 
-Job = Callable[[], Any]
+Job = Callable[[], object]
 
 
 @dataclass(frozen=True)

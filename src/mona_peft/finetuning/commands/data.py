@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from mona_peft.finetuning.arguments import split_name
 from mona_peft.finetuning.checking.config import CheckConfig
@@ -30,7 +29,7 @@ def read(words: Sequence[str]) -> Job:
     return partial(run, folder, config)
 
 
-def run(folder: str, config: CheckConfig) -> Any:
+def run(folder: str, config: CheckConfig) -> object:
     """Look at it."""
     from mona_peft.finetuning.checking.check import check
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.exporting.config import ExportConfig
@@ -25,7 +24,7 @@ def read(words: Sequence[str]) -> Job:
     return partial(run, *parse_arguments((ExportConfig,), words, texts))
 
 
-def run(config: ExportConfig) -> Any:
+def run(config: ExportConfig) -> object:
     """Export, and print how far the file is from PyTorch."""
     from mona_peft.finetuning.exporting.export import export
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mona_peft.finetuning.arguments import split_name
 from mona_peft.finetuning.command_line import parse_arguments
@@ -41,7 +40,7 @@ def read(words: Sequence[str]) -> Job:
     return partial(run, model, config)
 
 
-def run(name: str, config: InspectConfig) -> Any:
+def run(name: str, config: InspectConfig) -> object:
     """Build the model with random weights, look at it, and write the configuration.
 
     Raises:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
-from typing import Any
 
 from mona_peft.finetuning.arguments import HELP_FLAGS
 
@@ -73,7 +72,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return code
 
 
-def run(*words: str) -> Any:
+def run(*words: str) -> object:
     """Run a command as Python code does: what it gives comes back, errors are raised.
 
     Args:

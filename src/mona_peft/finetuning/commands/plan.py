@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.costs.plan_config import PlanConfig
@@ -25,7 +24,7 @@ def read(words: Sequence[str]) -> Job:
     return partial(run, *parse_arguments((PlanConfig,), words, texts))
 
 
-def run(config: PlanConfig) -> Any:
+def run(config: PlanConfig) -> object:
     """Plan, and print a table."""
     from mona_peft.finetuning.costs.plan import plan_memory
     from mona_peft.finetuning.costs.plan_report import plan_table

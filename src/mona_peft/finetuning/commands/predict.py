@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.data.sources.config import DataConfig
@@ -25,7 +24,7 @@ def read(words: Sequence[str]) -> Job:
     return partial(run, *parse_arguments((PredictionConfig, DataConfig), words, texts))
 
 
-def run(config: PredictionConfig, data: DataConfig) -> list[dict[str, Any]]:
+def run(config: PredictionConfig, data: DataConfig) -> list[dict[str, object]]:
     """Predict and write the results."""
     from mona_peft.finetuning.inference.predict import predict
 

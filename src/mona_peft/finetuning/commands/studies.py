@@ -42,21 +42,21 @@ def read_average(words: Sequence[str]) -> Job:
     )
 
 
-def compare(*configs: Any) -> Any:
+def compare(*configs: Any) -> object:
     """Compare methods."""
     from mona_peft.finetuning.study.command import run_comparison
 
     return run_comparison(*configs)
 
 
-def ablate(*configs: Any) -> Any:
+def ablate(*configs: Any) -> object:
     """Compare settings of Mona."""
     from mona_peft.finetuning.study.command import run_ablation
 
     return run_ablation(*configs)
 
 
-def average(config: AverageConfig) -> Any:
+def average(config: AverageConfig) -> object:
     """Average comparisons over data sets."""
     from pathlib import Path
 

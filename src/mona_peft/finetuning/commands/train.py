@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mona_peft.finetuning.command_line import read_command_line
+from mona_peft.finetuning.data.sources.config import SourceConfig
 from mona_peft.finetuning.settings import refuse_unused
 from mona_peft.finetuning.study.config import DemoConfig, DenseDemoConfig
 from mona_peft.finetuning.study.tuning_config import TuneConfig
-from mona_peft.finetuning.tasks.config import TASK_SETTINGS
+from mona_peft.finetuning.tasks.config import TASK_SETTINGS, ModelConfig
 from mona_peft.finetuning.training.config import TrainingConfig
 
 from .command import Command, Job, program
@@ -62,7 +63,7 @@ def read(words: Sequence[str], word: str) -> Job:
     return partial(train, task, data, config, training, search, given)
 
 
-def run_demo(task: str, architecture: str, demo: Any) -> dict[str, Any]:
+def run_demo(task: str, architecture: str, demo: DemoConfig | DenseDemoConfig) -> dict[str, object]:
     """The demo of a task."""
     from mona_peft.finetuning.study import demo as demos
 
@@ -73,14 +74,19 @@ def run_demo(task: str, architecture: str, demo: Any) -> dict[str, Any]:
 
 
 def train(
-    task: str, data: Any, config: Any, training: TrainingConfig, search: TuneConfig, given: frozenset[str]
-) -> dict[str, Any]:
+    task: str,
+    data: Any,
+    config: ModelConfig,
+    training: TrainingConfig,
+    search: TuneConfig,
+    given: frozenset[str],
+) -> dict[str, object]:
     """Load data and model, search settings if asked for, train, evaluate and write everything out.
 
     Args:
         task (`str`): A key of `TASK_SETTINGS`.
         data (`Any`): Settings of the data.
-        config (`Any`): Settings of the task.
+        config (`ModelConfig`): Settings of the task.
         training (`TrainingConfig`): Settings of the loop.
         search (`TuneConfig`): Settings of the search.
         given (`frozenset[str]`): Settings that flags or a recipe gave.
@@ -95,7 +101,9 @@ def train(
     return run_tuned(task, data, config, training, search)
 
 
-def run_tuned(task: str, data: Any, config: Any, training: TrainingConfig, search: TuneConfig) -> dict[str, Any]:
+def run_tuned(
+    task: str, data: SourceConfig, config: ModelConfig, training: TrainingConfig, search: TuneConfig
+) -> dict[str, object]:
     """Search settings on the validation split, then train with the best of them."""
     from mona_peft.finetuning.study.tuning import require_optuna, tune
     from mona_peft.finetuning.tasks.running import make_tasks

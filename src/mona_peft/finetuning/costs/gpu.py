@@ -51,22 +51,23 @@ class GpuConfig(Settings):
             raise ValueError(f"device is {self.device!r}, but PyTorch finds no GPU; --device cpu tries the program.")
 
 
-def measure_gpu(config: GpuConfig) -> dict[str, Any]:
+def measure_gpu(config: GpuConfig) -> dict[str, object]:
     """Measure every case on every model, print its table, and write one file after each: what is done is not lost.
 
     Args:
         config (`GpuConfig`): What to measure.
 
     Returns:
-        `dict[str, Any]`: What is in the file.
+        `dict[str, object]`: What is in the file.
     """
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {
+    runs: list[dict[str, object]] = []
+    results: dict[str, object] = {
         "config": asdict(config),
         "command": command_line(("--output_dir",)),
         "versions": package_versions(),
-        "runs": [],
+        "runs": runs,
     }
     for model in config.models:
         for case in config.cases:
@@ -74,7 +75,7 @@ def measure_gpu(config: GpuConfig) -> dict[str, Any]:
             rows = measure_costs(costs)
             print(f"\n{costs.describe()}\n\n{table(rows)}", flush=True)
             results["machine"] = describe_machine(costs)
-            results["runs"].append({"case": case, **as_json(costs, rows)})
+            runs.append({"case": case, **as_json(costs, rows)})
             (folder / FILE).write_text(json.dumps(results, indent=2) + "\n")
     return results
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ class LiveBytes(TorchDispatchMode):
         known (`Iterable[Tensor]`): Tensors that do not count.
     """
 
-    def __init__(self, known: Any = ()) -> None:
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.now = 0
         self.history: list[int] = []  # after each operation
@@ -41,7 +41,7 @@ class LiveBytes(TorchDispatchMode):
         if key in self._seen or key in self._watched:
             return
 
-        def forget(_: Any) -> None:
+        def forget(_: weakref.ref) -> None:
             self._watched.pop(key, None)
             self.now -= size
 

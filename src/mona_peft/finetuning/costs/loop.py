@@ -31,7 +31,7 @@ class TimedTrainer(Trainer):
 
     clock: Callable[[], float] = staticmethod(time.perf_counter)
 
-    def train_batch(self, batch: Any) -> Any:
+    def train_batch(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Note the time, and train."""
         self.starts.append(self.clock())
         return super().train_batch(batch)
@@ -68,7 +68,8 @@ def bare_loop(task: ClassificationTask, config: TrainingConfig, clock: Callable[
     """A loop as one writes it by hand; gives the seconds from each batch to the next."""
     model = task.build_model().train()
     optimizer = make_optimizer(model, config)
-    dataset: Any = task.dataset("train")
+    dataset = task.dataset("train")
+    assert dataset is not None, "the folder has training images"
     loader: DataLoader = DataLoader(
         dataset, config.batch_size, shuffle=True, collate_fn=stack_samples, num_workers=config.num_workers
     )

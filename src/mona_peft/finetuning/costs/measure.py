@@ -7,7 +7,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import distributed
@@ -38,7 +38,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def time_interleaved(
-    calls: Mapping[str, Callable[[], Any]],
+    calls: Mapping[str, Callable[[], object]],
     baseline: str,
     repeats: int,
     warmup: int,
@@ -66,7 +66,7 @@ def time_interleaved(
     return {name: _summarize(values, seconds[baseline]) for name, values in seconds.items()}
 
 
-def _seconds(call: Callable[[], Any], device: torch.device, clock: Callable[[], float]) -> float:
+def _seconds(call: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
     synchronize(device)
     start = clock()
     call()
@@ -80,7 +80,7 @@ def _summarize(values: list[float], baseline: list[float]) -> Timing:
     return Timing(statistics.median(values), low, high, ratio)
 
 
-def peak_bytes(call: Callable[[], Any], device: torch.device) -> int | None:
+def peak_bytes(call: Callable[[], object], device: torch.device) -> int | None:
     """Measure by how much a call raises the memory in use, at most.
 
     Returns:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from mona_peft.finetuning.training.task import Task
 STATES_PER_PARAMETER = 3
 
 
-def saved_bytes(forward: Callable[[], Any], model: nn.Module) -> int:
+def saved_bytes(forward: Callable[[], object], model: nn.Module) -> int:
     """Count the bytes that autograd keeps of a forward pass; each storage once, those of the model left out.
 
     Args:
@@ -22,7 +21,7 @@ def saved_bytes(forward: Callable[[], Any], model: nn.Module) -> int:
         model (`nn.Module`): Its parameters and buffers do not count.
     """
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-    storages: dict[int, Any] = {}
+    storages: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

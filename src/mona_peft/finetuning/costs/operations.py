@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from mona_peft.blocks.layout import TokenLayout
@@ -36,7 +37,7 @@ class Count(NamedTuple):
     kernels: int
 
 
-def count_operations(call: Callable[[], Any], device: torch.device | None = None) -> Count:
+def count_operations(call: Callable[[], object], device: torch.device | None = None) -> Count:
     """Count the operations of a call; views and reserving memory are free.
 
     Args:
@@ -110,16 +111,16 @@ def step_operations(model: nn.Module, loss: Callable[[], Tensor], device: torch.
     return count_operations(step, device)
 
 
-def _is_operation(event: Any) -> bool:
+def _is_operation(event: FunctionEvent) -> bool:
     return event.name.startswith(PREFIX)
 
 
-def _within_operation(event: Any) -> bool:
+def _within_operation(event: FunctionEvent) -> bool:
     parent = event.cpu_parent
     return parent is not None and (_is_operation(parent) or _within_operation(parent))
 
 
-def _innermost(event: Any) -> Iterator[Any]:
+def _innermost(event: FunctionEvent) -> Iterator[FunctionEvent]:
     """The operations that compute, without others of the kind inside."""
     inner = [found for child in event.cpu_children for found in _innermost(child)]
     if inner:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from .config import CostsConfig, OutputConfig
-from .pictures import draw_bars, draw_lines
+from .pictures import Points, draw_bars, draw_lines
 from .profiling import run_profile
 from .report import NOTE, table
-from .suite import Row, as_json, describe_machine, measure_costs
+from .suite import as_json, describe_machine, measure_costs
 
 
-def measure(config: CostsConfig, output: OutputConfig) -> dict[str, Any]:
+def measure(config: CostsConfig, output: OutputConfig) -> Mapping[str, object]:
     """Measure what is asked for and write it.
 
     Returns:
-        `dict[str, Any]`: What is in the JSON file, or the tables of a profile.
+        `Mapping[str, object]`: What is in the JSON file, or the tables of a profile.
     """
     folder = Path(output.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def measure(config: CostsConfig, output: OutputConfig) -> dict[str, Any]:
     return results
 
 
-def run_once(config: CostsConfig, folder: Path) -> dict[str, Any]:
+def run_once(config: CostsConfig, folder: Path) -> dict[str, object]:
     """Measure, print a table, write JSON and a picture."""
     rows = measure_costs(config)
     print(f"{config.describe()}\n\n{table(rows)}\n\n{NOTE}")
@@ -37,10 +37,10 @@ def run_once(config: CostsConfig, folder: Path) -> dict[str, Any]:
     return as_json(config, rows)
 
 
-def run_scaling(config: CostsConfig, output: OutputConfig, folder: Path) -> dict[str, Any]:
+def run_scaling(config: CostsConfig, output: OutputConfig, folder: Path) -> Mapping[str, object]:
     """Measure at every value of each quantity that varies, write JSON and a picture."""
-    series: dict[str, list[tuple[Any, list[Row]]]] = {}
-    results: dict[str, Any] = {}
+    series: dict[str, Points] = {}
+    results: dict[str, list[dict[str, object]]] = {}
     for name in output.varied:
         for value in getattr(output, f"scale_{name}"):
             changed = replace(config, **{name: value})
@@ -55,7 +55,7 @@ def run_scaling(config: CostsConfig, output: OutputConfig, folder: Path) -> dict
     return results
 
 
-def run_profiling(config: CostsConfig, folder: Path) -> dict[str, Any]:
+def run_profiling(config: CostsConfig, folder: Path) -> Mapping[str, object]:
     """Profile, print a table of operations for each method, and write them as text."""
     tables = run_profile(config)
     text = "\n\n".join(f"{method}: {config.describe()}\n\n{lines}" for method, lines in tables.items())

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .report import MEGABYTE
 from .suite import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # What is varied, as its axis says it.
 AXES = {"batch_size": "batch, images", "image_size": "image side, pixels", "model": "model"}
@@ -80,7 +84,7 @@ def _draw_method(axes: Any, places: list[Any], rows: list[Row], color: str) -> N
         axes[2].plot(places, [adapter_share(row) for row in rows], **style)
 
 
-def _finish(axis: Any, name: str, places: list[Any], label: str) -> None:
+def _finish(axis: Axes, name: str, places: list[Any], label: str) -> None:
     """Name the axes; amounts and sizes are logarithmic, as they grow by factors."""
     axis.set(xlabel=AXES[name], ylabel=label)
     axis.grid(alpha=0.3, which="both")
@@ -104,7 +108,7 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def _save(figure: Any, title: str, path: Path) -> None:
+def _save(figure: Figure, title: str, path: Path) -> None:
     figure.set_layout_engine("constrained")
     figure.suptitle(title)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ from .live import StepBytes, follow_step
 from .models import LABELS, build_model, model_config
 from .plan_config import PlanConfig, read_bytes
 from .subjects import task_head
-from .workloads import Workload, build_workload
+from .workloads import Batch, Workload, build_workload
 
 STATES = 2  # of AdamW, for each trained value
 BATCHES = (2, 4)
@@ -196,7 +196,7 @@ class PlanSubject:
 
         return follow_step(self.model, loss)
 
-    def _loss(self, workload: Workload, batch: dict[str, Any]) -> Tensor:
+    def _loss(self, workload: Workload, batch: Batch) -> Tensor:
         if not isinstance(workload, MetaClassification):
             # The architecture's own: the task looks for images without labels first, which fake tensors do not tell.
             return self.model(pixel_values=batch["pixel_values"], labels=batch["labels"]).loss
@@ -221,16 +221,16 @@ class MetaClassification(Workload):
             self.batch = {"pixel_values": images, "labels": torch.arange(config.batch_size) % LABELS}
         self.test_batch = self.batch
 
-    def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy in float32."""
         logits = model(pixel_values=batch["pixel_values"]).logits
         return nn.functional.cross_entropy(logits.float(), batch["labels"])
 
-    def predict(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    def predict(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits `(B, classes)`."""
         return model(pixel_values=batch["pixel_values"]).logits
 
-    def backbone(self, model: nn.Module) -> Any:
+    def backbone(self, model: nn.Module) -> PreTrainedModel:
         """The classifier, head and all."""
         return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
 

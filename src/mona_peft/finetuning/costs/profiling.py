@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.autograd import DeviceType
@@ -33,7 +33,7 @@ class Operation(NamedTuple):
     calls: float
 
 
-def profile_operations(call: Callable[[], Any], device: torch.device, steps: int = STEPS) -> list[Operation]:
+def profile_operations(call: Callable[[], object], device: torch.device, steps: int = STEPS) -> list[Operation]:
     """Profile some calls.
 
     Args:

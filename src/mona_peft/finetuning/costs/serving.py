@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import ViTImageProcessor
@@ -44,7 +43,7 @@ class ServingConfig(Settings):
     rounds: int = option(3, "How often the ways take turns; the best round of each counts.", least=1)
 
 
-def measure_serving(config: ServingConfig, folder: Path) -> list[dict[str, Any]]:
+def measure_serving(config: ServingConfig, folder: Path) -> list[dict[str, object]]:
     """A row for each number of adapters and each way to serve them.
 
     Args:
@@ -76,12 +75,12 @@ def write_adapter(config: ServingConfig, folder: Path) -> Path:
     return save_repository(model, processor, folder / "adapter")
 
 
-def _measure(config: ServingConfig, repository: str, count: int, way: str) -> dict[str, Any]:
+def _measure(config: ServingConfig, repository: str, count: int, way: str) -> dict[str, object]:
     pixels = torch.randn(config.batch_size, 3, config.image_size, config.image_size)
     names = [str(row % count) for row in range(config.batch_size)]
     before, start = resident_bytes(), time.process_time()
-    calls: dict[str, Callable[[], Any]]
-    row: dict[str, Any] = {
+    calls: dict[str, Callable[[], object]]
+    row: dict[str, object] = {
         "way": way,
         "adapters": count,
         "batch": config.batch_size,
@@ -115,12 +114,12 @@ def _without_mixing(router: AdapterRouter) -> AdapterRouter:
 
 
 @torch.inference_mode()
-def _call_models(models: Mapping[str, Any], pixels: torch.Tensor, names: list[str]) -> None:
+def _call_models(models: Mapping[str, torch.nn.Module], pixels: torch.Tensor, names: list[str]) -> None:
     for name in dict.fromkeys(names):
         models[name](pixel_values=pixels[[row for row, other in enumerate(names) if other == name]])
 
 
-def _time(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def _time(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     best = dict.fromkeys(calls, float("inf"))
     for number in range(rounds + 1):  # the first warms up
         for name, call in calls.items():

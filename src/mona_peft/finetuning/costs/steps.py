@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import send_to_device
@@ -13,7 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from .config import CostsConfig
 from .processes import process_device, process_rank
 from .subjects import StartUp, prepare
-from .workloads import Workload, build_workload
+from .workloads import Batch, Workload, build_workload
+
+Result = TypeVar("Result")
 
 
 class Subject:
@@ -41,13 +43,13 @@ class Subject:
         self.optimizer = torch.optim.AdamW(trainable, lr=1e-5, fused=True)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.autocast == "float16")
 
-    def _place(self, batch: dict[str, object]) -> dict[str, object]:
+    def _place(self, batch: Batch) -> Batch:
         placed = send_to_device(batch, self.device)
         if self.config.channels_last:
             placed["pixel_values"] = placed["pixel_values"].contiguous(memory_format=torch.channels_last)
         return placed
 
-    def _run(self, function: Callable[..., Any], model: nn.Module, batch: dict[str, object]) -> Any:
+    def _run(self, function: Callable[[nn.Module, Batch], Result], model: nn.Module, batch: Batch) -> Result:
         dtype = getattr(torch, self.config.autocast) if self.config.autocast else None
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             return function(model, batch)

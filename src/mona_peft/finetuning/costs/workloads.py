@@ -21,6 +21,9 @@ from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
 from .config import CostsConfig
 from .models import LABELS, build_model, model_config
 
+#: A batch of any task: tensors, and lists of what has no common size.
+Batch = dict[str, Any]
+
 
 class Workload(ABC):
     """One task on one model; all methods get copies of `base` and the same batches."""
@@ -28,15 +31,15 @@ class Workload(ABC):
     #: The model before any method is applied, on the CPU.
     base: nn.Module
     #: A training batch and one for inference, on the CPU.
-    batch: dict[str, Any]
-    test_batch: dict[str, Any]
+    batch: Batch
+    test_batch: Batch
 
     @abstractmethod
-    def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The scalar loss of a training batch."""
 
     @abstractmethod
-    def predict(self, model: nn.Module, batch: dict[str, Any]) -> Any:
+    def predict(self, model: nn.Module, batch: Batch) -> object:
         """What inference computes of a batch."""
 
     @abstractmethod
@@ -68,11 +71,11 @@ class Classification(Workload):
         self.batch = {"pixel_values": images, "labels": torch.arange(config.batch_size) % LABELS}
         self.test_batch = self.batch
 
-    def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy in float32."""
         return nn.functional.cross_entropy(self.predict(model, batch).float(), batch["labels"])
 
-    def predict(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    def predict(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits `(B, classes)`."""
         return model(pixel_values=batch["pixel_values"]).logits
 
@@ -96,7 +99,7 @@ class Dense(Workload):
         kind = DENSE_KINDS[config.task]
         count = config.batch_size * config.processes
         data = kind.scenes({"train": count, "validation": count}, SceneSettings(size=config.image_size))
-        settings: dict[str, Any] = {"method": "full", "architecture_options": config.architecture_options}
+        settings: dict[str, object] = {"method": "full", "architecture_options": config.architecture_options}
         settings |= {side: config.image_size for side in kind.sides}
         settings |= {"architecture": config.architecture} if config.architecture else {}
         with tempfile.TemporaryDirectory() as folder:  # the tasks build their models around a saved one
@@ -111,15 +114,16 @@ class Dense(Workload):
         torch.manual_seed(config.seed + rank)
         self.batch, self.test_batch = (self._collate(split, numbers) for split in ("train", "validation"))
 
-    def _collate(self, split: str, numbers: range) -> dict[str, Any]:
-        dataset: Any = self.task.dataset(split)
+    def _collate(self, split: str, numbers: range) -> Batch:
+        dataset = self.task.dataset(split)
+        assert dataset is not None, "the scenes have this split"
         return self.task.collate(split)([dataset[number] for number in numbers])
 
-    def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The task's own."""
         return self.task.loss(model, batch)
 
-    def predict(self, model: nn.Module, batch: dict[str, Any]) -> Any:
+    def predict(self, model: nn.Module, batch: Batch) -> object:
         """What the task gives its meter, so post-processing is included."""
         return self.task.predict(model, batch)
 

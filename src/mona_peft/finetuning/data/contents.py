@@ -13,21 +13,27 @@ import pyarrow.compute as pc
 
 from .classification.dataset import ClassificationData, arrow_column
 from .dense.objects import ObjectData
+from .dense.segmentation import SegmentationData
 from .images import Source
 from .sources.stored_rows import HubImage, stored_images
 
+#: A data set of any kind.
+DataSet = ClassificationData | ObjectData | SegmentationData
 
-def sources_of(data: Any, split: str) -> Sequence[Source]:
+
+def sources_of(data: DataSet, split: str) -> Sequence[Source]:
     """The images of a split; of a stream, none.
 
     Args:
-        data (`ClassificationData`, `ObjectData` or `SegmentationData`): The data set.
+        data (`DataSet`): The data set.
         split (`str`): A split that it has.
     """
-    rows = data.splits[split]
     if isinstance(data, ClassificationData):
+        rows = data.splits[split]
         return stored_images(rows, data.image_column) if isinstance(rows, datasets.Dataset) else []
-    return [one.source if isinstance(data, ObjectData) else one.image for one in rows]
+    if isinstance(data, ObjectData):
+        return [one.source for one in data.splits[split]]
+    return [one.image for one in data.splits[split]]
 
 
 def shared_images(
@@ -65,7 +71,7 @@ def _lengths(sources: Sequence[Source]) -> Iterator[tuple[Source, int]]:
     """Images whose bytes can be had, and how many they are; those of a table are not read for it."""
     stored: dict[int, tuple[list[int | None], list[str | None]]] = {}
     for source in sources:
-        path: Any = source if isinstance(source, Path) else None
+        path = source if isinstance(source, Path) else None
         if isinstance(source, HubImage):
             if id(source.rows) not in stored:
                 column = arrow_column(source.rows, source.column)

@@ -6,7 +6,6 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import datasets
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from mona_peft.finetuning.environment import is_first_process
 
 from .classification.dataset import ClassificationData, arrow_column
-from .contents import shared_images, sources_of
+from .contents import DataSet, shared_images, sources_of
 from .dense.boxes import box_fault
 from .dense.objects import ObjectData
 from .images import Source
@@ -46,12 +45,12 @@ class Finding:
 
 
 def find_faults(
-    data: Any, counts: Mapping[str, Mapping[str, int]] | None = None, most_read: int | None = None
+    data: DataSet, counts: Mapping[str, Mapping[str, int]] | None = None, most_read: int | None = None
 ) -> list[Finding]:
     """What can be told without decoding an image.
 
     Args:
-        data (`ClassificationData`, `ObjectData` or `SegmentationData`): The data set.
+        data (`DataSet`): The data set.
         counts (`Mapping`, *optional*): How often each class is in each split; counted if left out and that is cheap.
         most_read (`int`, *optional*): See [`duplicates`].
     """
@@ -61,11 +60,11 @@ def find_faults(
     return found + duplicates(data, most_read)
 
 
-def warn_of_faults(data: Any, dataset: str | None) -> None:
+def warn_of_faults(data: DataSet, dataset: str | None) -> None:
     """Warn of each of [`find_faults`], in one process of a run.
 
     Args:
-        data (`ClassificationData`, `ObjectData` or `SegmentationData`): The data set.
+        data (`DataSet`): The data set.
         dataset (`str`, *optional*): As it was asked for; of one that goes by name, nothing is looked for.
     """
     if dataset in NAMED_SETS or not is_first_process():
@@ -74,11 +73,11 @@ def warn_of_faults(data: Any, dataset: str | None) -> None:
         warnings.warn(f"{data.name}: {finding.text}", stacklevel=2)
 
 
-def count_classes(data: Any) -> dict[str, Counter[str]]:
+def count_classes(data: DataSet) -> dict[str, Counter[str]]:
     """How many labels or objects of each class are in each split; nothing for label maps, which would have to be read.
 
     Args:
-        data (`ClassificationData`, `ObjectData` or `SegmentationData`): The data set.
+        data (`DataSet`): The data set.
     """
     if isinstance(data, ObjectData):
         return {
@@ -147,11 +146,11 @@ def box_faults(data: ObjectData, split: str) -> list[Finding]:
     ]
 
 
-def duplicates(data: Any, most_read: int | None = None) -> list[Finding]:
+def duplicates(data: DataSet, most_read: int | None = None) -> list[Finding]:
     """Images to train on that are there to validate or test on too, byte by byte.
 
     Args:
-        data (`ClassificationData`, `ObjectData` or `SegmentationData`): The data set.
+        data (`DataSet`): The data set.
         most_read (`int`, *optional*): How many images of one length are read at most; all if left out.
     """
     if "train" not in data.splits:
@@ -168,7 +167,7 @@ def duplicates(data: Any, most_read: int | None = None) -> list[Finding]:
 
 def _place(source: Source) -> str:
     """Where an image is: its file, or its row in a table."""
-    stored: Any = source() if isinstance(source, HubImage) else {}
+    stored = source() if isinstance(source, HubImage) else {}
     return str(stored.get("path") or source)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def digest(parts: Iterable[Any]) -> str:
+def digest(parts: Iterable[object]) -> str:
     """A short hash of bytes, and of the `repr` of whatever else comes.
 
     Args:

@@ -13,6 +13,7 @@ import transformers
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, PretrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from mona_peft.finetuning.data.dense.transforms import DenseSettings
@@ -104,7 +105,7 @@ def blank_model(model_class: Any, config: PretrainedConfig) -> PreTrainedModel:
         return model_class(config)
 
 
-def read_processor(repository: Repository, base: Base | None, code: bool, dense: bool) -> Any:
+def read_processor(repository: Repository, base: Base | None, code: bool, dense: bool) -> BaseImageProcessor | None:
     """The image processor: the repository's own, or the base model's where it has none; tried on an image.
 
     Raises:

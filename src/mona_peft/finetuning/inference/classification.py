@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import transformers
+from PIL import Image
 
 from mona_peft.finetuning.data.images import to_rgb
 
 from .predictor import Loaded
 
 
+class LabelScore(TypedDict):
+    """A class and how likely it is.
+
+    Args:
+        label (`str`): Name of the class.
+        score (`float`): Its probability.
+    """
+
+    label: str
+    score: float
+
+
 class LoadedClassifier(Loaded):
     """A classifier ready to predict, and its image processor."""
 
-    def predict(self, images: Iterable[Any], top_k: int = 5) -> list[list[dict[str, Any]]]:
+    def predict(self, images: Iterable[Image.Image], top_k: int = 5) -> list[list[LabelScore]]:
         """The likeliest labels of each image, best first, as `{"label", "score"}`.
 
         Scores are probabilities: over the classes together, or of each class where an image has several labels.
@@ -30,7 +43,7 @@ class LoadedClassifier(Loaded):
         """
         return self.predict_prepared([self.prepare(image) for image in images], top_k)
 
-    def prepare(self, image: Any) -> torch.Tensor:
+    def prepare(self, image: Image.Image) -> torch.Tensor:
         """One image as the model takes it, `(1, 3, H, W)`.
 
         Raises:
@@ -44,7 +57,7 @@ class LoadedClassifier(Loaded):
         return self.processor([to_rgb(image)], return_tensors="pt")["pixel_values"]
 
     @torch.inference_mode()
-    def predict_prepared(self, prepared: Sequence[torch.Tensor], top_k: int = 5) -> list[list[dict[str, Any]]]:
+    def predict_prepared(self, prepared: Sequence[torch.Tensor], top_k: int = 5) -> list[list[LabelScore]]:
         """The likeliest labels of what [`LoadedClassifier.prepare`] gave."""
         if top_k < 1:
             raise ValueError(f"top_k={top_k!r} must be at least 1: the number of labels an image.")
@@ -69,12 +82,12 @@ class LoadedClassifier(Loaded):
         )
 
 
-def label_scores(logits: torch.Tensor, config: Any, top_k: int = 5) -> list[list[dict[str, Any]]]:
+def label_scores(logits: torch.Tensor, config: object, top_k: int = 5) -> list[list[LabelScore]]:
     """Logits `(B, classes)` as the likeliest labels with their probabilities.
 
     Args:
         logits (`torch.Tensor`): `(B, classes)`.
-        config (`Any`): With `id2label` and `problem_type`, as transformers' have; labels are numbered without.
+        config (`object`): With `id2label` and `problem_type`, as transformers' have; labels are numbered without.
         top_k (`int`): Labels an image.
     """
     several = getattr(config, "problem_type", None) == "multi_label_classification"

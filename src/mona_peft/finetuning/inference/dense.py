@@ -14,6 +14,7 @@ from mona_peft.finetuning.data.dense.transforms import PAD_TO, DenseSettings, ev
 from mona_peft.finetuning.data.images import to_rgb
 from mona_peft.finetuning.models.architectures import ARCHITECTURES, architecture_of
 from mona_peft.finetuning.models.backbones import pads_itself
+from mona_peft.finetuning.models.outputs import Batch
 from mona_peft.finetuning.pictures.drawing import draw_label_map, draw_objects
 
 from .predictor import Loaded
@@ -22,7 +23,7 @@ from .predictor import Loaded
 class LoadedDense(Loaded):
     """A segmenter or detector ready to predict, and its image processor."""
 
-    def predict(self, images: Iterable[Any], threshold: float = 0.5) -> list[dict[str, Any]]:
+    def predict(self, images: Iterable[Image.Image], threshold: float = 0.5) -> list[dict[str, Any]]:
         """What is in each image, in its own pixels.
 
         Args:
@@ -44,14 +45,14 @@ class LoadedDense(Loaded):
         """A picture of what [`LoadedDense.predict`] gave for an image."""
         if "boxes" not in found:
             return draw_label_map(to_rgb(image), found["labels"])
-        id2label: Any = self.model.config.id2label  # type: ignore[union-attr]
+        id2label = self.bare_model().config.id2label
         names = [id2label[number] for number in sorted(id2label)]
         return draw_objects(to_rgb(image), found, names)
 
     @torch.inference_mode()
     def _predict_one(self, image: Image.Image, threshold: float) -> dict[str, Any]:
         # One image at a time: what is padded to a common size is not quite what the same image gives alone.
-        config: Any = self.model.config
+        config = self.bare_model().config
         architecture = architecture_of(config)
         assert architecture is not None
         find = ARCHITECTURES[architecture].find
@@ -64,7 +65,7 @@ class LoadedDense(Loaded):
             logits = F.interpolate(logits, size=(image.height, image.width), mode="bilinear", align_corners=False)
             return {"labels": logits[0].argmax(0).cpu().numpy()}
         originals = torch.tensor([[image.height, image.width]])
-        batch = {"pixel_values": pixels, "sizes": sizes.to(pixels.device), "original_sizes": originals}
+        batch: Batch = {"pixel_values": pixels, "sizes": sizes.to(pixels.device), "original_sizes": originals}
         found = find(self.model, batch)[0]
         kept = found["scores"] >= threshold
         result: dict[str, Any] = {name: np.asarray(value[kept].cpu()) for name, value in found.items()}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoImageProcessor
+from transformers.image_processing_utils import BaseImageProcessor
 
 from mona_peft.blocks.head import find_head
 from mona_peft.finetuning.repository import LABELS, Repository
@@ -84,7 +85,7 @@ def _build_timm(name: str, repository: Repository) -> nn.Module:
         return timm.create_model(timm_name(name), pretrained=True, num_classes=head[0] if head else None)
 
 
-def _processor_for(repository: Repository, model: Any) -> Any:
+def _processor_for(repository: Repository, model: Any) -> BaseImageProcessor | None:
     """The repository's image processor, or one of the settings that the model was pretrained with, if it has any."""
     if repository.has_processor:
         with explained(repository.folder):

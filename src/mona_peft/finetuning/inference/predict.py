@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from mona_peft.finetuning.data.images import UnreadableImage, open_image
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
 
-from .classification import LoadedClassifier
+from .classification import LabelScore, LoadedClassifier
 from .config import PredictionConfig
 from .dense import LoadedDense
 from .items import Item, picture_names
@@ -28,7 +28,7 @@ from .predict_dense import format_dense, predict_dense
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 
-def predict(config: PredictionConfig, data: DataConfig) -> list[dict[str, Any]]:
+def predict(config: PredictionConfig, data: DataConfig) -> list[dict[str, object]]:
     """Predict every image, in the order given, and write and print the results.
 
     Args:
@@ -36,7 +36,7 @@ def predict(config: PredictionConfig, data: DataConfig) -> list[dict[str, Any]]:
         data (`DataConfig`): A dataset, where no images are given.
 
     Returns:
-        `list[dict[str, Any]]`: `image`, `label`, `score`, `labels`, `scores`, and `true` where known.
+        `list[dict[str, object]]`: `image`, `label`, `score`, `labels`, `scores`, and `true` where known.
     """
     accelerator = Accelerator(cpu=config.cpu)
     items = _from_dataset(data, config.split) if data.dataset else find_images(config.images)
@@ -61,7 +61,7 @@ def predict(config: PredictionConfig, data: DataConfig) -> list[dict[str, Any]]:
     return rows
 
 
-def _readable(rows: Iterable[dict[str, Any] | UnreadableImage], skip: bool) -> Iterator[dict[str, Any]]:
+def _readable(rows: Iterable[dict[str, object] | UnreadableImage], skip: bool) -> Iterator[dict[str, object]]:
     """The rows of images that could be read; of the others, the first is raised, or each is warned about."""
     for row in rows:
         if isinstance(row, dict):
@@ -106,7 +106,7 @@ def _from_dataset(data: DataConfig, split: str) -> list[Item]:
 
 def _predict_labels(
     loaded: LoadedClassifier, items: list[Item], config: PredictionConfig, shown: bool
-) -> Iterator[dict[str, Any] | UnreadableImage]:
+) -> Iterator[dict[str, object] | UnreadableImage]:
     """A row an image, or why it could not be read; one image at a time is open."""
     with tqdm(total=len(items), desc="predicting", unit="image", disable=not shown) as bar:
         for start in range(0, len(items), config.batch_size):
@@ -119,13 +119,19 @@ def _predict_labels(
             bar.update(len(batch))
 
 
-def _label_row(item: Item, found: list[dict[str, Any]]) -> dict[str, Any]:
+def _label_row(item: Item, found: list[LabelScore]) -> dict[str, object]:
     labels, scores = [entry["label"] for entry in found], [entry["score"] for entry in found]
-    row = {"image": item.name, "label": labels[0], "score": scores[0], "labels": labels, "scores": scores}
+    row: dict[str, object] = {
+        "image": item.name,
+        "label": labels[0],
+        "score": scores[0],
+        "labels": labels,
+        "scores": scores,
+    }
     return row if item.label is None else {**row, "true": item.label}
 
 
-def write_results(rows: list[dict[str, Any]], path: Path) -> None:
+def write_results(rows: list[dict[str, object]], path: Path) -> None:
     """Write the results in the format that the name of the file tells."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".json":

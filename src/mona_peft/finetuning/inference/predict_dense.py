@@ -25,7 +25,7 @@ def predict_dense(
     threshold: float,
     folder: Path | None,
     shown: bool = True,
-) -> Iterator[dict[str, Any] | UnreadableImage]:
+) -> Iterator[dict[str, object] | UnreadableImage]:
     """Predict images one by one, as each has its own size.
 
     Args:
@@ -40,7 +40,7 @@ def predict_dense(
         `classes` with the share of the pixels of each class. Of an image that cannot be read, the error.
     """
 
-    def use(image: Image.Image, item: Item, picture: str | None) -> dict[str, Any]:
+    def use(image: Image.Image, item: Item, picture: str | None) -> dict[str, object]:
         image = to_rgb(image)
         (found,) = loaded.predict([image], threshold)
         if folder is not None and picture is not None:
@@ -51,10 +51,10 @@ def predict_dense(
         yield item.read(partial(use, item=item, picture=picture))
 
 
-def _to_row(found: dict[str, Any], loaded: LoadedDense) -> dict[str, Any]:
+def _to_row(found: dict[str, Any], loaded: LoadedDense) -> dict[str, object]:
     if "boxes" not in found:
         labels, counts = np.unique(found["labels"], return_counts=True)
-        names: Any = loaded.model.config.id2label  # type: ignore[union-attr]
+        names = loaded.bare_model().config.id2label
         shares = {names[int(n)]: float(c / counts.sum()) for n, c in zip(labels, counts, strict=True)}
         return {"classes": json.dumps(shares)}
     row = {"names": found["names"], "scores": found["scores"].tolist(), "boxes": found["boxes"].tolist()}

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
+from PIL import Image
 from torch import nn
 
 
@@ -21,7 +22,7 @@ class Loaded(NamedTuple):
     model: nn.Module
     processor: Any
 
-    def predict(self, images: Iterable[Any], *args: Any, **kwargs: Any) -> list[Any]:
+    def predict(self, images: Iterable[Image.Image], *args: Any, **kwargs: Any) -> list[Any]:
         """What is in each image.
 
         Raises:

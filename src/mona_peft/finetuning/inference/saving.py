@@ -13,6 +13,7 @@ from typing import Any
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 
 from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.model_card import MARK, usage_for, write_card
@@ -29,7 +30,7 @@ BLANK = ("[More Information Needed]", "More information needed")
 def save(
     model: nn.Module,
     folder: str | Path,
-    processor: Any = None,
+    processor: BaseImageProcessor | None = None,
     labels: Sequence[str] | None = None,
     dataset: str | None = None,
     figures: Mapping[str, Mapping[str, float]] | None = None,
@@ -43,7 +44,8 @@ def save(
         model (`nn.Module`): A `PeftModel`, around a model of transformers, timm or another library; or a model of
             transformers after its own `add_adapter`, or trained without an adapter.
         folder (`str` or `Path`): Created where missing.
-        processor (`Any`, *optional*): The image processor that goes with the model. A timm model knows its own.
+        processor (`BaseImageProcessor`, *optional*): The image processor that goes with the model. A timm model knows
+            its own.
         labels (`Sequence[str]`, *optional*): Names of the classes, by label; the model's own if left out.
         dataset (`str`, *optional*): What it was trained on, for the card; a Hub id is linked.
         figures (`Mapping`, *optional*): For the card: `{"test": {"accuracy": 0.91}}`, also of `"validation"`.
@@ -123,7 +125,7 @@ def _save_foreign(model: nn.Module, bare: Any, processor: Any, labels: Sequence[
         processor.save_pretrained(folder)
 
 
-def _facts(model: nn.Module, bare: Any, dataset: str | None) -> dict[str, Any]:
+def _facts(model: nn.Module, bare: Any, dataset: str | None) -> dict[str, str]:
     """What the card tells of the model, as far as the model knows it."""
     pretrained = getattr(bare, "pretrained_cfg", None) or {}
     known = {

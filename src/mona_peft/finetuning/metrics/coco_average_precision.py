@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -20,7 +20,7 @@ FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large") + (
 
 
 def coco_average_precision(
-    rows: Sequence[dict[str, Any]], annotations: dict[str, Any], with_masks: bool = False
+    rows: Sequence[Mapping[str, Any]], annotations: dict[str, Any], with_masks: bool = False
 ) -> dict[str, Any]:
     """Box AP and, where masks are predicted, mask AP, as COCOeval summarises them: `box_ap`, `mask_ap50`, ...
 
@@ -46,7 +46,7 @@ def coco_average_precision(
     return figures
 
 
-def _to_results(row: dict[str, Any], size: tuple[int, int], with_masks: bool) -> list[dict[str, Any]]:
+def _to_results(row: Mapping[str, Any], size: tuple[int, int], with_masks: bool) -> list[dict[str, Any]]:
     """COCO results of one image."""
     results = []
     detections = zip(row["boxes"], row["scores"], row["category_ids"], strict=True)

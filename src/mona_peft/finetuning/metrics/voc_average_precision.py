@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -36,7 +36,10 @@ def area_under_curve(recall: np.ndarray, precision: np.ndarray, eleven_points: b
 
 
 def voc_average_precision(
-    predictions: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]], num_classes: int, iou: float = 0.5
+    predictions: Sequence[Mapping[str, object]],
+    references: Sequence[Mapping[str, object]],
+    num_classes: int,
+    iou: float = 0.5,
 ) -> dict[str, Any]:
     """AP at one IoU by class, and its mean over the classes with an object that counts.
 

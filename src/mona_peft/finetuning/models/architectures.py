@@ -16,6 +16,7 @@ from transformers import (
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     PretrainedConfig,
+    PreTrainedModel,
 )
 
 from mona_peft.finetuning.settings import check_names
@@ -55,7 +56,7 @@ class Architecture:
 
     task: str
     config_class: type[Any]
-    model_class: type[Any]
+    model_class: type[PreTrainedModel]
     stages: tuple[int, ...] = ()
     loss: Callable[[nn.Module, Batch], Tensor] | None = None
     find: Callable[[nn.Module, Batch], list[Objects]] | None = None
@@ -123,12 +124,12 @@ def architecture_of(config: PretrainedConfig) -> str | None:
     return model_types().get(config.model_type)
 
 
-def check_architecture(name: str, options: Mapping[str, Any]) -> Architecture:
+def check_architecture(name: str, options: Mapping[str, object]) -> Architecture:
     """Find an architecture and check the names of its settings.
 
     Args:
         name (`str`): A key of `ARCHITECTURES`.
-        options (`Mapping[str, Any]`): The settings that it is to get.
+        options (`Mapping[str, object]`): The settings that it is to get.
 
     Raises:
         ValueError: If there is no such architecture, or it has no such setting.

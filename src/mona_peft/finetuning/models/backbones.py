@@ -85,9 +85,10 @@ def load_backbone_weights(model: nn.Module, name_or_path: str) -> None:
     """
     _, backbone = find_backbone_module(model)
     check_type(name_or_path, backbone.config)
-    loader: Any = type(backbone)
     # That a classifier's head is left over, and output norms are new, is expected.
-    loaded, info = load_fitting(loader, name_or_path, backbone.config, lambda backbone: ("hidden_states_norms",))
+    loaded, info = load_fitting(
+        type(backbone), name_or_path, backbone.config, lambda backbone: ("hidden_states_norms",)
+    )
     fresh = {name: value for name, value in backbone.state_dict().items() if name in info["missing_keys"]}
     backbone.load_state_dict({**loaded.state_dict(), **fresh})
 

@@ -97,7 +97,7 @@ def make_stage(settings: CascadeSettings, number: int, strides: Sequence[int]) -
     return stage
 
 
-def draw_first_weights(stage: Any) -> None:
+def draw_first_weights(stage: RoIHeads) -> None:
     """Draw what torchvision leaves to PyTorch: the layers of a box head, and its predictor and the masks' biases.
 
     At first every class is about as likely, and a box stays where its proposal is.
@@ -174,11 +174,13 @@ class CascadeHeads(nn.Module):
         masks = self._masks(features, found[0], found[2], sizes)
         return [{**one, "masks": mask} for one, mask in zip(detections, masks, strict=True)]
 
-    def _boxes(self, stage: Any, features, rois, sizes) -> tuple[Tensor, Tensor]:
+    def _boxes(self, stage: RoIHeads, features, rois, sizes) -> tuple[Tensor, Tensor]:
         logits, boxes, *_ = self._boxes_and_offsets(stage, features, rois, sizes)
         return logits, boxes
 
-    def _boxes_and_offsets(self, stage: Any, features, rois, sizes) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    def _boxes_and_offsets(
+        self, stage: RoIHeads, features, rois, sizes
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """Logits `(R, classes + 1)`, decoded boxes `(R, classes + 1, 4)`, offsets, and the regions they are of."""
         pooled = stage.box_head(stage.box_roi_pool(features, rois, sizes))
         logits, offsets = stage.box_predictor(pooled)
@@ -207,7 +209,7 @@ def _matched_boxes(boxes: Tensor, rows: Tensor) -> Tensor:
     return boxes[rows] if len(boxes) else boxes.new_zeros(len(rows), 4)
 
 
-def _mask_loss(stage: Any, features, rois, matched, labels, sizes, targets: list[Objects]) -> Tensor:
+def _mask_loss(stage: RoIHeads, features, rois, matched, labels, sizes, targets: list[Objects]) -> Tensor:
     """Binary cross entropy of the masks of the positive proposals, of their class."""
     positive = [torch.where(one > 0)[0] for one in labels]
     positive_rois = [boxes[rows] for boxes, rows in zip(rois, positive, strict=True)]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 
 from mona_peft.blocks.head import find_head
 from mona_peft.finetuning.environment import TORCHVISION
@@ -111,7 +112,7 @@ def reset_head(model: nn.Module) -> None:
                     nn.init.zeros_(module.bias)
 
 
-def load_processor(name_or_path: str) -> Any:
+def load_processor(name_or_path: str) -> BaseImageProcessor:
     """Load the image processor that goes with a model."""
     with naming_model(name_or_path):
         return AutoImageProcessor.from_pretrained(find_model(name_or_path), trust_remote_code=False)

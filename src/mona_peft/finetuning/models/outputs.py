@@ -9,7 +9,7 @@ What is found is, by image: `boxes` `(N, 4)` in its original pixels, `scores`, `
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,28 @@ from torchvision.ops import box_convert, clip_boxes_to_image, masks_to_boxes
 
 from .detector_base import Objects
 
-Batch = dict[str, Any]
 MOST_OBJECTS = 100
+
+
+class Batch(TypedDict, total=False):
+    """Images with objects, as the head of this file says.
+
+    Args:
+        pixel_values (`Tensor`): `(B, 3, H, W)`.
+        sizes (`Tensor`): `(B, 2)`.
+        original_sizes (`Tensor`): `(B, 2)`.
+        index (`list[int]`, *optional*): Place of each image in its split.
+        turn (`list[int]`, *optional*): EXIF orientation by which its annotations have to turn.
+        targets (`list[Objects]`, *optional*): What is annotated, in training.
+    """
+
+    pixel_values: Tensor
+    sizes: Tensor
+    original_sizes: Tensor
+    index: list[int]
+    turn: list[int]
+    targets: list[Objects]
+
 
 #: Objects of one image from a query's class logits and box, and the size of the image.
 FromQueries = Callable[[Tensor, Tensor, tuple[int, int]], Objects]

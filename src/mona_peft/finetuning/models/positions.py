@@ -97,7 +97,10 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
 
 
 def load_resized(
-    model_class: Any, name_or_path: str, config: Any, may_differ: Callable[[nn.Module], Sequence[str]]
+    model_class: type[PreTrainedModel],
+    name_or_path: str,
+    config: PretrainedConfig,
+    may_differ: Callable[[nn.Module], Sequence[str]],
 ) -> PreTrainedModel:
     """Load pretrained weights into a model whose configuration may name another image size than theirs.
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 LOADING_LOGGER = "transformers.modeling_utils"
 
@@ -55,7 +55,11 @@ def quiet_loading() -> Iterator[None]:
 
 
 def load_fitting(
-    model_class: Any, name_or_path: str, config: Any, may_differ: Callable[[nn.Module], Sequence[str]], **options: Any
+    model_class: Any,
+    name_or_path: str,
+    config: PretrainedConfig,
+    may_differ: Callable[[nn.Module], Sequence[str]],
+    **options: Any,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Load pretrained weights of which everything must fit but some modules.
 

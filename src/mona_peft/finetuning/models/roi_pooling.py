@@ -34,7 +34,7 @@ class RegionPooling(nn.Module):
         Args:
             features (`Mapping[str, Tensor]`): The pyramid by the numbers of its levels, each `(B, C, H, W)`.
             boxes (`Sequence[Tensor]`): By image `(N, 4)`, in pixels.
-            sizes (`Any`): Of no effect; torchvision's heads pass the sizes of the images.
+            sizes (`object`): Of no effect; torchvision's heads pass the sizes of the images.
 
         Returns:
             `Tensor`: `(sum of N, C, output_size, output_size)`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def enlarge(image: Image.Image) -> tuple[Image.Image, int]:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST), factor
 
 
-def draw_objects(image: Image.Image, objects: dict[str, Any], class_names: Sequence[str]) -> Image.Image:
+def draw_objects(image: Image.Image, objects: Mapping[str, Any], class_names: Sequence[str]) -> Image.Image:
     """Draw boxes with names (and scores), and masks.
 
     Args:

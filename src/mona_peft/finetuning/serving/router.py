@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mona_peft.finetuning.inference.classification import LoadedClassifier, label_scores
+from mona_peft.finetuning.inference.classification import LabelScore, LoadedClassifier, label_scores
 from mona_peft.finetuning.inference.loading import load_with
 from mona_peft.finetuning.repository import open_repository
 from mona_peft.finetuning.validation import RepositoryError
@@ -144,9 +144,7 @@ class AdapterRouter:
                 result[row] = values
         return result
 
-    def predict(
-        self, images: Iterable[Any], adapter_names: Sequence[str], top_k: int = 5
-    ) -> list[list[dict[str, Any]]]:
+    def predict(self, images: Iterable[Any], adapter_names: Sequence[str], top_k: int = 5) -> list[list[LabelScore]]:
         """The likeliest labels of each image by its own adapter, best first, as `{"label", "score"}`.
 
         Args:

@@ -13,9 +13,11 @@ from transformers.utils import logging as transformers_logging
 from mona_peft.finetuning import recipes
 from mona_peft.finetuning.arguments import flag_of
 from mona_peft.finetuning.costs.counts import count_all, format_counts
+from mona_peft.finetuning.data.sources.config import SourceConfig
 from mona_peft.finetuning.environment import command_line, package_versions
 from mona_peft.finetuning.recipe_files import read_mapping
 from mona_peft.finetuning.settings import refuse_unused
+from mona_peft.finetuning.tasks.config import ModelConfig
 from mona_peft.finetuning.training.config import TrainingConfig
 
 from .ablations import DEFAULT_LABEL, ablation_variants
@@ -23,7 +25,7 @@ from .citations import refresh_citations
 from .config import AblateConfig, CompareConfig, StudyConfig, parse_study
 from .peft_format import write_comparison
 from .plan import Plan
-from .records import TESTBED_KEY, VALIDATION
+from .records import TESTBED_KEY, VALIDATION, Record
 from .report import RECORDS_FILE, Results, replace_block, write_report
 from .runs import Study, settings_of
 from .selection import chosen_records
@@ -56,7 +58,7 @@ RATE_FACTORS = (0.5, 1.0, 2.0)
 
 
 def run_comparison(
-    study: StudyConfig, compare: CompareConfig, data: Any, config: Any, training: TrainingConfig
+    study: StudyConfig, compare: CompareConfig, data: SourceConfig, config: ModelConfig, training: TrainingConfig
 ) -> Results | None:
     """Compare methods; see `mona-peft compare`."""
     if compare.parameters:
@@ -90,7 +92,7 @@ def block_name(study: StudyConfig, data: Any) -> str:
 
 
 def run_ablation(
-    study: StudyConfig, ablate: AblateConfig, data: Any, config: Any, training: TrainingConfig
+    study: StudyConfig, ablate: AblateConfig, data: SourceConfig, config: ModelConfig, training: TrainingConfig
 ) -> Results:
     """Compare settings of Mona; see `mona-peft ablate`."""
     embedded = is_embedded(study, data)
@@ -117,12 +119,12 @@ def run_ablation(
     return run_study(study, testbed, plan, DEFAULT_LABEL)
 
 
-def own_settings(config: Any, name: str) -> dict[str, Any]:
+def own_settings(config: ModelConfig, name: str) -> dict[str, Any]:
     """By method, what a recipe has for it alone: its `options`, `drop_path` or `learning_rate`, where it has them."""
     return {method: section[name] for method, section in config.by_method.items() if section[name] is not None}
 
 
-def is_embedded(study: StudyConfig, data: Any) -> bool:
+def is_embedded(study: StudyConfig, data: SourceConfig) -> bool:
     """Whether the study is on the package's own small data, with models of their size."""
     return data.dataset is None and study.testbed is None
 
@@ -206,7 +208,7 @@ def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str)
     return results
 
 
-def collect(study: Study, reference: str, metric: str | None = None) -> tuple[Results, list[Any]]:
+def collect(study: Study, reference: str, metric: str | None = None) -> tuple[Results, list[Record]]:
     """The results of the runs a study has, best first in a comparison, in the plan's order in an ablation.
 
     Args:

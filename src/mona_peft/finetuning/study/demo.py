@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TypedDict
 
 from transformers.utils import logging as transformers_logging
 
@@ -38,7 +39,31 @@ METHODS = ("mona", "fixed", "full")
 METHOD_OPTIONS = {"mona": {"bottleneck_dim": 16}}
 
 
-def run_demo(size_name: str, folder: Path) -> dict[str, Any]:
+class DemoRow(TypedDict):
+    """A method in the table of a demo, at the learning rate that was chosen for it.
+
+    Args:
+        method (`str`): Its name.
+        learning_rate (`float`): That rate.
+        backbone_trainable (`int`): Parameters that train in the backbone.
+        head_trainable (`int`): Those in the head.
+        metric (`str`): What was measured.
+        test (`list[float]`): The metric on the test split, one a seed.
+        seconds (`float`): Of a run, on average.
+        bytes_on_disk (`int`): Of the trained part.
+    """
+
+    method: str
+    learning_rate: float
+    backbone_trainable: int
+    head_trainable: int
+    metric: str
+    test: list[float]
+    seconds: float
+    bytes_on_disk: int
+
+
+def run_demo(size_name: str, folder: Path) -> dict[str, object]:
     """Pretrain, adapt by every method, print the table, and evaluate the saved Mona adapter in a new process.
 
     Args:
@@ -46,7 +71,7 @@ def run_demo(size_name: str, folder: Path) -> dict[str, Any]:
         folder (`Path`): Where everything is written, under the name of the size.
 
     Returns:
-        `dict[str, Any]`: The rows of the table, and the reloaded adapter's folder and accuracies.
+        `dict[str, object]`: The rows of the table, and the reloaded adapter's folder and accuracies.
 
     Raises:
         ValueError: If there is no such size.
@@ -60,7 +85,7 @@ def run_demo(size_name: str, folder: Path) -> dict[str, Any]:
     return {"rows": rows, **_reload(study, chosen["mona"][0])}
 
 
-def run_dense_demo(task_name: str, architecture: str, size_name: str, folder: Path) -> dict[str, Any]:
+def run_dense_demo(task_name: str, architecture: str, size_name: str, folder: Path) -> dict[str, object]:
     """Pretrain (once for all models), train every method, print the table and draw predictions next to the truth.
 
     Rates are tried with the first seed, and the other seeds run at the one that serves the method best.
@@ -72,7 +97,7 @@ def run_dense_demo(task_name: str, architecture: str, size_name: str, folder: Pa
         folder (`Path`): Where everything is written, the models under the name of the size.
 
     Returns:
-        `dict[str, Any]`: The rows of the table and the path of the pictures.
+        `dict[str, object]`: The rows of the table and the path of the pictures.
 
     Raises:
         ValueError: If there is no such size, or the task has no such architecture.
@@ -85,17 +110,22 @@ def run_dense_demo(task_name: str, architecture: str, size_name: str, folder: Pa
     models = {method: study.model(records[0]) for method, records in chosen.items()}
     draw_predictions(models, task_name, SCENES, pictures)
     print(f"Predictions next to the truth: {pictures}")
-    result = {"architecture": architecture, "task": task_name, "rows": rows, "pictures": str(pictures)}
+    result: dict[str, object] = {
+        "architecture": architecture,
+        "task": task_name,
+        "rows": rows,
+        "pictures": str(pictures),
+    }
     write_json(folder / f"{architecture}.json", {**result, **made_by()})
     return result
 
 
-def made_by() -> dict[str, Any]:
+def made_by() -> dict[str, object]:
     """The command and the versions that make a result."""
     return {"command": command_line(("--demo_dir",)), "versions": package_versions()}
 
 
-def _check_size(name: str, sizes: dict[str, Any]) -> None:
+def _check_size(name: str, sizes: Collection[str]) -> None:
     if name not in sizes:
         raise ValueError(f"Unknown demo size {name!r}; choose one of {', '.join(sizes)}.")
 
@@ -106,7 +136,7 @@ def _study(testbed: Testbed, folder: Path, prepared: Path, search_seeds: int) ->
     return Study(testbed, plan, folder, prepared, keep_models=True, measure_memory=False)
 
 
-def _run(study: Study, title: str) -> tuple[list[dict[str, Any]], dict[str, list[Record]]]:
+def _run(study: Study, title: str) -> tuple[list[DemoRow], dict[str, list[Record]]]:
     """Do the runs that are missing and print the table; gives its rows and the runs at the chosen rates."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -119,7 +149,7 @@ def _run(study: Study, title: str) -> tuple[list[dict[str, Any]], dict[str, list
     return rows, chosen
 
 
-def demo_row(records: list[Record], metric: str) -> dict[str, Any]:
+def demo_row(records: list[Record], metric: str) -> DemoRow:
     """What the table says of a method: its runs at the chosen learning rate."""
     first = records[0]
     return {
@@ -134,7 +164,7 @@ def demo_row(records: list[Record], metric: str) -> dict[str, Any]:
     }
 
 
-def format_rows(rows: list[dict[str, Any]]) -> str:
+def format_rows(rows: list[DemoRow]) -> str:
     """The rows as text; the metric as mean and standard deviation over the seeds."""
     title = f"test {rows[0]['metric']}"
     lines = [
@@ -151,7 +181,7 @@ def format_rows(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _reload(study: Study, record: Record) -> dict[str, Any]:
+def _reload(study: Study, record: Record) -> dict[str, object]:
     """Evaluate the saved adapter of a run in a new process and compare."""
     repository, before = study.model(record), record.test["accuracy"]
     command = [sys.executable, "-m", "mona_peft.finetuning.study.demo", str(repository)]

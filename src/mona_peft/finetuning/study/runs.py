@@ -86,7 +86,7 @@ class Study:
                 listed = "; ".join(f"{k}: {before.get(k)!r} then, {settings.get(k)!r} now" for k in differing)
                 raise ValueError(f"{self.folder} holds another study ({listed}). Choose another folder.")
         self.folder.mkdir(parents=True, exist_ok=True)
-        plan: dict[str, Any] = {
+        plan: dict[str, object] = {
             "variants": [asdict(v) for v in self.plan.variants],
             "learning_rates": self.plan.learning_rates,
         }

@@ -5,9 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mona_peft.finetuning.methods import METHODS, Method, find_class
+
+if TYPE_CHECKING:
+    import optuna
 
 #: The setting that says how much an adapter holds, in the methods that have one: a width or a rank.
 SIZES = ("bottleneck_dim", "r")
@@ -24,20 +27,20 @@ class SearchSpace:
 
     Args:
         rate (`float`): The learning rate to start from.
-        start (`Mapping[str, Any]`): Settings of the method to start from.
-        choices (`Mapping[str, list]`): Values of each of them.
+        start (`Mapping[str, int | float]`): Settings of the method to start from.
+        choices (`Mapping[str, list[int | float]]`): Values of each of them.
     """
 
     rate: float
-    start: Mapping[str, Any]
-    choices: Mapping[str, list[Any]]
+    start: Mapping[str, int | float]
+    choices: Mapping[str, list[int | float]]
 
     @property
-    def first(self) -> dict[str, Any]:
+    def first(self) -> dict[str, int | float]:
         """The settings as they were given: what is tried first."""
         return {RATE: self.rate, **self.start}
 
-    def draw(self, trial: Any) -> dict[str, Any]:
+    def draw(self, trial: optuna.Trial) -> dict[str, Any]:
         """The settings that Optuna suggests for a trial."""
         rate = trial.suggest_float(RATE, self.rate / RATE_FACTOR, self.rate * RATE_FACTOR, log=True)
         drawn = {name: trial.suggest_categorical(name, values) for name, values in self.choices.items()}
@@ -53,8 +56,8 @@ def search_space(method: str, options: Mapping[str, Any], rate: float) -> Search
         rate (`float`): The learning rate given.
     """
     row = METHODS[method]
-    choices: dict[str, list[Any]] = {}
-    start: dict[str, Any] = {}
+    choices: dict[str, list[int | float]] = {}
+    start: dict[str, int | float] = {}
     for name in sorted(row.options):
         value = options.get(name, _default(row, name)) if name in SIZES or name.endswith("_dropout") else None
         if value is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import datasets
 import numpy as np
@@ -17,6 +17,9 @@ import numpy as np
 CHOSEN_ON = "chosen_on"
 #: What is chosen on where the settings do not say it.
 VALIDATION = "the validation split"
+
+
+Rows: TypeAlias = "datasets.Dataset | Sequence"
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def study_splits(splits: Mapping[str, object], select_on: str, fraction: float) 
     return StudySplits({"train": kept, "validation": held_out, "test": reported}, chosen_on)
 
 
-def hold_out(split: Any, fraction: float) -> tuple[Any, Any]:
+def hold_out(split: object, fraction: float) -> tuple[Rows, Rows]:
     """Cut a share off a split at random, the same for every run of a study.
 
     Raises:
@@ -73,8 +76,9 @@ def hold_out(split: Any, fraction: float) -> tuple[Any, Any]:
         raise ValueError(f"Nothing can be held out of {len(split)} training samples; name a validation split.")
     size = min(max(1, round(fraction * len(split))), len(split) - 1)
     order = np.random.default_rng(0).permutation(len(split)).tolist()
-    return tuple(_select(split, sorted(part)) for part in (order[size:], order[:size]))
+    kept, held_out = (_select(split, sorted(part)) for part in (order[size:], order[:size]))
+    return kept, held_out
 
 
-def _select(split: Any, indices: list[int]) -> Any:
+def _select(split: Rows, indices: list[int]) -> Rows:
     return split.select(indices) if isinstance(split, datasets.Dataset) else [split[index] for index in indices]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mona_peft.finetuning.files import replacing
 from mona_peft.finetuning.training.closing import aligned
+
+if TYPE_CHECKING:
+    import optuna
 
 TABLE = "trials.csv"
 #: How a trial ended, by the name of Optuna's state; what is noted of it says more.
 ENDS = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "stopped", "RUNNING": "running", "WAITING": "waiting"}
 
 
-def write_trials(study: Any, metric: str, folder: Path) -> str:
+def write_trials(study: optuna.Study, metric: str, folder: Path) -> str:
     """Write the trials to `trials.csv`, and give them as text.
 
     Args:
@@ -24,7 +27,7 @@ def write_trials(study: Any, metric: str, folder: Path) -> str:
     """
     trials = study.get_trials(deepcopy=False)
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    rows = [["trial", *names, f"validation {metric}", "seconds", "end"]]
+    rows: list[list[object]] = [["trial", *names, f"validation {metric}", "seconds", "end"]]
     for trial in trials:
         seconds = trial.user_attrs.get("seconds", "")
         end = trial.user_attrs.get("end", ENDS[trial.state.name])
@@ -34,7 +37,7 @@ def write_trials(study: Any, metric: str, folder: Path) -> str:
     return aligned([[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows])
 
 
-def _value(trial: Any) -> Any:
+def _value(trial: optuna.trial.FrozenTrial) -> float | str:
     """The best value of a trial: at its end, or when it was pruned."""
     if trial.value is not None:
         return trial.value
@@ -42,12 +45,12 @@ def _value(trial: Any) -> Any:
     return reported[-1] if reported else ""
 
 
-def any_finished(study: Any) -> bool:
+def any_finished(study: optuna.Study) -> bool:
     """Whether there is a best trial: one that was neither pruned nor stopped."""
     return any(trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False))
 
 
-def describe_best(study: Any, metric: str) -> str:
+def describe_best(study: optuna.Study, metric: str) -> str:
     """Which setting is trained now, and why."""
     if not any_finished(study):
         return "No trial was finished in that time: the settings stay as they were. Give --tune more minutes."

@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mona_peft.finetuning.environment import say
+from mona_peft.finetuning.tasks.config import ModelConfig
 from mona_peft.finetuning.training.config import FREE_ON_RESUME, TrainingConfig
 from mona_peft.finetuning.training.loop import Trainer
 from mona_peft.finetuning.training.ownership import LIST_FILE, OwnFiles, lock_folder
@@ -26,6 +27,9 @@ from mona_peft.finetuning.training.task import Task
 from .search_space import RATE, SearchSpace, search_space
 from .trials import any_finished, describe_best, write_trials
 from .tuning_config import TuneConfig
+
+if TYPE_CHECKING:
+    import optuna
 
 FOLDER = "tuning"
 STORAGE = "trials.db"
@@ -46,12 +50,12 @@ class Trial(Trainer):
     Args:
         task (`Task`): With the settings of the trial.
         config (`TrainingConfig`): With its learning rate.
-        trial (`Any`): Of Optuna.
+        trial (`optuna.Trial`): Reports to the search.
         began (`float`): When the trial before it ended, or the search began, by `time.perf_counter`.
         deadline (`float`): When the time of the search is over.
     """
 
-    def __init__(self, task: Task, config: TrainingConfig, trial: Any, began: float, deadline: float) -> None:
+    def __init__(self, task: Task, config: TrainingConfig, trial: optuna.Trial, began: float, deadline: float) -> None:
         super().__init__(task, config)
         self.trial = trial
         self.began = began
@@ -111,8 +115,8 @@ def require_optuna() -> Any:
 
 
 def tune(
-    make: Callable[[Any], Task], config: Any, training: TrainingConfig, search: TuneConfig
-) -> tuple[Any, TrainingConfig]:
+    make: Callable[[Any], Task], config: ModelConfig, training: TrainingConfig, search: TuneConfig
+) -> tuple[ModelConfig, TrainingConfig]:
     """Search the settings of the method, and give those with the best value on the validation split.
 
     Args:
@@ -172,7 +176,12 @@ def _claim(folder: Path, training: TrainingConfig) -> None:
 
 
 def _search(
-    make: Callable[[Any], Task], task: Task, config: Any, training: TrainingConfig, search: TuneConfig, folder: Path
+    make: Callable[[Any], Task],
+    task: Task,
+    config: ModelConfig,
+    training: TrainingConfig,
+    search: TuneConfig,
+    folder: Path,
 ) -> dict[str, Any]:
     """Try settings until the time is over, and give the best."""
     metric = training.metric_for_best or task.best_metric
@@ -188,7 +197,7 @@ def _search(
     return dict(study.best_params) if any_finished(study) else space.first
 
 
-def _open_study(folder: Path, seed: int, greater_is_better: bool) -> Any:
+def _open_study(folder: Path, seed: int, greater_is_better: bool) -> optuna.Study:
     """The trials of a folder, those that a kill left open put back to be tried again.
 
     Raises:
@@ -218,7 +227,7 @@ def _open_study(folder: Path, seed: int, greater_is_better: bool) -> Any:
     return study
 
 
-def _check_settings(study: Any, folder: Path, settings: dict[str, Any]) -> None:
+def _check_settings(study: optuna.Study, folder: Path, settings: dict[str, object]) -> None:
     """Record what is searched with, or check that it is what it was."""
     before = study.user_attrs.get("settings")
     if before is None:
@@ -228,9 +237,9 @@ def _check_settings(study: Any, folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _try_settings(
-    study: Any,
+    study: optuna.Study,
     make: Callable[[Any], Task],
-    config: Any,
+    config: ModelConfig,
     training: TrainingConfig,
     space: SearchSpace,
     search: TuneConfig,

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers.image_processing_utils import BaseImageProcessor
 
 from mona_peft.finetuning import sections
 from mona_peft.finetuning.data.fingerprint import describe_data
 from mona_peft.finetuning.model_card import usage_for
 from mona_peft.finetuning.repository import save_repository
-from mona_peft.finetuning.training.task import Task
+from mona_peft.finetuning.training.task import BatchT, Task
 
 
-class DataTask(Task):
+class DataTask(Task[BatchT]):
     """A task on a data set with `name` and `splits`.
 
     Args:
@@ -33,7 +34,7 @@ class DataTask(Task):
         recipe = {name: value for name, value in asdict(self.config).items() if name != sections.KEY}
         return {**recipe, **describe_data(self.data)}
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, str]:
         """Base model, data set and method."""
         config = self.config
         return {"base_model": config.model, "dataset": self.data.name, "method": config.method}
@@ -43,7 +44,7 @@ class DataTask(Task):
         return usage_for(self.name, repository)
 
     @abstractmethod
-    def saved_processor(self) -> Any:
+    def saved_processor(self) -> BaseImageProcessor:
         """Give the image processor that prepares images as an evaluation of this task does."""
 
     def save(self, model: nn.Module, folder: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -16,6 +15,7 @@ from accelerate.utils import send_to_device
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
+from transformers.image_processing_utils import BaseImageProcessor
 
 from mona_peft.finetuning.data.classification.balancing import BalancedImages, class_weights, positive_weights
 from mona_peft.finetuning.data.classification.dataset import (
@@ -52,6 +52,9 @@ from mona_peft.finetuning.training.task import Meter
 from .base import DataTask
 from .config import ClassificationConfig
 
+#: A batch, and what is predicted of it: tensors with a row a sample.
+Tensors = dict[str, torch.Tensor]
+
 
 class ClassificationMeter(Meter):
     """Scores and labels of an evaluation, and the metrics over them.
@@ -62,9 +65,9 @@ class ClassificationMeter(Meter):
 
     def __init__(self, multilabel: bool) -> None:
         self.multilabel = multilabel
-        self.parts: list[dict[str, torch.Tensor]] = []
+        self.parts: list[Tensors] = []
 
-    def update(self, predictions: dict[str, torch.Tensor]) -> None:
+    def update(self, predictions: Tensors) -> None:
         """Take in `scores` `(B, classes)`, `labels`, `loss` `(B,)` and `index` `(B,)`."""
         self.parts.append({name: tensor.cpu() for name, tensor in predictions.items()})
 
@@ -73,7 +76,7 @@ class ClassificationMeter(Meter):
         """How many samples were taken in."""
         return sum(len(part["index"]) for part in self.parts)
 
-    def collected(self) -> dict[str, torch.Tensor]:
+    def collected(self) -> Tensors:
         """Everything taken in, in the order of the data set."""
         joined = {name: torch.cat([part[name] for part in self.parts]) for name in self.parts[0]}
         order = joined["index"].argsort()
@@ -92,7 +95,7 @@ class ClassificationMeter(Meter):
         return figures | top_k | by_class
 
 
-class ClassificationTask(DataTask):
+class ClassificationTask(DataTask[Tensors]):
     """Fine-tune a pretrained classifier on an image data set.
 
     Args:
@@ -100,7 +103,7 @@ class ClassificationTask(DataTask):
         config (`ClassificationConfig`): Model, method and recipe.
         model_factory (`Callable`, *optional*): Makes the model instead of loading a pretrained one; takes the class
             names.
-        processor (`Any`, *optional*): Image processor, where the model's folder has none.
+        processor (`BaseImageProcessor`, *optional*): Image processor, where the model's folder has none.
         shuffle_buffer (`int`): Samples among which a stream is shuffled.
     """
 
@@ -111,7 +114,7 @@ class ClassificationTask(DataTask):
         data: ClassificationData,
         config: ClassificationConfig,
         model_factory: Callable[[tuple[str, ...]], nn.Module] | None = None,
-        processor: Any = None,
+        processor: BaseImageProcessor | None = None,
         shuffle_buffer: int = 1000,
     ) -> None:
         if data.multilabel and (config.mixup or config.cutmix or config.label_smoothing):
@@ -198,20 +201,20 @@ class ClassificationTask(DataTask):
         labels = self._train_labels("class_weights")
         return positive_weights(labels) if self.data.multilabel else class_weights(labels, len(self.data.class_names))
 
-    def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
+    def collate(self, split: str) -> Callable[[list[Tensors]], Tensors]:
         """Stack the samples; mix them, in training, if asked for."""
         config = self.config
         if split != "train" or not (config.mixup or config.cutmix):
             return stack_samples
         return MixedBatches(len(self.data.class_names), config.mixup, config.cutmix)
 
-    def loss(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    def loss(self, model: nn.Module, batch: Tensors) -> torch.Tensor:
         """Cross entropy, or binary cross entropy over the labels that count."""
         logits = model(pixel_values=batch["pixel_values"]).logits
         weights = None if self.weights is None else self.weights.to(logits)
         return self._sample_losses(logits, batch["labels"], self.config.label_smoothing, weights).mean()
 
-    def predict(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def predict(self, model: nn.Module, batch: Tensors) -> Tensors:
         """Scores, labels, loss and index of each sample."""
         logits = model(pixel_values=batch["pixel_values"]).logits.float()
         loss = self._sample_losses(logits, batch["labels"])
@@ -261,7 +264,7 @@ class ClassificationTask(DataTask):
         rows = worst_mistakes(scores, labels, count=16)
         draw_mistakes(self.data, split, rows, scores, folder / f"mistakes_{split}.png")
 
-    def saved_processor(self) -> Any:
+    def saved_processor(self) -> BaseImageProcessor:
         """The model's own, with the crop of the recipe."""
         config = self.config
         return evaluation_processor(self.processor, config.resize_ratio, config.interpolation, config.image_size)
@@ -279,7 +282,7 @@ def classification_tasks(data: DataConfig, seed: int) -> Callable[[Classificatio
     return partial(ClassificationTask, loaded, shuffle_buffer=data.shuffle_buffer)
 
 
-def train_classifier(data: DataConfig, config: ClassificationConfig, training: TrainingConfig) -> dict[str, Any]:
+def train_classifier(data: DataConfig, config: ClassificationConfig, training: TrainingConfig) -> dict[str, object]:
     """Load data and model, train, evaluate and write everything out: what `train_classification.py` does.
 
     Args:
@@ -288,6 +291,6 @@ def train_classifier(data: DataConfig, config: ClassificationConfig, training: T
         training (`TrainingConfig`): Settings of the loop.
 
     Returns:
-        `dict[str, Any]`: What is in `metrics.json`.
+        `dict[str, object]`: What is in `metrics.json`.
     """
     return run_task(classification_tasks(data, training.seed)(config), training)

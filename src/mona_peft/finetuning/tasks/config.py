@@ -65,7 +65,7 @@ def read_section(method: str, section: object) -> dict[str, Any]:
 
     Args:
         method (`str`): A key of `METHODS`.
-        section (`Any`): What stands under its name in `by_method`.
+        section (`object`): What stands under its name in `by_method`.
 
     Returns:
         `dict[str, Any]`: The fields of `MethodSection`.

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 from torch.utils.data import Dataset
+from transformers.image_processing_utils import BaseImageProcessor
 
 from mona_peft.finetuning.data.dense.repeating import RepeatedImages, repeat_factors
 from mona_peft.finetuning.data.dense.transforms import DenseSettings
@@ -14,33 +15,39 @@ from mona_peft.finetuning.methods import METHODS, apply_method
 from mona_peft.finetuning.models.backbones import find_backbone_module
 from mona_peft.finetuning.models.building import build_model, head_paths
 from mona_peft.finetuning.models.classifier import load_processor
+from mona_peft.finetuning.training.task import BatchT
 
 from .base import DataTask
-from .config import DenseConfig
+from .config import DenseConfig, ObjectConfig, SemanticSegmentationConfig
 
 
-def image_settings(config: DenseConfig, processor: Any = None) -> DenseSettings:
+def image_settings(config: DenseConfig, processor: BaseImageProcessor | None = None) -> DenseSettings:
     """Sizes of `config` with the normalisation that the backbone was pretrained with.
 
     Args:
         config (`DenseConfig`): Sizes, and the name of the backbone.
-        processor (`Any`, *optional*): The backbone's image processor; loaded if left out.
+        processor (`BaseImageProcessor`, *optional*): The backbone's image processor; loaded if left out.
     """
-    processor = processor or load_processor(config.model)
-    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    found: Any = processor or load_processor(config.model)
+    mean, std = tuple(found.image_mean), tuple(found.image_std)
     return DenseSettings(config.short_side, config.long_side, mean, std)
 
 
-class DenseTask(DataTask):
+class DenseTask(DataTask[BatchT]):
     """Base of the dense tasks.
 
     Args:
         data (`Any`): Splits and classes.
-        config (`Any`): Model, method and recipe.
-        processor (`Any`, *optional*): Image processor, where the backbone's folder has none.
+        config (`ObjectConfig` or `SemanticSegmentationConfig`): Model, method and recipe.
+        processor (`BaseImageProcessor`, *optional*): Image processor, where the backbone's folder has none.
     """
 
-    def __init__(self, data: Any, config: Any, processor: Any = None) -> None:
+    def __init__(
+        self,
+        data: Any,
+        config: ObjectConfig | SemanticSegmentationConfig,
+        processor: BaseImageProcessor | None = None,
+    ) -> None:
         super().__init__(data, config)
         self.best_metric = config.metric
         self.settings = image_settings(config, processor)
@@ -59,7 +66,7 @@ class DenseTask(DataTask):
         threshold = self.config.repeat_threshold
         return samples if threshold is None else RepeatedImages(samples, repeat_factors(classes(), threshold))
 
-    def saved_processor(self) -> Any:
+    def saved_processor(self) -> BaseImageProcessor:
         """One that resizes and normalises as this task does."""
         return self.settings.processor()
 

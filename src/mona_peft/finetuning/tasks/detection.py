@@ -14,7 +14,7 @@ class DetectionTask(ObjectTask):
     Args:
         data (`ObjectData`): Splits and categories.
         config (`DetectionConfig`): Model, method and recipe.
-        processor (`Any`, *optional*): Image processor, where the backbone's folder has none.
+        processor (`BaseImageProcessor`, *optional*): Image processor, where the backbone's folder has none.
     """
 
     name = "object-detection"

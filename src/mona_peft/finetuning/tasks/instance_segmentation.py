@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from transformers.image_processing_utils import BaseImageProcessor
 
-from mona_peft.finetuning.data.dense.objects import require_masks
+from mona_peft.finetuning.data.dense.objects import ObjectData, require_masks
 
 from .config import InstanceSegmentationConfig
 from .objects import ObjectTask
@@ -18,7 +18,7 @@ class InstanceSegmentationTask(ObjectTask):
     Args:
         data (`ObjectData`): Splits and categories; every object has a segmentation.
         config (`InstanceSegmentationConfig`): Model, method and recipe.
-        processor (`Any`, *optional*): Image processor, where the backbone's folder has none.
+        processor (`BaseImageProcessor`, *optional*): Image processor, where the backbone's folder has none.
 
     Raises:
         ValueError: If an object has no segmentation.
@@ -27,6 +27,8 @@ class InstanceSegmentationTask(ObjectTask):
     name = "instance-segmentation"
     with_masks = True
 
-    def __init__(self, data: Any, config: Any, processor: Any = None) -> None:
+    def __init__(
+        self, data: ObjectData, config: InstanceSegmentationConfig, processor: BaseImageProcessor | None = None
+    ) -> None:
         require_masks(data)
         super().__init__(data, config, processor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from mona_peft.finetuning.data.sources.coco import to_coco
 from mona_peft.finetuning.metrics.coco_average_precision import FIGURES, coco_average_precision
 from mona_peft.finetuning.metrics.voc_average_precision import voc_average_precision
 from mona_peft.finetuning.models.architectures import ARCHITECTURES
+from mona_peft.finetuning.models.detector_base import Objects
+from mona_peft.finetuning.models.outputs import Batch
 from mona_peft.finetuning.pictures.drawing import draw_objects, draw_sheet
 from mona_peft.finetuning.training.task import Meter
 
@@ -39,6 +41,52 @@ from .dense import DenseTask
 
 PICTURES = 8
 DRAWN_ABOVE = 0.3
+
+
+class ObjectSample(TypedDict):
+    """An image and what is annotated on it.
+
+    Args:
+        pixels (`Tensor`): `(3, H, W)`.
+        original_size (`tuple[int, int]`): Height and width before resizing, pixels.
+        index (`int`): Its place in the split.
+        turn (`int`): EXIF orientation by which its annotations have to turn.
+        targets (`Objects`, *optional*): In training.
+    """
+
+    pixels: torch.Tensor
+    original_size: tuple[int, int]
+    index: int
+    turn: int
+    targets: NotRequired[Objects]
+
+
+class ObjectLists(TypedDict):
+    """Objects found in one image, as plain lists.
+
+    Args:
+        boxes (`list[list[float]]`): x1, y1, x2, y2 in pixels of the original image.
+        scores (`list[float]`): One a box.
+        labels (`list[int]`): From 0.
+        masks (`list[str]`, *optional*): RLE counts.
+    """
+
+    boxes: list[list[float]]
+    scores: list[float]
+    labels: list[int]
+    masks: NotRequired[list[str]]
+
+
+class Prediction(ObjectLists):
+    """What an evaluation finds in one image.
+
+    Args:
+        index (`int`): The image's place in the split.
+        turn (`int`): EXIF orientation by which its annotations have to turn.
+    """
+
+    index: int
+    turn: int
 
 
 class ObjectSamples(Dataset):
@@ -69,20 +117,21 @@ class ObjectSamples(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> ObjectSample:
         picture, turn = self.images[index].open()
         image = self.images[index].turned(turn)
-        sample: dict[str, Any] = {"original_size": (image.height, image.width), "index": index, "turn": turn}
+        size = (image.height, image.width)
         if self.transform is None:
-            return {**sample, "pixels": eval_pixels(picture, self.settings)}
+            pixels = eval_pixels(picture, self.settings)
+            return {"original_size": size, "index": index, "turn": turn, "pixels": pixels}
         pixels, targets = self.transform(picture, training_targets(image, self.category_ids, self.with_masks))
-        return {**sample, "pixels": pixels, "targets": targets}
+        return {"original_size": size, "index": index, "turn": turn, "pixels": pixels, "targets": targets}
 
 
-def collate_objects(samples: list[dict[str, Any]]) -> dict[str, Any]:
+def collate_objects(samples: list[ObjectSample]) -> Batch:
     """Pad the images of samples to one batch, as the architectures take it, with `index` and `turn`."""
     pixel_values, sizes = pad_batch([sample["pixels"] for sample in samples])
-    batch = {
+    batch: Batch = {
         "pixel_values": pixel_values,
         "sizes": sizes,
         "original_sizes": torch.tensor([sample["original_size"] for sample in samples]),
@@ -109,12 +158,10 @@ class ObjectMeter(Meter):
         self.images = images
         self.protocol = protocol
         self.with_masks = with_masks
-        self.found: list[dict[str, Any]] = []
+        self.found: list[Prediction] = []
 
-    def update(self, predictions: list[dict[str, Any]]) -> None:
-        """Take in one entry an image: its `index` in the split and the `turn` of its annotations; `boxes`, `scores`,
-        `labels` and `masks` (RLE counts), as lists.
-        """
+    def update(self, predictions: list[Prediction]) -> None:
+        """Take in one entry an image."""
         self.found.extend(predictions)
 
     @property
@@ -122,7 +169,7 @@ class ObjectMeter(Meter):
         """How many images were taken in."""
         return len(self.found)
 
-    def in_order(self) -> list[tuple[ObjectImage, dict[str, Any]]]:
+    def in_order(self) -> list[tuple[ObjectImage, Prediction]]:
         """Each image, its annotations turned with it, with what was found in it, in the order of the split."""
         found = sorted(self.found, key=lambda one: one["index"])
         return [(self.images[one["index"]].turned(one["turn"]), one) for one in found]
@@ -138,7 +185,7 @@ class ObjectMeter(Meter):
         return voc_average_precision([one for _, one in pairs], references, len(self.data.categories))
 
     @staticmethod
-    def _reference(image: ObjectImage, label_of: dict[int, int]) -> dict[str, Any]:
+    def _reference(image: ObjectImage, label_of: dict[int, int]) -> dict[str, list]:
         """Annotations as the VOC protocol takes them."""
         corners = [(x, y, x + w, y + h) for x, y, w, h in (a["bbox"] for a in image.annotations)]
         return {
@@ -160,13 +207,13 @@ class ObjectMeter(Meter):
         return {k: v for k, v in figures.items() if not (isinstance(v, float) and math.isnan(v))}
 
 
-class ObjectTask(DenseTask):
+class ObjectTask(DenseTask[Batch]):
     """Base of detection and instance segmentation.
 
     Args:
         data (`ObjectData`): Splits and categories.
         config (`ObjectConfig`): Model, method and recipe.
-        processor (`Any`, *optional*): Image processor, where the backbone's folder has none.
+        processor (`BaseImageProcessor`, *optional*): Image processor, where the backbone's folder has none.
     """
 
     gathers_objects = True
@@ -200,17 +247,17 @@ class ObjectTask(DenseTask):
             return samples
         return self.repeated(samples, lambda: [trained_classes(image) for image in images])
 
-    def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
+    def collate(self, split: str) -> Callable[[list[ObjectSample]], Batch]:
         """Pad the images."""
         return collate_objects
 
-    def loss(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The architecture's own loss."""
         loss = ARCHITECTURES[self.config.architecture].loss
         assert loss is not None, "object architectures have a loss"
         return loss(model, batch)
 
-    def predict(self, model: nn.Module, batch: dict[str, Any]) -> list[dict[str, Any]]:
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Objects of each image as plain lists, which processes can exchange."""
         find = ARCHITECTURES[self.config.architecture].find
         assert find is not None, "object architectures find objects"
@@ -236,20 +283,27 @@ class ObjectTask(DenseTask):
         draw_sheet(rows, ("annotated", "found"), folder / f"predictions_{split}.png")
 
 
-def above_threshold(found: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+def above_threshold(found: ObjectLists, height: int, width: int) -> dict[str, list]:
     """What [`to_lists`] gave, without the objects that score too little to draw, masks decoded."""
     kept = [number for number, score in enumerate(found["scores"]) if score >= DRAWN_ABOVE]
-    objects = {name: [found[name][number] for number in kept] for name in ("boxes", "labels", "scores")}
+    objects: dict[str, list] = {
+        "boxes": [found["boxes"][number] for number in kept],
+        "labels": [found["labels"][number] for number in kept],
+        "scores": [found["scores"][number] for number in kept],
+    }
     if "masks" in found:
         segmentations = [{"size": [height, width], "counts": found["masks"][number]} for number in kept]
         objects["masks"] = [decode_mask({"segmentation": one}, height, width) for one in segmentations]
     return objects
 
 
-def to_lists(found: dict[str, torch.Tensor]) -> dict[str, Any]:
+def to_lists(found: Objects) -> ObjectLists:
     """Objects of one image as plain lists, masks as RLE counts."""
-    lists = {name: found[name].cpu().double().tolist() for name in ("boxes", "scores")}
-    lists["labels"] = found["labels"].cpu().tolist()
+    lists: ObjectLists = {
+        "boxes": found["boxes"].cpu().double().tolist(),
+        "scores": found["scores"].cpu().double().tolist(),
+        "labels": found["labels"].cpu().tolist(),
+    }
     if "masks" in found:
         lists["masks"] = [encode_mask(np.asarray(mask))["counts"] for mask in found["masks"].cpu()]
     return lists

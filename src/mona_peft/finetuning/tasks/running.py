@@ -7,12 +7,14 @@ from functools import partial
 from typing import Any
 
 from mona_peft.finetuning.data.faults import warn_of_faults
+from mona_peft.finetuning.data.sources.config import SourceConfig
 from mona_peft.finetuning.models.names import CLASSIFICATION
 from mona_peft.finetuning.training.config import TrainingConfig
 from mona_peft.finetuning.training.run import run_task
 from mona_peft.finetuning.training.task import Task
 
 from .classification import classification_tasks
+from .config import ModelConfig
 from .dense_kinds import DENSE_KINDS
 
 
@@ -32,13 +34,13 @@ def make_tasks(task: str, data: Any, seed: int) -> Callable[[Any], Task]:
     return partial(kind.make, loaded)
 
 
-def run(task: str, data: Any, config: Any, training: TrainingConfig) -> dict[str, object]:
+def run(task: str, data: SourceConfig, config: ModelConfig, training: TrainingConfig) -> dict[str, object]:
     """Load data and model, train, evaluate and write everything out.
 
     Args:
         task (`str`): A key of `TASK_SETTINGS`.
-        data (`Any`): Settings of the data.
-        config (`Any`): Settings of the task.
+        data (`SourceConfig`): Settings of the data.
+        config (`ModelConfig`): Settings of the task.
         training (`TrainingConfig`): Settings of the loop.
 
     Returns:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import AutoConfig
+from transformers.image_processing_utils import BaseImageProcessor
 
 from mona_peft.finetuning.data.dense.segmentation import SegmentationData
 from mona_peft.finetuning.data.dense.transforms import PAD_TO, LabelMapTransform, eval_pixels, pad_batch
@@ -24,6 +25,36 @@ from .config import SemanticSegmentationConfig
 from .dense import DenseTask
 
 __all__ = ["SemanticSegmentationConfig", "SemanticSegmentationTask"]
+
+
+class SegmentationSample(TypedDict):
+    """An image and its label map.
+
+    Args:
+        pixels (`Tensor`): `(3, H, W)`.
+        labels (`Tensor`): `(H, W)`, of a test image as large as the original.
+        index (`int`): Its place in the split.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    index: int
+
+
+class SegmentationBatch(TypedDict, total=False):
+    """Images of one size and their label maps.
+
+    Args:
+        pixel_values (`Tensor`): `(B, 3, H, W)`.
+        labels (`Any`): In training a `Tensor` `(B, H, W)`, in evaluation a list of tensors, each of its own size.
+        sizes (`Tensor`, *optional*): `(B, 2)`, of test images without their padding.
+        index (`Tensor`, *optional*): `(B,)`, of test images.
+    """
+
+    pixel_values: Tensor
+    labels: Any
+    sizes: Tensor
+    index: Tensor
 
 
 class SegmentationSamples(Dataset):
@@ -54,7 +85,7 @@ class SegmentationSamples(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> SegmentationSample:
         image, labels = self.data.read(self.samples[index])
         if self.transform is not None:
             pixels, cropped = self.transform(image, labels)
@@ -62,7 +93,7 @@ class SegmentationSamples(Dataset):
         return {"pixels": eval_pixels(image, self.settings), "labels": torch.from_numpy(labels), "index": index}
 
 
-def collate_train(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+def collate_train(samples: list[SegmentationSample]) -> SegmentationBatch:
     """Stack crops to `pixel_values` `(B, 3, S, S)` and `labels` `(B, S, S)`."""
     return {
         "pixel_values": torch.stack([sample["pixels"] for sample in samples]),
@@ -70,11 +101,11 @@ def collate_train(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
     }
 
 
-def collate_eval(samples: list[dict[str, Any]], multiple: int = PAD_TO) -> dict[str, Any]:
+def collate_eval(samples: list[SegmentationSample], multiple: int = PAD_TO) -> SegmentationBatch:
     """Pad test images to one batch; label maps stay as large as their originals, one by one.
 
     Args:
-        samples (`list[dict]`): Of [`SegmentationSamples`].
+        samples (`list[SegmentationSample]`): Of [`SegmentationSamples`].
         multiple (`int`): The padded sides are multiples of it; with 1, an image alone is not padded at all.
     """
     pixel_values, sizes = pad_batch([sample["pixels"] for sample in samples], multiple)
@@ -111,18 +142,20 @@ class SegmentationMeter(Meter):
         return mean_iou(*torch.stack(self.counts).sum(0).numpy())
 
 
-class SemanticSegmentationTask(DenseTask):
+class SemanticSegmentationTask(DenseTask[SegmentationBatch]):
     """Fine-tune a segmenter.
 
     Args:
         data (`SegmentationData`): Splits and classes.
         config (`SemanticSegmentationConfig`): Model, method and recipe.
-        processor (`Any`, *optional*): Image processor, where the backbone's folder has none.
+        processor (`BaseImageProcessor`, *optional*): Image processor, where the backbone's folder has none.
     """
 
     name = "semantic-segmentation"
 
-    def __init__(self, data: Any, config: Any, processor: Any = None) -> None:
+    def __init__(
+        self, data: SegmentationData, config: SemanticSegmentationConfig, processor: BaseImageProcessor | None = None
+    ) -> None:
         super().__init__(data, config, processor)
         backbone = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
         self.padding = 1 if pads_itself(backbone) else PAD_TO
@@ -140,11 +173,11 @@ class SemanticSegmentationTask(DenseTask):
             return samples
         return self.repeated(samples, lambda: self.data.training_classes)
 
-    def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
+    def collate(self, split: str) -> Callable[[list[SegmentationSample]], SegmentationBatch]:
         """Stack the crops, or pad the test images no further than their backbone needs."""
         return collate_train if split == "train" else partial(collate_eval, multiple=self.padding)
 
-    def loss(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    def loss(self, model: nn.Module, batch: SegmentationBatch) -> Tensor:
         """The architecture's own loss; UperNet adds 0.4 times that of its auxiliary head."""
         labels = batch["labels"]
         if (labels != IGNORED).any():
@@ -152,7 +185,7 @@ class SemanticSegmentationTask(DenseTask):
         # The mean over no pixel is not a number; zero, but with a gradient for every parameter, as processes expect.
         return 0 * model(pixel_values=batch["pixel_values"], labels=torch.zeros_like(labels)).loss
 
-    def predict(self, model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def predict(self, model: nn.Module, batch: SegmentationBatch) -> dict[str, Tensor]:
         """Pixel counts `(B, 3, classes)` of each image at its original size."""
         counts = []
         for logits, labels in zip(self.logits(model, batch), batch["labels"], strict=True):
@@ -160,7 +193,7 @@ class SemanticSegmentationTask(DenseTask):
             counts.append(pixel_counts(full[0].argmax(0), labels, len(self.data.class_names), IGNORED))
         return {"counts": torch.stack(counts), "index": batch["index"]}
 
-    def logits(self, model: nn.Module, batch: dict[str, Any]) -> list[Tensor]:
+    def logits(self, model: nn.Module, batch: SegmentationBatch) -> list[Tensor]:
         """Logits `(classes, H, W)` of each image at its test size, without its padding."""
         config, pixel_values = self.config, batch["pixel_values"]
         if config.evaluation == "slide":

@@ -1,7 +1,7 @@
 """The training loop that every task shares."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .config import TrainingConfig
 
@@ -15,7 +15,7 @@ __all__ = ["Meter", "Task", "Trainer", "TrainingConfig"]
 _LAZY = {"Trainer": ".loop", "Meter": ".task", "Task": ".task"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

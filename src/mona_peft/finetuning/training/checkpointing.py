@@ -15,7 +15,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import nn
+from torch import Tensor, nn
 
 from mona_peft.finetuning.files import TEMPORARY, file_digest, flush, read_json, write_json
 from mona_peft.finetuning.models.weights import load_weights, read_weights, save_weights
@@ -139,7 +139,7 @@ class Checkpointer:
                 own.remove(name)
         own.add()
 
-    def _save_model(self, models: list[nn.Module], weights: list[dict[str, Any]], folder: str) -> None:
+    def _save_model(self, models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
         """Hook of `save_state`: store what trains only. Sharded models keep accelerate's own way (no `weights`)."""
         if weights:
             state = weights.pop()

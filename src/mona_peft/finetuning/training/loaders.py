@@ -76,7 +76,7 @@ class SeededSamples(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, key: Key) -> tuple[Key, Any]:
+    def __getitem__(self, key: Key) -> tuple[Key, object]:
         with seeded(self.seed, *key):
             return key, self.dataset[key[1]]
 
@@ -89,18 +89,18 @@ class SeededCollate:
         seed (`int`): Of the run.
     """
 
-    def __init__(self, collate: Callable[[list[Any]], Any], seed: int) -> None:
+    def __init__(self, collate: Callable[[list[Any]], object], seed: int) -> None:
         self.collate = collate
         self.seed = seed
 
-    def __call__(self, keyed_items: list[tuple[Key, Any]]) -> Any:
+    def __call__(self, keyed_items: list[tuple[Key, object]]) -> object:
         # The constant keeps these draws apart from those of the sample itself.
         with seeded(self.seed, *keyed_items[0][0], 1):
             return self.collate([item for _, item in keyed_items])
 
 
 def train_loader(
-    dataset: Dataset, collate: Callable[[list[Any]], Any], batch_size: int, seed: int, num_workers: int = 0
+    dataset: Dataset, collate: Callable[[list[Any]], object], batch_size: int, seed: int, num_workers: int = 0
 ) -> DataLoader:
     """Loader of shuffled training batches; set `loader.batch_sampler.epoch` before each epoch."""
     return DataLoader(
@@ -112,7 +112,7 @@ def train_loader(
 
 
 def eval_loader(
-    dataset: Dataset, collate: Callable[[list[Any]], Any], batch_size: int, num_workers: int = 0
+    dataset: Dataset, collate: Callable[[list[Any]], object], batch_size: int, num_workers: int = 0
 ) -> DataLoader:
     """Loader of batches in the order of the data set."""
     return DataLoader(dataset, batch_size=batch_size, collate_fn=collate, **common_settings(num_workers))

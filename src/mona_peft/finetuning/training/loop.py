@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -239,7 +240,7 @@ class Trainer(PreparedRun):
             GiB=f"{figures['memory_gib']:.1f}",
         )
 
-    def _write(self, kind: str, figures: dict[str, Any]) -> None:
+    def _write(self, kind: str, figures: Mapping[str, object]) -> None:
         """Send figures to the log and the trackers."""
         step = self.progress.step
         if self.log is not None:

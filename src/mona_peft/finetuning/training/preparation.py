@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.model_card import write_card
@@ -111,7 +111,7 @@ class PreparedRun:
         dataset = task.dataset("train")
         if dataset is None:
             raise ValueError(f"The task {task.name} has no training data.")
-        model: Any = torch.compile(bare, backend=config.torch_compile_backend) if config.torch_compile else bare
+        model = torch.compile(bare, backend=config.torch_compile_backend) if config.torch_compile else bare
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if self.sharded:
             regroup_parameters(self.optimizer, bare, config)
@@ -137,7 +137,7 @@ class PreparedRun:
         if self.config.resume:
             self.checkpoint = self.checkpointer.find()
 
-    def _train_loader(self, dataset: Any) -> Any:
+    def _train_loader(self, dataset: Dataset) -> Any:
         """Batches of one epoch, or of the whole run where the data is a stream."""
         config, collate = self.config, self.task.collate("train")
         self.batch_sampler: Any = None

@@ -24,7 +24,7 @@ from .task import Task
 TRIAL_STEPS = 2
 
 
-def run_task(task: Task, config: TrainingConfig) -> dict[str, Any]:
+def run_task(task: Task, config: TrainingConfig) -> dict[str, object]:
     """Train `task` and write everything into the folder of the run.
 
     Args:
@@ -32,7 +32,7 @@ def run_task(task: Task, config: TrainingConfig) -> dict[str, Any]:
         config (`TrainingConfig`): How.
 
     Returns:
-        `dict[str, Any]`: What is in `metrics.json`: figures of the training, and of each split.
+        `dict[str, object]`: What is in `metrics.json`: figures of the training, and of each split.
     """
     if config.auto_batch_size:
         config = fit_batch_size(task, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,16 +27,16 @@ class RunFolder:
         path (`Path`): The folder.
         own (`OwnFiles`): What the run wrote into it.
         lock (`FileLock`): Keeps other processes out.
-        settings (`dict[str, Any]`): Of the run, JSON values.
+        settings (`dict[str, object]`): Of the run, JSON values.
     """
 
-    def __init__(self, path: Path, own: OwnFiles, lock: FileLock, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, own: OwnFiles, lock: FileLock, settings: dict[str, object]) -> None:
         self.path = path
         self.own = own
         self.lock = lock
         self.settings = settings
 
-    def confirm(self, **facts: Any) -> None:
+    def confirm(self, **facts: object) -> None:
         """Record what is known of the run only now, or check that it is what it was.
 
         Raises:
@@ -52,12 +53,14 @@ class RunFolder:
         self.lock.release()
 
 
-def open_run(folder: Path, settings: dict[str, Any], free: frozenset[str], resume: bool, overwrite: bool) -> RunFolder:
+def open_run(
+    folder: Path, settings: dict[str, object], free: frozenset[str], resume: bool, overwrite: bool
+) -> RunFolder:
     """Claim `folder` for a run with these settings, or check that it holds that very run.
 
     Args:
         folder (`Path`): Created where missing.
-        settings (`dict[str, Any]`): Of loop and task, JSON values.
+        settings (`dict[str, object]`): Of loop and task, JSON values.
         free (`frozenset[str]`): Settings that may differ when resuming.
         resume (`bool`): Go on with the run in the folder; an empty folder starts it.
         overwrite (`bool`): Delete what the run in the folder wrote.
@@ -117,7 +120,7 @@ def refuse_run(folder: Path) -> NoReturn:
     )
 
 
-def _taken_up(record: Path, settings: dict[str, Any], free: frozenset[str], resume: bool) -> dict[str, Any]:
+def _taken_up(record: Path, settings: dict[str, object], free: frozenset[str], resume: bool) -> dict[str, object]:
     """Settings of the run that is there, if it may be resumed with these."""
     if not resume:
         refuse_run(record.parent)
@@ -134,7 +137,7 @@ def _taken_up(record: Path, settings: dict[str, Any], free: frozenset[str], resu
 CONFIRMED = frozenset({"base_weights"})
 
 
-def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], free: frozenset[str]) -> None:
+def check_same(folder: Path, before: Mapping[str, object], now: Mapping[str, object], free: frozenset[str]) -> None:
     """Refuse to resume under settings that change what is computed.
 
     Raises:
@@ -172,7 +175,7 @@ class FigureLog:
         with replacing(path) as temporary:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
-    def write(self, kind: str, step: int, epoch: float, **figures: Any) -> None:
+    def write(self, kind: str, step: int, epoch: float, **figures: object) -> None:
         """Append one record.
 
         Args:

@@ -36,7 +36,7 @@ class SeededStream(IterableDataset):
         self.seed = seed
         self.process = process
 
-    def __iter__(self) -> Iterator[tuple[tuple[int, ...], Any]]:
+    def __iter__(self) -> Iterator[tuple[tuple[int, ...], object]]:
         worker = get_worker_info()
         number = worker.id if worker else 0
         epoch = 0
@@ -75,7 +75,7 @@ class StreamLoader:
     def __init__(
         self,
         dataset: IterableDataset,
-        collate: Callable[[list[Any]], Any],
+        collate: Callable[[list[Any]], object],
         batch_size: int,
         seed: int,
         num_workers: int,

@@ -9,11 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
+
+#: What a task collates: a mapping that processes can move to their devices.
+BatchT = TypeVar("BatchT")
 
 
 class Meter(ABC):
@@ -33,8 +36,8 @@ class Meter(ABC):
         """How many samples were taken in."""
 
 
-class Task(ABC):
-    """One thing to learn.
+class Task(ABC, Generic[BatchT]):
+    """One thing to learn, in batches of one type.
 
     Everything random in `build_model` and in the data sets draws from the global generators, which the loop has seeded
     (by sample, inside a data set).
@@ -68,15 +71,15 @@ class Task(ABC):
         """Give the data set of `train`, `validation` or `test`; `None` if the task has no such split."""
 
     @abstractmethod
-    def collate(self, split: str) -> Callable[[list[Any]], dict[str, Any]]:
+    def collate(self, split: str) -> Callable[[list[Any]], BatchT]:
         """Give the function that makes a batch of items; it may draw random numbers when `split` is `train`."""
 
     @abstractmethod
-    def loss(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    def loss(self, model: nn.Module, batch: BatchT) -> torch.Tensor:
         """Give the scalar loss of a training batch, averaged over its samples."""
 
     @abstractmethod
-    def predict(self, model: nn.Module, batch: dict[str, Any]) -> Any:
+    def predict(self, model: nn.Module, batch: BatchT) -> Any:
         """Give what the meter needs of a batch: tensors (or, with `gathers_objects`, a list) one row a sample."""
 
     @abstractmethod
@@ -91,7 +94,7 @@ class Task(ABC):
         """Settings that make this task what it is: a run only resumes with the same ones. JSON values."""
         return {}
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, str]:
         """What the model card says of the run: `base_model`, `dataset`, `method`, where known."""
         return {}
 

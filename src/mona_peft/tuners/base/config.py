@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from peft import PeftConfig
 
@@ -93,7 +93,7 @@ class BlockTunerConfig(PeftConfig):
             raise ValueError(f"init_weights={self.init_weights!r} must be {choices}.")
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Self:
         """Read a configuration; see `PeftConfig.from_pretrained`."""
         config = super().from_pretrained(*args, **kwargs)
         config.read_from_file = True

@@ -8,11 +8,13 @@ import reprlib
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from peft import PeftConfig
+
 WORDS = {str: "a string", int: "a whole number", float: "a finite number", bool: "True or False", type(None): "None"}
 PLURALS = {str: "strings", int: "whole numbers"}
 
 
-def check_field_types(config: Any) -> None:
+def check_field_types(config: PeftConfig) -> None:
     """Refuse values of other types than their fields have.
 
     Args:
@@ -31,12 +33,12 @@ def check_field_types(config: Any) -> None:
             )
 
 
-def fits(value: Any, annotation: Any, from_file: bool = False) -> bool:
+def fits(value: object, annotation: Any, from_file: bool = False) -> bool:
     """Whether `value` is of the type `annotation`.
 
     Args:
-        value (`Any`): The value.
-        annotation (`Any`): Of a field; a list, a tuple and a set stand for each other.
+        value (`object`): The value.
+        annotation (`type`): Of a field; a list, a tuple and a set stand for each other.
         from_file (`bool`): Whether the value comes from JSON, of which the configuration makes what is no plain type,
             and which no configuration has checked.
     """

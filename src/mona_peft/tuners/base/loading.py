@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -71,7 +70,7 @@ def before_next_load(model: nn.Module, check: Callable[[Mapping[str, Tensor]], N
     PEFT leaves out what does not fit, if it is asked to, only after the tuner has seen the weights.
     """
 
-    def run_once(module: nn.Module, state_dict: Mapping[str, Tensor], *rest: Any) -> None:
+    def run_once(module: nn.Module, state_dict: Mapping[str, Tensor], *rest: object) -> None:
         # PyTorch goes through the hooks just now, so they are replaced and not changed.
         hooks = module._load_state_dict_pre_hooks
         module._load_state_dict_pre_hooks = type(hooks)((k, hook) for k, hook in hooks.items() if k != handle.id)

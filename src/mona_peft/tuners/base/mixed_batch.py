@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
@@ -133,7 +132,9 @@ def _watch_heads(model: nn.Module) -> None:
                 module.register_forward_pre_hook(_name_rows, with_kwargs=True)
 
 
-def _name_rows(module: Any, args: tuple, kwargs: dict[str, Any] | None = None) -> tuple[tuple, dict[str, Any]] | None:
+def _name_rows(
+    module: AuxiliaryTrainingWrapper, args: tuple, kwargs: dict[str, object] | None = None
+) -> tuple[tuple, dict[str, object]] | None:
     """Pre-hook of PEFT's wrappers: add the names of this thread's rows, if they have some."""
     names = None if torch.compiler.is_compiling() else _thread.names
     if names is None or kwargs is None:  # another thread is just registering the hook

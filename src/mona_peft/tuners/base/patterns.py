@@ -61,7 +61,7 @@ def _cost(tree: Any, repeated: bool) -> int:
     return total
 
 
-def _parts(argument: Any) -> list[Any]:
+def _parts(argument: object) -> list[Any]:
     """The patterns inside one element of a parsed pattern."""
     if isinstance(argument, parser.SubPattern):
         return [argument]

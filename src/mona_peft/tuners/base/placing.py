@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +23,7 @@ def place_of(module: nn.Module) -> tuple[torch.device | None, torch.dtype]:
 
 def execution_device(module: nn.Module) -> torch.device | None:
     """Where accelerate runs a module whose weights it keeps elsewhere; None if it does not."""
-    hooks: list[Any] = [getattr(part, "_hf_hook", None) for part in module.modules()]
+    hooks = [getattr(part, "_hf_hook", None) for part in module.modules()]
     for hook in hooks:
         for single in getattr(hook, "hooks", [hook]):
             device = getattr(single, "execution_device", None)

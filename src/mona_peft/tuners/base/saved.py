@@ -7,7 +7,6 @@ model match, and of modules inside each other the outermost.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from accelerate.utils import has_offloaded_params
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -85,7 +84,7 @@ def wrap_saved(model: nn.Module, config: BlockTunerConfig, adapter_name: str, ac
         return
     for name in names:
         path, _, child = name.rpartition(".")
-        parent: Any = model.get_submodule(path)
+        parent = model.get_submodule(path)
         wrapper = getattr(parent, child)
         if isinstance(wrapper, ModulesToSaveWrapper):
             wrapper.update(adapter_name)

@@ -8,8 +8,8 @@ The child's own name does not contain the prefix: PEFT takes a module whose path
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Self
 
 import torch
 from peft import PeftConfig
@@ -143,7 +143,7 @@ class TappedLayer(BlockTunerLayer):
                 if name in modules:
                     yield modules[name]
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Adapters added after `model.to(...)` go where the block went.
         probe = fn(self.weight)
         self._device_and_dtype = (probe.device, probe.dtype)

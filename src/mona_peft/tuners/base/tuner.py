@@ -70,7 +70,9 @@ class BlockTuner(CompatibleTuner):
         tolerate_tuple_embeddings(model)
 
     @contextlib.contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
+    def _enable_peft_forward_hooks(
+        self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> Iterator[None]:
         """Within this context each row of a batch uses the adapter, and the head, named for it."""
         if adapter_names is None:
             yield

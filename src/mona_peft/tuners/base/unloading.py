@@ -25,7 +25,9 @@ HOOKS = (
 )
 
 
-def unload(tuner: BaseTuner, remove_layers: Callable[[], None], is_ours: Callable[[nn.Module], bool]) -> nn.Module:
+def unload(
+    tuner: BaseTuner, remove_layers: Callable[[], None], is_ours: Callable[[BaseTunerLayer], bool]
+) -> nn.Module:
     """Remove the adapters of `tuner` from its model, and give the model back.
 
     The copies of `modules_to_save` go with them, except those under the name of an adapter that another method has on
@@ -36,9 +38,9 @@ def unload(tuner: BaseTuner, remove_layers: Callable[[], None], is_ours: Callabl
         remove_layers (`Callable`): Takes its layers off.
         is_ours (`Callable`): Whether a tuner layer is one of this package.
     """
-    model: Any = tuner.model
+    model = tuner.model
     remove_layers()
-    others: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    others = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     own = {
         name
         for name, config in tuner.peft_config.items()

@@ -15,6 +15,7 @@ from peft import PeftConfig
 from torch import Tensor, nn
 
 from mona_peft.blocks.checkpointing import (
+    Handle,
     outermost_checkpointed,
     register_before_checkpoint,
 )
@@ -42,7 +43,7 @@ class WrappedLayer(BlockTunerLayer):
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.handles: list[Any] = []
+        self.handles: list[Handle] = []
 
     def make_adapter(self, config: Any) -> nn.Module:
         """Make the module of a new adapter.
@@ -52,7 +53,7 @@ class WrappedLayer(BlockTunerLayer):
         """
         raise TypeError(f"{type(self).__name__} does not say how its adapters are made.")
 
-    def update_layer(self, adapter_name: str, config: Any) -> None:
+    def update_layer(self, adapter_name: str, config: PeftConfig) -> None:
         """Create a new adapter where the module is, of its data type."""
         adapter = self.make_adapter(config)
         adapter.train(self.training)
@@ -70,8 +71,8 @@ class WrappedLayer(BlockTunerLayer):
         # torch.compile takes `super().active_adapters` for the property itself
         return [self._active_adapter] if isinstance(self._active_adapter, str) else self._active_adapter
 
-    def active_modules(self) -> Iterable[nn.Module]:
-        """The modules of the active adapters; none when adapters are disabled."""
+    def active_modules(self) -> Iterable[Any]:
+        """The modules of the active adapters, as `make_adapter` made them; none when adapters are disabled."""
         modules = getattr(self, self.adapter_layer_names[0])
         return [] if self.disable_adapters else [modules[name] for name in self.active_adapters if name in modules]
 
@@ -92,7 +93,7 @@ class WrappedLayer(BlockTunerLayer):
         result = output
         for adapter in self.active_modules():
             output_cast = self._cast_input_dtype(output, adapter_dtype(adapter, output.dtype))
-            result = result + adapter.delta(output_cast).to(output.dtype)  # type: ignore[operator]
+            result = result + adapter.delta(output_cast).to(output.dtype)
         return result
 
     def release(self) -> None:
@@ -167,8 +168,7 @@ class WrappedTuner(BlockTuner):
     def _remove_layers(self) -> None:
         for parent in list(self.model.modules()):
             for name, child in list(parent.named_children()):
-                if type(child) is self.tuner_layer_cls:
-                    layer: Any = child
-                    layer.release()
-                    hand_over_hooks(layer, layer.base_layer)
-                    setattr(parent, name, layer.base_layer)
+                if isinstance(child, WrappedLayer) and type(child) is self.tuner_layer_cls:
+                    child.release()
+                    hand_over_hooks(child, child.base_layer)
+                    setattr(parent, name, child.base_layer)

@@ -6,13 +6,13 @@ Paper: "Parameter-Efficient Transfer Learning for NLP" (Houlsby et al., ICML 201
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 #: The nonlinear functions between the layers, by name.
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 class Bottleneck(nn.Module):
@@ -63,8 +63,7 @@ class Bottleneck(nn.Module):
             x (`Tensor`): The input.
             residual (`bool`): Whether `x` itself is part of the result.
         """
-        activate: Any = ACTIVATIONS[self.activation]
-        added = self.up(self.dropout(activate(self.down(x))))
+        added = self.up(self.dropout(ACTIVATIONS[self.activation](self.down(x))))
         added = added if self.scale == 1.0 else self.scale * added
         return x + added if residual else added
 

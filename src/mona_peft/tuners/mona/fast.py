@@ -131,8 +131,14 @@ def run(
 class _Mona(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Any, extra: Any, dropped: Any, options: Options, dtype: torch.dtype, *parameters: Any
-    ) -> Any:
+        ctx: Any,
+        x: Tensor,
+        extra: Tensor | None,
+        dropped: Tensor | None,
+        options: Options,
+        dtype: torch.dtype,
+        *parameters: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
         ctx.set_materialize_grads(False)
         ctx.options, ctx.dtype = options, dtype
         ctx.keep_stream = not options.add or x.element_size() < 4
@@ -149,7 +155,7 @@ class _Mona(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Any, grad_delta: Any) -> Any:
+    def backward(ctx: Any, grad_out: Tensor | None, grad_delta: Tensor | None) -> tuple:
         # Checkpointing lets the saved tensors be asked for once only.
         stream, down, mixed, *small = ctx.saved_tensors
         single, made = Parameters.split(small)
@@ -258,7 +264,7 @@ class _Backward:
         self.needs_x, self.needs_weights = needs_x, needs_weights
         self.grads: dict[str, Tensor] = {}  # by name of the weight
 
-    def run(self, tensors: Sequence[Any], grad_out: Tensor | None, grad_delta: Tensor | None) -> Tensor | None:
+    def run(self, tensors: Sequence[Tensor], grad_out: Tensor | None, grad_delta: Tensor | None) -> Tensor | None:
         """Give the gradient of the input, and leave those of the weights in `grads`.
 
         Args:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from mona_peft.blocks.layout import TokenLayout
@@ -62,7 +60,7 @@ class MonaLayer(TappedLayer):
         sole = active[0] if len(active) == 1 else None
         return sole if isinstance(sole, Mona) and sole.runs_fast(hidden_states) else None
 
-    def _delta(self, adapter: Any, hidden_states: Tensor, *layout: TokenLayout) -> Tensor:
+    def _delta(self, adapter: nn.Module, hidden_states: Tensor, *layout: TokenLayout) -> Tensor:
         if isinstance(adapter, Mona):
             return super()._delta(adapter, hidden_states, *layout)
         # What wraps an adapter (FSDP, checkpointing) acts when it is called.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mona_peft.tuners.base.tapped import TappedTuner
 
+from .config import MonaConfig
 from .layer import MonaLayer
 
 
@@ -39,6 +38,6 @@ class MonaModel(TappedTuner):
     tuner_layer_cls = MonaLayer
     child_name = "mona"
 
-    def acts_after_blocks(self, config: Any) -> bool:
+    def acts_after_blocks(self, config: MonaConfig) -> bool:
         """Whether `positions` has `"mlp"`, after which an adapter reads and changes the block's result."""
         return "mlp" in config.positions

@@ -62,7 +62,7 @@ class ScaledNorm(nn.Module):
     def __init__(self, dim: int, scale: str = "channel", norm: str = "layer") -> None:
         super().__init__()
         size = dim if scale == "channel" else 1
-        self.norm: Any = nn.LayerNorm(dim) if norm == "layer" else TokenBatchNorm(dim)
+        self.norm: nn.LayerNorm | TokenBatchNorm = nn.LayerNorm(dim) if norm == "layer" else TokenBatchNorm(dim)
         self.norm_scale = nn.Parameter(torch.full((size,), 1e-6))
         self.input_scale = nn.Parameter(torch.ones(size))
 

@@ -47,7 +47,12 @@ def is_traced() -> bool:
 
 
 def run(
-    x: Tensor, extra: Tensor | None, dropped: Tensor | None, options: fast.Options, flat: Any, dtype: torch.dtype
+    x: Tensor,
+    extra: Tensor | None,
+    dropped: Tensor | None,
+    options: fast.Options,
+    flat: Sequence[Tensor | None],
+    dtype: torch.dtype,
 ) -> tuple[Tensor | None, Tensor | None]:
     """As [`fast.run`], with the parameters as [`Parameters.flat`] gives them."""
     if extra is not None and _keeps_stream(x, options.add):
@@ -100,15 +105,15 @@ def mona_operator(
 @mona_operator.register_fake
 def _(
     x: Tensor,
-    extra: Any,
-    dropped: Any,
-    parameters: Any,
-    layout: Any,
-    eps: Any,
-    scale: Any,
-    add: Any,
-    split: Any,
-    dtype: Any,
+    extra: Tensor | None,
+    dropped: Tensor | None,
+    parameters: Sequence[Tensor],
+    layout: Sequence[int],
+    eps: float,
+    scale: float,
+    add: bool,
+    split: bool,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     down, mixed = (x.new_empty((*x.shape[:-1], parameters[4].shape[0]), dtype=dtype) for _ in range(2))
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -144,17 +149,17 @@ def backward_operator(
 @backward_operator.register_fake
 def _(
     stream: Tensor,
-    down: Any,
-    mixed: Any,
-    grad_out: Any,
-    grad_delta: Any,
+    down: Tensor,
+    mixed: Tensor,
+    grad_out: Tensor | None,
+    grad_delta: Tensor | None,
     parameters: Sequence[Tensor],
-    layout: Any,
-    eps: Any,
-    scale: Any,
-    kept_stream: Any,
+    layout: Sequence[int],
+    eps: float,
+    scale: float,
+    kept_stream: bool,
     needs_weights: bool,
-    dtype: Any,
+    dtype: torch.dtype,
 ) -> list[Tensor]:
     kinds = [stream, *(parameters if needs_weights else [])]
     return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in kinds]
@@ -170,7 +175,7 @@ def _set_up(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.used, ctx.count = (add, split or not add), len(parameters)
 
 
-def _backward(ctx: Any, grad_out: Any, grad_delta: Any, *rest: Any) -> tuple:
+def _backward(ctx: Any, grad_out: Tensor | None, grad_delta: Tensor | None, *rest: None) -> tuple:
     grads = [grad if used else None for grad, used in zip((grad_out, grad_delta), ctx.used, strict=True)]
     if grads == [None, None]:
         return (None,) * 10

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +49,7 @@ def _scaled_norm(norm: nn.Module, x: Tensor) -> Tensor:
     return norm.norm_scale * norm.norm(x) + norm.input_scale * x
 
 
-def _filter(mona: Any, z: Tensor, layout: TokenLayout) -> Tensor:
+def _filter(mona: Mona, z: Tensor, layout: TokenLayout) -> Tensor:
     on_grid = functools.partial(_on_grid, layout=layout)
     mean = 1 / len(mona.depthwise)
     if mona.variant == "final":
@@ -63,7 +62,7 @@ def _filter(mona: Any, z: Tensor, layout: TokenLayout) -> Tensor:
     return on_grid([mona.pointwise], _scaled_norm(mona.norm2, z)) + z
 
 
-def _on_grid(convolutions: Any, z: Tensor, layout: TokenLayout) -> Tensor:
+def _on_grid(convolutions: Iterable[nn.Module], z: Tensor, layout: TokenLayout) -> Tensor:
     """The sum of the convolutions, of the patch tokens on their grid and of each other token as a 1x1 image."""
     height, width, prefix, suffix = layout
     batch, tokens, channels = z.shape

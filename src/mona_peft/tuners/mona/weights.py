@@ -8,11 +8,13 @@ Small operations cost what it takes to start them, so several are one wherever t
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class Weights(NamedTuple):
@@ -100,13 +102,13 @@ class Parameters(NamedTuple):
         return [*single, *(t for pair in zip(kernels, biases, strict=True) for t in pair)]
 
     @classmethod
-    def split(cls, flat: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    def split(cls, flat: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
         """The parts of [`flat`]: single parameters, and filters with their biases."""
         count = len(cls._fields) - 2
         return flat[:count], flat[count:]
 
     @classmethod
-    def unflatten(cls, flat: Sequence[Any]) -> Parameters:
+    def unflatten(cls, flat: Sequence[Tensor | None]) -> Parameters:
         """Take back [`flat`]."""
         single, filters = cls.split(flat)
         return cls._make([*single, filters[::2], filters[1::2]])
@@ -139,7 +141,7 @@ class Parameters(NamedTuple):
         norm_weight, norm_bias, kernel, kernel_bias = made
         input_scale = _wide(self.input_scale).expand(norm_weight.shape)
         down, down_bias, *rest = plain
-        narrow: list[Any] = [down, down_bias, kernel, kernel_bias, matrix, *rest]
+        narrow = [down, down_bias, kernel, kernel_bias, matrix, *rest]
         return Weights._make([norm_weight, norm_bias, input_scale, *narrow])
 
     @property
@@ -200,9 +202,10 @@ class Constants(NamedTuple):
 
 def _constants(sizes: tuple[int, ...], like: Tensor) -> Constants:
     """Those for filters of these sizes and as many channels, of the type and on the device of `like`."""
-    make: Any = _make_constants
+    make: Callable[..., Constants] = _make_constants
     if torch._C._len_torch_dispatch_stack() or (like.is_cuda and torch.cuda.is_current_stream_capturing()):
-        make = make.__wrapped__  # fake tensors, and memory that a captured graph owns, must not outlive this call
+        # Fake tensors, and memory that a captured graph owns, must not outlive this call.
+        make = _make_constants.__wrapped__
     return make(sizes, like.shape[0], like.dtype, like.device)
 
 

@@ -73,7 +73,7 @@ class ChannelMap(nn.Module):
         """See `forward`; a call of the module, so that its hooks run."""
         return self(x)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         channels, weight = (state_dict.get(f"{prefix}{name}") for name in ("channels", "linear.weight"))
         if channels is not None and not channels.is_meta:

@@ -17,13 +17,14 @@ from torch.utils.hooks import RemovableHandle
 
 from mona_peft.blocks.layout import Layout, TokenLayout
 from mona_peft.blocks.rows import apply_layout, choose_adapters
+from mona_peft.blocks.tapped import TappedBlock
 
 from .layer import SCTLayer
 
 
 @torch.no_grad()
 def select_salient_channels(
-    model: nn.Module, batches: Iterable[tuple[Any, Tensor]], adapter_name: str = "default"
+    model: nn.Module, batches: Iterable[tuple[Tensor | Mapping[str, Tensor], Tensor]], adapter_name: str = "default"
 ) -> None:
     """Select the channels that an SCT adapter maps, from what the frozen backbone makes of training images.
 
@@ -60,7 +61,7 @@ def select_salient_channels(
 class _Watch:
     """Adds up the squares of the channels of a block's residual stream, class by class; a context manager."""
 
-    def __init__(self, block: Any, positions: list[str]) -> None:
+    def __init__(self, block: TappedBlock, positions: list[str]) -> None:
         self.block = block
         self.squares: dict[str, dict[int, Tensor]] = {position: {} for position in positions}
         self.labels = torch.empty(0)
@@ -94,7 +95,7 @@ class _Watch:
     def _after_attention(self, entry: nn.Module, args: tuple) -> None:
         self._see("attention", args[0])
 
-    def _after_mlp(self, block: nn.Module, args: Any, output: Any) -> None:
+    def _after_mlp(self, block: nn.Module, args: tuple, output: Any) -> None:
         hidden_states = output[0] if isinstance(output, tuple) else output
         if self.block._tap.spec.grid == "channels_first":
             hidden_states = hidden_states.permute(0, 2, 3, 1)
@@ -124,11 +125,11 @@ def _patch_squares(hidden_states: Tensor, layout: TokenLayout) -> Tensor:
     return squares
 
 
-def _sct_layers(model: nn.Module) -> Iterator[tuple[nn.Module, SCTLayer]]:
+def _sct_layers(model: nn.Module) -> Iterator[tuple[TappedBlock, SCTLayer]]:
     """The blocks with SCT adapters, and their layers."""
     for module in model.modules():
         for child in module.children():
-            if isinstance(child, SCTLayer):
+            if isinstance(child, SCTLayer) and isinstance(module, TappedBlock):
                 yield module, child
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from mona_peft.blocks.head import find_head, is_head
 from mona_peft.tuners.base.wrapped import WrappedTuner
 
+from .config import SSFConfig
 from .layer import SSFLayer
 
 #: In the names of modules that compute a position bias from a table of places, once for all images.
@@ -52,7 +55,7 @@ class SSFModel(WrappedTuner):
     prefix = "ssf_"
     tuner_layer_cls = SSFLayer
 
-    def target_names(self, model: nn.Module, peft_config: Any, blocks: list[str]) -> list[str]:
+    def target_names(self, model: nn.Module, peft_config: SSFConfig, blocks: list[str]) -> list[str]:
         """Names of the layers to adapt: those of the blocks, or of all that is no head."""
         heads = [*(find_head(model) or ()), *(peft_config.modules_to_save or []), *unused_parts(model)]
         inside = [f"{name}." for name in blocks]
@@ -67,7 +70,9 @@ class SSFModel(WrappedTuner):
         return chosen
 
     @contextlib.contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Any:
+    def _enable_peft_forward_hooks(
+        self, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> Iterator[None]:
         """See `BlockTuner`; some layers that SSF adapts have no rows that belong to images."""
         tables = [n for n, m in self.model.named_modules() if isinstance(m, SSFLayer) and any(t in n for t in TABLES)]
         if adapter_names is not None and (tables or "input_ids" in kwargs):
@@ -83,7 +88,7 @@ class SSFModel(WrappedTuner):
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
-        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         # Files of earlier releases have scales and shifts of parts that have no part in the output.
         unused = tuple(f"{name}." for name in unused_parts(model))

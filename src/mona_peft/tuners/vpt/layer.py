@@ -84,7 +84,7 @@ class VPTLayer(WrappedLayer):
         return tuple(_join(parts, order) for parts in zip(*outputs, strict=True))
 
     def _attend(self, x: Tensor, args: tuple, kwargs: dict[str, Any]) -> Any:
-        adapters: list[Any] = list(self.active_modules())
+        adapters: list[Prompts] = list(self.active_modules())
         if not adapters:
             return self.base_layer(x, *args, **kwargs)
         prompts = self._prompts(adapters, x)
@@ -96,7 +96,7 @@ class VPTLayer(WrappedLayer):
         output = self.base_layer(torch.cat([prompts, x], dim=1), *args, **kwargs)
         return (output[0][:, count:], *output[1:]) if isinstance(output, tuple) else output[:, count:]
 
-    def _prompts(self, adapters: Sequence[Any], x: Tensor) -> Tensor:
+    def _prompts(self, adapters: Sequence[Prompts], x: Tensor) -> Tensor:
         """The normalised prompts for the rows of `x`; those of an image are the same in all its windows."""
         rows, images = x.shape[0], 1
         if any(adapter.dropout.training and adapter.dropout.p for adapter in adapters):
@@ -113,9 +113,9 @@ class VPTLayer(WrappedLayer):
         else:
             _thread.images = args[0].shape[0]
 
-    def _pad_bias(self, module: nn.Module, args: Any, bias: Tensor) -> Tensor:
+    def _pad_bias(self, module: nn.Module, args: tuple, bias: Tensor) -> Tensor:
         """Hook on the position bias `(1, heads, N, N)`: none for the prompts."""
-        adapters: list[Any] = list(self.active_modules())
+        adapters: list[Prompts] = list(self.active_modules())
         count = sum(adapter.tokens.shape[0] for adapter in adapters)
         return _pad_mask(bias, count) if count else bias
 
@@ -125,12 +125,12 @@ def _pad_mask(mask: Tensor, count: int) -> Tensor:
     return F.pad(mask, (count, 0, count, 0), value=True if mask.dtype == torch.bool else 0)
 
 
-def _pick(value: Any, rows: Tensor, total: int) -> Any:
+def _pick(value: object, rows: Tensor, total: int) -> object:
     """The part of an argument that belongs to some rows, if it has one for each."""
     return value[rows] if isinstance(value, Tensor) and value.dim() and len(value) == total else value
 
 
-def _join(parts: Sequence[Any], order: Tensor) -> Any:
+def _join(parts: Sequence[Any], order: Tensor) -> object:
     """Put the results of groups of rows together, in the order of the rows."""
     if not isinstance(parts[0], Tensor):
         return parts[0]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any
 
+from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -44,7 +44,7 @@ class VPTModel(WrappedTuner):
     tuner_layer_cls = VPTLayer
     _bound: float | None
 
-    def target_names(self, model: nn.Module, peft_config: Any, blocks: list[str]) -> list[str]:
+    def target_names(self, model: nn.Module, peft_config: PeftConfig, blocks: list[str]) -> list[str]:
         """Names of the attention modules of the blocks."""
         names = []
         for name in blocks:
@@ -111,5 +111,6 @@ def prompt_bound(model: nn.Module, name: str) -> float | None:
     if found is None:
         return None
     around, path = found
-    convolution: Any = around.get_submodule(path)
+    convolution = around.get_submodule(path)
+    assert isinstance(convolution, nn.Conv2d)
     return uniform_bound(convolution.in_channels * math.prod(convolution.kernel_size), width)

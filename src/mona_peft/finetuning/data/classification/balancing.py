@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -27,7 +25,7 @@ class BalancedImages(Dataset):
     def __len__(self) -> int:
         return len(self.images)  # type: ignore[arg-type]
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> object:
         rows = self.rows[np.random.randint(len(self.rows))]
         return self.images[int(rows[np.random.randint(len(rows))])]
 

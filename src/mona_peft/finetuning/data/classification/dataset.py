@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import pyarrow as pa
@@ -17,6 +17,9 @@ from torch.utils.data import Dataset, IterableDataset
 
 from mona_peft.finetuning.data.fingerprint import digest
 from mona_peft.finetuning.data.images import open_image
+
+#: A split: rows in a table, or a stream of them.
+Rows: TypeAlias = "datasets.Dataset | datasets.IterableDataset"
 
 
 def arrow_column(split: datasets.Dataset, name: str) -> pa.Array:
@@ -31,7 +34,7 @@ class ClassificationData:
 
     Args:
         name (`str`): What to call it.
-        splits (`Mapping[str, Any]`): `datasets.Dataset`s, or streams: `train`, and `validation` or `test` where there
+        splits (`Mapping[str, Rows]`): `datasets.Dataset`s, or streams: `train`, and `validation` or `test` where there
             are such.
         class_names (`tuple[str, ...]`): By label.
         image_column (`str`): Images, as `datasets.Image`.
@@ -40,7 +43,7 @@ class ClassificationData:
     """
 
     name: str
-    splits: Mapping[str, Any]
+    splits: Mapping[str, Rows]
     class_names: tuple[str, ...]
     image_column: str = "image"
     label_column: str = "label"
@@ -51,12 +54,12 @@ class ClassificationData:
 
         The pictures themselves are not read; of a stream, nothing is.
         """
-        parts: list[Any] = [self.class_names, self.multilabel]
+        parts: list[object] = [self.class_names, self.multilabel]
         for name, split in sorted(self.splits.items()):
             parts += [name, *self._parts(split)]
         return digest(parts)
 
-    def _parts(self, split: Any) -> list[Any]:
+    def _parts(self, split: Rows) -> list[object]:
         if not isinstance(split, datasets.Dataset):
             return [type(split).__name__]
         labels, images = (arrow_column(split, column) for column in (self.label_column, self.image_column))
@@ -66,7 +69,7 @@ class ClassificationData:
             lengths = pc.binary_length(pc.struct_field(images, "bytes")).to_pylist()
         return [len(split), labels.to_pylist(), names, lengths]
 
-    def with_splits(self, splits: Mapping[str, Any]) -> ClassificationData:
+    def with_splits(self, splits: Mapping[str, Rows]) -> ClassificationData:
         """The same data set with other splits."""
         return replace(self, splits=splits)
 
@@ -93,7 +96,7 @@ class ClassificationImages(Dataset):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return to_sample(self.split[index], index, self.data, self.transform)
 
 
@@ -129,14 +132,14 @@ class ClassificationStream(IterableDataset):
         """Shuffle for an epoch."""
         self.stream.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for index, row in enumerate(self.stream):
             yield to_sample(row, index, self.data, self.transform)
 
 
 def to_sample(
     row: dict[str, Any], index: int, data: ClassificationData, transform: Callable[[Image.Image], torch.Tensor]
-) -> dict[str, Any]:
+) -> dict[str, torch.Tensor]:
     """A stored row as `pixel_values` `(3, H, W)`, `labels` and `index`."""
     return {
         "pixel_values": transform(open_image(row[data.image_column], index)),

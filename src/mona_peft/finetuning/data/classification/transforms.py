@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 from transformers import BitImageProcessor, ConvNextImageProcessor
+from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import PILImageResampling
 
 from mona_peft.finetuning.data.images import to_rgb
@@ -101,15 +102,15 @@ def eval_transform(
 
 
 def evaluation_processor(
-    processor: Any, resize_ratio: float, interpolation: str = "bicubic", image_size: int | None = None
-) -> Any:
+    processor: BaseImageProcessor, resize_ratio: float, interpolation: str = "bicubic", image_size: int | None = None
+) -> BaseImageProcessor:
     """An image processor of transformers that prepares images as [`eval_transform`] does.
 
     That of ConvNeXt resizes the short side and crops the centre; it does so below 384 pixels only, so larger models
     and those whose input is not square keep their own.
 
     Args:
-        processor (`Any`): The model's own processor.
+        processor (`BaseImageProcessor`): The model's own processor.
         resize_ratio (`float`): As for [`eval_transform`].
         interpolation (`str`): As for [`eval_transform`].
         image_size (`int`, *optional*): Another side than the model's own, for which [`eval_transform`] is followed at

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 #: How each format's four numbers become x, y, width and height: of arrays `(4, N)`, and of the image in that unit.
-BOX_FORMATS: dict[str, tuple[bool, Callable[[Any], Any]]] = {
+BOX_FORMATS: dict[str, tuple[bool, Callable[[np.ndarray], np.ndarray]]] = {
     "coco": (False, lambda box: box),
     "pascal_voc": (False, lambda box: np.stack([box[0], box[1], box[2] - box[0], box[3] - box[1]])),
     "yolo": (True, lambda box: np.stack([box[0] - box[2] / 2, box[1] - box[3] / 2, box[2], box[3]])),

@@ -28,7 +28,7 @@ class RandomSizeCrop(v2.Transform):
         super().__init__()
         self.low, self.high = low, high
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, object]:
         """Draw the crop."""
         height, width = TF.get_size(flat_inputs[0])
         crop = [_between(min(self.low, side), min(self.high, side)) for side in (height, width)]
@@ -53,7 +53,7 @@ class RandomScale(v2.Transform):
         super().__init__()
         self.short_sides, self.long_side, self.factors = short_sides, long_side, factors
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, object]:
         """Draw the frame and the factor."""
         height, width = TF.get_size(flat_inputs[0])
         short_side = self.short_sides[_between(0, len(self.short_sides) - 1)]

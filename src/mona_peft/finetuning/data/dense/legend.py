@@ -130,7 +130,7 @@ def _key(where: str, value: Any) -> int:
     return numbers[0] if len(numbers) == 1 else numbers[0] << 16 | numbers[1] << 8 | numbers[2]
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, str, Any]]:
+def _csv_rows(path: Path) -> Iterator[tuple[str, str, object]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
         header = {str(name).strip().lower(): name for name in reader.fieldnames or ()}
@@ -150,7 +150,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, str, Any]]:
             yield where, str(row[columns["name"]]).strip(), numbers if len(numbers) == 3 else numbers[0]
 
 
-def _labelmap_rows(path: Path) -> Iterator[tuple[str, str, Any]]:
+def _labelmap_rows(path: Path) -> Iterator[tuple[str, str, object]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
@@ -161,7 +161,7 @@ def _labelmap_rows(path: Path) -> Iterator[tuple[str, str, Any]]:
             raise ValueError(f"{path}, line {number}: {line!r} is no name:r,g,b.") from None
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, str, Any]]:
+def _json_rows(path: Path) -> Iterator[tuple[str, str, object]]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError(f"The legend {path} is no JSON object of names and colours or numbers.")

@@ -7,8 +7,8 @@ that is not its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 from pycocotools import mask as rle
@@ -21,7 +21,19 @@ Annotation = dict[str, Any]
 FARTHEST = 10
 
 
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+class EncodedMask(TypedDict):
+    """A mask in COCO's compressed RLE.
+
+    Args:
+        size (`list[int]`): Height and width, pixels.
+        counts (`str`): The run lengths.
+    """
+
+    size: list[int]
+    counts: str
+
+
+def encode_mask(mask: np.ndarray) -> EncodedMask:
     """Compressed RLE of a mask `(H, W)`, its counts as text, as JSON wants it."""
     encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
@@ -58,12 +70,12 @@ def encode_segmentation(annotation: Annotation, height: int, width: int) -> dict
     return rle.merge(rle.frPyObjects(polygons, height, width))
 
 
-def mask_area(encoded: dict[str, Any]) -> float:
+def mask_area(encoded: Mapping[str, object]) -> float:
     """Pixels of a mask in compressed RLE."""
     return float(rle.area(encoded))
 
 
-def turn_segmentation(annotation: Annotation, orientation: int, height: int, width: int) -> dict[str, Any]:
+def turn_segmentation(annotation: Annotation, orientation: int, height: int, width: int) -> EncodedMask:
     """Compressed RLE of the segmentation on a stored image, on the image that EXIF data turn upright.
 
     Args:
@@ -130,7 +142,7 @@ def run_lengths(counts: str | bytes) -> list[int]:
     return lengths
 
 
-def _rle_problem(segmentation: dict[str, Any], height: int, width: int) -> str | None:
+def _rle_problem(segmentation: Mapping[str, object], height: int, width: int) -> str | None:
     size, counts = segmentation.get("size"), segmentation["counts"]
     if not isinstance(size, Sequence) or list(size) != [height, width]:
         return f"is an RLE of size {_shortened(size)} on an image of [{height}, {width}]"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -129,7 +128,7 @@ class ObjectData:
 
     def fingerprint(self) -> str:
         """Hash of the categories, and of every image's file name, size, boxes and their categories."""
-        parts: list[Any] = [tuple(self.categories.items())]
+        parts: list[object] = [tuple(self.categories.items())]
         for name, images in sorted(self.splits.items()):
             parts.append(name)
             for image in images:
@@ -239,7 +238,7 @@ def training_targets(image: ObjectImage, category_ids: Sequence[int], with_masks
     )
 
 
-def training_box(annotation: Mapping[str, Any], image: ObjectImage) -> tuple[float, float, float, float] | None:
+def training_box(annotation: Annotation, image: ObjectImage) -> tuple[float, float, float, float] | None:
     """Corners of an object that trains, clipped to the image; `None` for one that does not."""
     if annotation.get("iscrowd") or annotation.get("difficult"):
         return None

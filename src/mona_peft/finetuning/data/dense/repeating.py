@@ -7,7 +7,6 @@ image has the largest one of its classes.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -56,7 +55,7 @@ class RepeatedImages(Dataset):
     def __len__(self) -> int:
         return len(self.rows) + self.drawn
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> object:
         if index < len(self.rows):
             return self.images[int(self.rows[index])]
         return self.images[int(np.random.choice(len(self.chances), p=self.chances))]

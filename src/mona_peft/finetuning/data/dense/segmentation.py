@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -78,7 +77,7 @@ class SegmentationData:
 
     def fingerprint(self) -> str:
         """Hash of the class names, and of the names of every image and label map; no file is read."""
-        parts: list[Any] = [self.class_names, self.reduce_zero_label]
+        parts: list[object] = [self.class_names, self.reduce_zero_label]
         if self.legend is not None:
             parts += [self.legend.keys, self.legend.labels]
         for name, samples in sorted(self.splits.items()):

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from transformers.image_processing_utils import BaseImageProcessor
 
 from mona_peft.finetuning.data.classification.transforms import IMAGENET_MEAN, IMAGENET_STD
 
@@ -51,7 +52,7 @@ class DenseSettings:
         long = size.get("longest_edge") or max(short, size.get("height") or 0, size.get("width") or 0)
         return cls(short, long, tuple(processor.image_mean), tuple(processor.image_std))
 
-    def processor(self) -> Any:
+    def processor(self) -> BaseImageProcessor:
         """A transformers image processor that resizes and normalises in the same way."""
         from transformers import DetrImageProcessor
 
@@ -88,7 +89,7 @@ class ObjectTransform:
         boxes = tv_tensors.BoundingBoxes(
             torch.from_numpy(targets.boxes), format="XYXY", canvas_size=(image.height, image.width)
         )
-        sample: dict[str, Any] = {"boxes": boxes, "labels": torch.from_numpy(targets.labels)}
+        sample: dict[str, Tensor] = {"boxes": boxes, "labels": torch.from_numpy(targets.labels)}
         if targets.masks is not None:
             sample["masks"] = tv_tensors.Mask(torch.from_numpy(targets.masks))
         pixels, sample = self.steps(to_image(image), sample)
@@ -147,7 +148,7 @@ class LabelMapTransform:
         photometric: bool,
         hue_degrees: float = HUE_DEGREES,
     ) -> None:
-        steps: list[Any] = [RandomScale([settings.short_side], settings.long_side, scale), VariedCrop(crop)]
+        steps: list[v2.Transform] = [RandomScale([settings.short_side], settings.long_side, scale), VariedCrop(crop)]
         steps.append(v2.RandomHorizontalFlip(flip))
         if photometric:
             steps.append(PhotometricDistortion(hue_degrees=hue_degrees))

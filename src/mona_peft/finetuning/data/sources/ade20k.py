@@ -9,7 +9,6 @@ import csv
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import datasets
 
@@ -121,7 +120,7 @@ def load_hub_segmentation(
     return SegmentationData(name, splits, class_names, reduce_zero_label, exif_frame)
 
 
-def _label_column(rows: Any, given: str | None, name: str) -> str:
+def _label_column(rows: datasets.Dataset, given: str | None, name: str) -> str:
     """The column of label maps."""
     usual = [one for one in LABEL_COLUMNS if isinstance(rows.features.get(one), datasets.Image)]
     found = given or next(iter(usual), None)

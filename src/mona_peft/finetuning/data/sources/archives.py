@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 
@@ -26,11 +26,11 @@ class LabelledFiles:
 
     Args:
         paths (`list[str]`): Image files.
-        labels (`list[Any]`): A label each, or a row of 1, 0 and -1.
+        labels (`Sequence[int | list[int]]`): A label each, or a row of 1, 0 and -1.
     """
 
     paths: list[str]
-    labels: list[Any]
+    labels: Sequence[int | list[int]]
 
     def to_dataset(self, class_names: list[str], multilabel: bool) -> datasets.Dataset:
         """The same as a `datasets.Dataset` whose images are read when asked for."""

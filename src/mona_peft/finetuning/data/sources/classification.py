@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from mona_peft.finetuning.data.classification.dataset import ClassificationData, arrow_column
+from mona_peft.finetuning.data.classification.dataset import ClassificationData, Rows, arrow_column
 from mona_peft.finetuning.data.embedded.digits import load_adaptation_digits
 
 from .checks import check_images, image_folder, skip_bad_images, undecoded
@@ -160,7 +160,7 @@ def _kind_of(folder: Path) -> str:
 
 
 def _encoded(
-    source: str, splits: dict[str, Any], names: list[str], image: str, label: str, config: DataConfig
+    source: str, splits: dict[str, Rows], names: list[str], image: str, label: str, config: DataConfig
 ) -> ClassificationData:
     """The splits with their labels as numbers, or as rows of 1 and 0."""
     first = next(iter(splits.values()))
@@ -174,7 +174,7 @@ def _encoded(
     return ClassificationData(config.dataset or source, encoded, tuple(names), image, "label", multilabel)
 
 
-def _labelled(splits: dict[str, Any], label: str, source: str) -> dict[str, Any]:
+def _labelled(splits: dict[str, Rows], label: str, source: str) -> dict[str, Rows]:
     """The splits without those that have no labels at all, such as the test splits of competitions."""
     labelled = {}
     for split, rows in splits.items():
@@ -200,7 +200,7 @@ def _encode_stream(
     """The same for a stream, whose rows are checked as they come."""
     inside = image_folder(_local_folder(config))
 
-    def encode_row(row: dict[str, Any], number: int) -> dict[str, Any]:
+    def encode_row(row: dict[str, Any], number: int) -> dict[str, object]:
         stored = row[image]
         if stored and stored["bytes"] is None and "://" not in stored["path"]:
             inside.file(os.path.abspath(stored["path"]), f"Row {number} of {name}")
@@ -211,7 +211,7 @@ def _encode_stream(
     return stream.cast_column(image, feature).map(encode_row, with_indices=True, features=features)
 
 
-def _label_feature(names: list[str], multilabel: bool) -> Any:
+def _label_feature(names: list[str], multilabel: bool) -> datasets.Sequence | datasets.ClassLabel:
     return datasets.Sequence(datasets.Value("int8")) if multilabel else datasets.ClassLabel(names=names)
 
 
@@ -222,7 +222,7 @@ def _local_folder(config: DataConfig) -> Path | None:
     return found.parent if found is not None and found.is_file() else found
 
 
-def _hold_out(data: ClassificationData, config: DataConfig, seed: int) -> dict[str, Any]:
+def _hold_out(data: ClassificationData, config: DataConfig, seed: int) -> dict[str, datasets.Dataset]:
     """The splits with a share of the training split of each class cut off to validate on.
 
     Raises:

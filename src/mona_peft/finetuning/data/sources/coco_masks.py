@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -144,7 +143,7 @@ def draw_segmentations(data: ObjectData, covered: bool, exif_frame: str | None =
     return SegmentationData(data.name, splits, names, exif_frame=exif_frame)
 
 
-def load_stuff(root: Path, found: Any, exif_frame: str | None = None) -> SegmentationData:
+def load_stuff(root: Path, found: dict[str, tuple[str, str]], exif_frame: str | None = None) -> SegmentationData:
     """Load a COCO stuff or instances layout as label maps; raises what [`load_coco`] raises."""
     covered = all(Path(file).stem.startswith("stuff_") for file, _ in found.values())
     return draw_segmentations(load_coco(root, found), covered, exif_frame)

@@ -193,7 +193,7 @@ def _refuse_unread(config: SourceConfig, names: Sequence[str]) -> None:
         )
 
 
-def refuse_missing(data: Any) -> None:
+def refuse_missing(data: ObjectData | SegmentationData) -> None:
     """Refuse a data set of which a file is missing, before it is trained on.
 
     Raises:
@@ -237,7 +237,7 @@ def _coco_layout(config: ObjectDataConfig) -> dict[str, tuple[str, str]] | None:
     return layout or None
 
 
-def _folder(config: Any) -> Path:
+def _folder(config: SourceConfig) -> Path:
     if not config.data_dir:
         raise ValueError(f"dataset {config.dataset} needs --data_dir, the folder it is unpacked in.")
     return Path(config.data_dir)

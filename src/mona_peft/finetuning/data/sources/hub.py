@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 
@@ -21,6 +21,9 @@ from .config import SourceConfig
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
 LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class", "category", "target")
+
+
+Split = TypeVar("Split")
 
 
 def check_source(source: str, known: str) -> None:
@@ -40,7 +43,7 @@ def check_source(source: str, known: str) -> None:
 
 def load_splits(
     name_or_path: str, config_name: str | None = None, streaming: bool = False, revision: str | None = None
-) -> dict[str, Any]:
+) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
     """Load every split of a Hub data set, or of a folder of images, parquet files or webdataset shards.
 
     Args:
@@ -86,11 +89,11 @@ def _innermost(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def pick_splits(available: Mapping[str, Any], wanted: Mapping[str, str | None]) -> dict[str, Any]:
+def pick_splits(available: Mapping[str, Split], wanted: Mapping[str, str | None]) -> dict[str, Split]:
     """Splits by role. A split that is named for validation is not found for the test as well, nor the other way round.
 
     Args:
-        available (`Mapping[str, Any]`): Splits by their own names.
+        available (`Mapping[str, Split]`): Splits, whatever they are, by their own names.
         wanted (`Mapping[str, str | None]`): For each of `train`, `validation` and `test`, the split's own name, or
             `None` to find it by the usual names.
 

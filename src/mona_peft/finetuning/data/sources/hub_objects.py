@@ -6,7 +6,7 @@ and classes, and where there are such areas, crowds and segmentations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,19 +118,19 @@ def _objects_column(features: datasets.Features, given: str | None, name: str) -
     return found
 
 
-def _fields(feature: Any) -> dict[str, Any]:
+def _fields(feature: object) -> dict[str, Any]:
     """The fields of a column of objects, be it a list of objects or an object of lists."""
     inner = getattr(feature, "feature", feature)
     return inner if isinstance(inner, dict) else {}
 
 
-def _by_field(names: Any) -> dict[str, str]:
+def _by_field(names: Container[str]) -> dict[str, str]:
     """Of the names of `FIELDS`, those that are there, and what they are called."""
     found = {field: next((name for name in usual if name in names), None) for field, usual in FIELDS.items()}
     return {field: name for field, name in found.items() if name is not None}
 
 
-def _class_feature(column: Any) -> Any:
+def _class_feature(column: object) -> object:
     """The feature of one class."""
     fields = _fields(column)
     feature = fields[_by_field(fields)["category_id"]]
@@ -189,7 +189,7 @@ def _is_box(box: Any) -> bool:
     return numbers and len(box) == 4 and are_finite(box)
 
 
-def _class_names(rows: Sequence[TableRow], feature: Any, given: Sequence[str], name: str) -> list[str]:
+def _class_names(rows: Sequence[TableRow], feature: object, given: Sequence[str], name: str) -> list[str]:
     """Names of the classes: given, stored with the column, or found in it."""
     values = [item["category_id"] for row in rows for item in row.objects]
     column = datasets.Dataset.from_dict({"label": values}, features=datasets.Features({"label": feature}))

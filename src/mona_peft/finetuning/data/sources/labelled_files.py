@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ def _columns(file: Path, rows: list[Row], image: str | None, label: str | None) 
     return path, others
 
 
-def _split_of(where: str, row: dict[str, Any]) -> str:
+def _split_of(where: str, row: Mapping[str, object]) -> str:
     column = column_of(row, SPLIT_COLUMNS)
     if column is None:
         return "train"
@@ -204,7 +204,7 @@ def _names(rows: list[Labelled], given: Sequence[str]) -> list[str]:
             one.label = numbers if isinstance(one.label, list) else numbers[0]
         highest = max((value for one in rows for value in _values(one)), default=-1)
         names = list(given) or [str(number) for number in range(highest + 1)]
-        known: set[Any] = set(range(len(names)))
+        known: set[str | int] = set(range(len(names)))
     else:
         names = list(given) or sorted({str(value) for one in rows for value in _values(one)})
         known = set(names)

@@ -7,24 +7,23 @@ label column is read, never the images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mona_peft.finetuning.data.classification.dataset import arrow_column
+from mona_peft.finetuning.data.classification.dataset import Rows, arrow_column
 
 #: Without class names, so many classes are believed of few images: labels beyond are ids rather than class numbers.
 MOST_UNNAMED = 1000
 
 
-def find_class_names(split: Any, label_column: str, given: Sequence[str] = (), name: str = "the data") -> list[str]:
+def find_class_names(split: Rows, label_column: str, given: Sequence[str] = (), name: str = "the data") -> list[str]:
     """Names of the classes: given, stored with the column, or found in it (numbers from 0, or the sorted names).
 
     Args:
-        split (`datasets.Dataset` or `datasets.IterableDataset`): With the labels.
+        split (`Rows`): With the labels.
         label_column (`str`): Where they are.
         given (`Sequence[str]`): Names by class number, if they are known.
         name (`str`): Of the split, for messages.

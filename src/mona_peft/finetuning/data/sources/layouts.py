@@ -26,7 +26,7 @@ class Layout:
 
     name: str
     shape: str
-    find: Callable[[Path], Any]
+    find: Callable[[Path], object]
     load: Callable[..., Any]
     names_classes: bool = True
     names_splits: bool = False
@@ -45,13 +45,13 @@ def shapes(layouts: Sequence[Layout]) -> str:
     return "; ".join(f"{layout.name} ({layout.shape})" for layout in layouts)
 
 
-def say_read(name: str, layout: str, splits: Mapping[str, Any], class_names: Sequence[str], what: str) -> None:
+def say_read(name: str, layout: str, splits: Mapping[str, object], class_names: Sequence[str], what: str) -> None:
     """Say in one line as what a data set was read.
 
     Args:
         name (`str`): Of the data set.
         layout (`str`): Its layout.
-        splits (`Mapping[str, Any]`): Its splits.
+        splits (`Mapping[str, object]`): Its splits.
         class_names (`Sequence[str]`): By label.
         what (`str`): Of what there is a number in each split, such as images.
     """

@@ -29,7 +29,7 @@ def _find_stuff(root: Path) -> dict[str, tuple[str, str]]:
 
 
 def _load_folders(
-    root: Path, found: Any, config: SegmentationDataConfig, bad: list[Source] | None
+    root: Path, found: dict[str, tuple[Path, Path]], config: SegmentationDataConfig, bad: list[Source] | None
 ) -> SegmentationData:
     places = {path for pair in found.values() for path in pair}
     legend = find_legend(root, *sorted(places | {path.parent for path in places}))
@@ -45,7 +45,7 @@ def _load_folders(
     return load_folders(root, names, pairs, config.reduce_zero_label, config.exif_frame, legend)
 
 
-def _load_table(root: Path, found: Any, config: SegmentationDataConfig, bad: list[Source] | None) -> SegmentationData:
+def _load_table(root: Path, found: bool, config: SegmentationDataConfig, bad: list[Source] | None) -> SegmentationData:
     data = load_hub_segmentation(
         str(root),
         named_classes(config, str(root)),

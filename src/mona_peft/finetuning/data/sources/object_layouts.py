@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mona_peft.finetuning.data.dense.objects import ObjectData
 from mona_peft.finetuning.data.images import Source
@@ -14,7 +13,7 @@ from .config import ObjectDataConfig
 from .hub_objects import load_hub_objects
 from .layouts import Layout
 from .voc_folders import find_voc, load_voc
-from .yolo import find_yolo, load_yolo
+from .yolo import YoloFolder, find_yolo, load_yolo
 
 
 def find_table(root: Path) -> bool:
@@ -24,11 +23,11 @@ def find_table(root: Path) -> bool:
     return any(next(place.glob(name), None) for place in places for name in names)
 
 
-def _load_yolo(root: Path, found: Any, config: ObjectDataConfig, bad: list[Source] | None) -> ObjectData:
+def _load_yolo(root: Path, found: YoloFolder, config: ObjectDataConfig, bad: list[Source] | None) -> ObjectData:
     return load_yolo(found, config.class_names, config.exif_frame, bad)
 
 
-def _load_table(root: Path, found: Any, config: ObjectDataConfig, bad: list[Source] | None) -> ObjectData:
+def _load_table(root: Path, found: bool, config: ObjectDataConfig, bad: list[Source] | None) -> ObjectData:
     return replace(load_hub_objects(str(root), config, bad)[0], name=root.name)
 
 

@@ -18,7 +18,7 @@ class HubImage:
         row (`int`): Of the image.
     """
 
-    rows: Any
+    rows: datasets.Dataset
     column: str
     row: int
 

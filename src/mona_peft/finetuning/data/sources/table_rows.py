@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 #: File and line, and the values by column.
 Row = tuple[str, dict[str, Any]]
@@ -25,7 +25,7 @@ def read_rows(file: Path) -> Iterator[Row]:
         raise ValueError(f"{file} cannot be read: {error}.") from None
 
 
-def _json_rows(file: Path, lines: Any) -> Iterator[Row]:
+def _json_rows(file: Path, lines: TextIO) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
         where = f"{file}, line {number}"
         if not line.strip():
@@ -39,7 +39,7 @@ def _json_rows(file: Path, lines: Any) -> Iterator[Row]:
         yield where, row
 
 
-def _csv_rows(file: Path, lines: Any) -> Iterator[Row]:
+def _csv_rows(file: Path, lines: TextIO) -> Iterator[Row]:
     header = lines.readline()
     divider = "\t" if file.suffix.lower() == ".tsv" else ";" if ";" in header and "," not in header else ","
     names = [name.strip() for name in next(csv.reader([header], delimiter=divider), [])]
@@ -53,7 +53,7 @@ def _csv_rows(file: Path, lines: Any) -> Iterator[Row]:
         yield where, dict(zip(names, map(str.strip, cells), strict=True))
 
 
-def column_of(row: dict[str, Any], usual: Sequence[str]) -> str | None:
+def column_of(row: Iterable[str], usual: Sequence[str]) -> str | None:
     """The first of the usual names that a row has, as the row writes it."""
     lower = {name.lower(): name for name in row}
     return next((lower[name] for name in usual if name in lower), None)

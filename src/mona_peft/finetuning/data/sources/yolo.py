@@ -7,10 +7,9 @@ picture without that file has no objects.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -83,7 +82,7 @@ def _has_labels(folder: Path) -> bool:
     return folder.is_dir() and any(path.name != "classes.txt" for path in folder.glob("*.txt"))
 
 
-def _from_yaml(root: Path, file: Path, content: dict[str, Any]) -> YoloFolder:
+def _from_yaml(root: Path, file: Path, content: Mapping[str, object]) -> YoloFolder:
     names = content["names"]
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
@@ -106,7 +105,7 @@ def _from_yaml(root: Path, file: Path, content: dict[str, Any]) -> YoloFolder:
     return YoloFolder(root, file, tuple(map(str, names)), splits)
 
 
-def _inside(root: Path, file: Path, base: str, key: str, entry: Any) -> str:
+def _inside(root: Path, file: Path, base: str, key: str, entry: object) -> str:
     """A place that `data.yaml` names, relative to the folder. Roboflow writes `../train/images` for `train/images`."""
     candidates = (os.path.join(base, str(entry)), str(entry), str(entry).removeprefix("../"))
     inside = DataFolder(root)

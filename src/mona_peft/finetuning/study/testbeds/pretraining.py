@@ -76,7 +76,7 @@ class SmallBackbone:
         epochs_factor (`int`): How many times as long as the Swin it takes to pretrain.
     """
 
-    make: Callable[[tuple[str, ...]], Any]
+    make: MakeModel
     learning_rate: float
     epochs_factor: int = 1
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from mona_peft.finetuning.data.classification.dataset import ClassificationData
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data, require_training
+from mona_peft.finetuning.data.sources.config import DenseDataConfig, SourceConfig
 from mona_peft.finetuning.study.splits import CHOSEN_ON, StudySplits, study_splits
 from mona_peft.finetuning.study.variants import Variant
 from mona_peft.finetuning.tasks.classification import ClassificationConfig, ClassificationTask
+from mona_peft.finetuning.tasks.config import ModelConfig, ObjectConfig, SemanticSegmentationConfig
 from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
 from mona_peft.finetuning.training import Task, TrainingConfig
 from mona_peft.finetuning.training.config import FREE_ON_RESUME
@@ -34,9 +36,9 @@ class RecipeTestbed(Testbed):
 
     Args:
         task_name (`str`): Name of the task.
-        data (`Any`): Settings of the data set.
-        config (`Any`): Settings of the task; a variant gives the method and its settings, and its `backbone` and
-            `drop_path`, where it has them, are those of the model.
+        data (`SourceConfig`): Settings of the data set.
+        config (`ModelConfig`): Settings of the task; a variant gives the method and its settings, and its `backbone`
+            and `drop_path`, where it has them, are those of the model.
         training (`TrainingConfig`): Settings of the loop; a run gives its learning rate and seed.
         select_on (`str`): What rates and weights are chosen on; see `study_splits`.
         fraction (`float`): Share of the training set to hold out where the data has one split to evaluate on.
@@ -45,8 +47,8 @@ class RecipeTestbed(Testbed):
     def __init__(
         self,
         task_name: str,
-        data: Any,
-        config: Any,
+        data: SourceConfig,
+        config: ModelConfig,
         training: TrainingConfig,
         select_on: str = "validation",
         fraction: float = 0.1,
@@ -98,7 +100,7 @@ class RecipeTestbed(Testbed):
             ValueError: If the data lacks a split.
         """
         data, made = self.splits(seed)
-        changes: dict[str, object] = {"method": variant.method, "method_options": variant.options}
+        changes: dict[str, Any] = {"method": variant.method, "method_options": variant.options}
         if variant.backbone:
             changes["model"] = variant.backbone
         if variant.drop_path is not None:
@@ -119,6 +121,8 @@ class ClassificationTestbed(RecipeTestbed):
         training (`TrainingConfig`): See `RecipeTestbed`.
         **choice: `select_on` and `fraction` of `RecipeTestbed`.
     """
+
+    data: DataConfig
 
     def __init__(
         self, data: DataConfig, config: ClassificationConfig, training: TrainingConfig, **choice: Any
@@ -142,13 +146,20 @@ class DenseTestbed(RecipeTestbed):
 
     Args:
         task_name (`str`): A key of `DENSE_KINDS`.
-        data (`Any`): See `RecipeTestbed`.
-        config (`Any`): See `RecipeTestbed`.
+        data (`DenseDataConfig`): See `RecipeTestbed`.
+        config (`ObjectConfig` or `SemanticSegmentationConfig`): See `RecipeTestbed`.
         training (`TrainingConfig`): See `RecipeTestbed`.
         **choice: `select_on` and `fraction` of `RecipeTestbed`.
     """
 
-    def __init__(self, task_name: str, data: Any, config: Any, training: TrainingConfig, **choice: Any) -> None:
+    def __init__(
+        self,
+        task_name: str,
+        data: DenseDataConfig,
+        config: ObjectConfig | SemanticSegmentationConfig,
+        training: TrainingConfig,
+        **choice: Any,
+    ) -> None:
         super().__init__(task_name, data, config, training, **choice)
         self.title = f"{data.dataset}, {task_name.replace('_', ' ')}, {Path(config.model).name}"
         self.metric, self.metric_name = config.metric, METRIC_NAMES[config.metric]
