@@ -103,16 +103,21 @@ class SegmentationData:
         return to_rgb(image), np.ascontiguousarray(turn_pixels(labels, turn))
 
     @cached_property
-    def training_classes(self) -> list[set[int]]:
-        """Of each training image, the classes in its label map; all are read once."""
-        return [self._classes_in(sample) for sample in self.splits["train"]]
+    def training_pixels(self) -> np.ndarray:
+        """How many pixels each class has in each training label map, `(images, classes)`; all are read once."""
+        return np.array([self._count_pixels(sample) for sample in self.splits["train"]])
 
-    def _classes_in(self, sample: LabelledImage) -> set[int]:
-        """The classes in a label map, which alone is read; raises what [`read`] raises of it."""
+    @property
+    def training_classes(self) -> list[set[int]]:
+        """Of each training image, the classes in its label map."""
+        return [set(np.flatnonzero(counts).tolist()) for counts in self.training_pixels]
+
+    def _count_pixels(self, sample: LabelledImage) -> np.ndarray:
+        """Pixels of each class in a label map, which alone is read; raises what [`read`] raises of it."""
         labels = self._labels(self._open_labels(sample)[0], str(sample.label_map))
-        counted = np.unique(labels[labels != IGNORED])
+        counted = labels[labels != IGNORED]
         self._check(counted, sample)
-        return set(counted.tolist())
+        return np.bincount(counted, minlength=len(self.class_names))
 
     def _open_labels(self, sample: LabelledImage) -> tuple[Image.Image, int]:
         """The stored label map, upright, and its own orientation."""
