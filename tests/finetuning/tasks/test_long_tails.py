@@ -59,7 +59,7 @@ def masks(tmp_path, *label_maps):
 def test_weights_come_of_the_training_pixels(tmp_path):
     model = write_swin(tmp_path / "model")
     data = masks(tmp_path, [[0, 0, 0, 255]], [[0, 0, 1, 255], [0, 255, 255, 2]], [[3, 3]])
-    assert data.training_pixels.tolist() == [[3, 0, 0, 0], [3, 1, 1, 0]] and data.training_classes == [{0}, {0, 1, 2}]
+    assert data.pixels("train").tolist() == [[3, 0, 0, 0], [3, 1, 1, 0]] and data.training_classes == [{0}, {0, 1, 2}]
     task = tiny_task("segformer", model, data=data, class_weights=True)
     # 8 pixels of 3 classes; one class has none
     assert torch.allclose(task.weights, torch.tensor([8 / 18, 8 / 3, 8 / 3, 0]))

@@ -148,7 +148,7 @@ class SemanticSegmentationTask(DenseTask):
         Raises:
             ValueError: If no training pixel has a label.
         """
-        pixels = self.data.training_pixels.sum(0)
+        pixels = self.data.pixels("train").sum(0)
         if not pixels.any():
             raise ValueError(
                 f"class_weights counts the training pixels of each class, but none of {self.data.name} has a label; "
