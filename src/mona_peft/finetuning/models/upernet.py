@@ -133,7 +133,12 @@ class OfficialUperNet(UperNetForSemanticSegmentation):
         """Transformers' own, and with `class_weights` `(classes,)` the weighted losses of both heads."""
         if pixel_values is None or labels is None or class_weights is None or self.config.num_labels == 1:
             return super().forward(
-                pixel_values, output_attentions, output_hidden_states, labels=labels, return_dict=return_dict, **kwargs
+                pixel_values,
+                output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states,
+                labels=labels,
+                return_dict=return_dict,
+                **kwargs,
             )
         features, size = self.backbone(pixel_values).feature_maps, pixel_values.shape[-2:]
         heads = [head for head in (self.decode_head, self.auxiliary_head) if head is not None]
