@@ -90,7 +90,7 @@ def test_names_of_adapters_are_refused_for_packed_images():
 
 def test_masked_tokens_of_hiera_are_refused():
     settings = HIERA | {"mask_ratio": 0.5, "image_size": [32, 32]}
-    model = get_peft_model(tr.HieraForPreTraining(tr.HieraConfig(**settings)).hiera, MonaConfig(bottleneck_dim=4))
+    model = get_peft_model(tr.HieraModel(tr.HieraConfig(**settings), is_mae=True), MonaConfig(bottleneck_dim=4))
     with pytest.raises(ValueError, match="32 tokens, but a grid of 8 x 8, pooled 0 times, makes 64. Tokens"):
         model(torch.randn(1, 3, 32, 32))
 
