@@ -44,6 +44,8 @@ class Family:
         arrangement: `"tokens"` `(B, N, C)`, `"channels_last"` or `"channels_first"`.
         places: From the inputs, where each patch of the grid is found among the patch tokens, if they are shuffled.
         row_grids: From the inputs, the grid of each row, if they differ.
+        order: For block number i and a size, where each patch of its grid is found, if not row by row.
+        packed: From the inputs, of each image in the sequence `(N, C)` its grid and where each patch is found.
         recorded: Numbers of the blocks whose output is among the hidden states; None if the family records none.
         checkpointing: Whether the family supports gradient checkpointing.
         reentrant: Whether it supports, and computes itself the right gradients under, the reentrant kind.
@@ -66,6 +68,8 @@ class Family:
     arrangement: str = "tokens"
     places: Callable[[dict[str, Any]], Tensor] | None = None
     row_grids: Callable[[dict[str, Any]], list[Size]] | None = None
+    order: Callable[[int, Size], Tensor] | None = None
+    packed: Callable[[dict[str, Any]], list[tuple[Size, Tensor]]] | None = None
     recorded: tuple[int, ...] | None = None
     checkpointing: bool = True
     reentrant: bool = True
@@ -165,9 +169,16 @@ def adapt_rows(
         return torch.stack(
             [reference(adapter, row.reshape(-1, x.shape[-1]), row.shape[:2], 0, 0).reshape(row.shape) for row in x]
         )
+    if family.packed:
+        result = torch.full_like(x, torch.nan)
+        for grid, place in family.packed(inputs):
+            result[place] = reference(adapter, x[place], grid, 0, 0)
+        return result
     prefix, suffix = family.extra(number)
     grids = family.row_grids(inputs) if family.row_grids else [family.grid(number, size)] * len(x)
     places = family.places(inputs) if family.places else [torch.arange(h * w) for h, w in grids]
+    if family.order:
+        places = [family.order(number, size)] * len(x)
     rows = []
     for row, (height, width), place in zip(x, grids, places, strict=True):
         after = len(row) - prefix - height * width if family.row_grids else suffix

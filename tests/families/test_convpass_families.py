@@ -17,9 +17,11 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-# Their norms stand behind the branches; in SAM 2, attention widens the stream.
+# Their norms stand behind the branches; in SAM 2 and Hiera, attention widens the stream.
 POST_NORM = {
     ("transformers", "sam2"),
+    ("transformers", "hiera"),
+    ("timm", "hiera"),
     ("transformers", "swinv2"),
     ("timm", "vit, norms after the branches"),
     ("timm", "eva, norms after the branches"),

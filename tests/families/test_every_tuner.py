@@ -47,6 +47,8 @@ IMAGE = "its attention sees an image, and not a sequence of tokens"
 NO_NORM = "it must have a norm before its attention"
 NO_ATTENTION = "it must have its attention under one of"
 ARGUMENTS = "its attention is told .* which would not fit more tokens"
+ORDER = "the order of its tokens says where they are"
+WIDER = "its attention reads 8 channels and gives 16"
 BIAS = "its attention adds a position bias"
 CONVOLUTIONAL = "is convolutional: it has no attention and no MLP branch"
 
@@ -54,6 +56,8 @@ CONVOLUTIONAL = "is convolutional: it has no attention and no MLP branch"
 REFUSED: dict[str, dict[str, str]] = {
     "bottleneck": {
         "transformers-dinov3_vit": NO_MLP_OUTPUT,
+        "transformers-qwen2_5_vl": NO_MLP_OUTPUT,
+        "transformers-qwen3_vl": NO_MLP_OUTPUT,
         "transformers-aimv2": NO_ATTENTION_OUTPUT,
         "transformers-vitdet": NO_ATTENTION_OUTPUT,
         "transformers-pvt_v2": NO_ATTENTION_OUTPUT,
@@ -68,7 +72,9 @@ REFUSED: dict[str, dict[str, str]] = {
         "timm-eva, norms after the branches": NO_NORMS,
         "timm-swinv2": NO_NORMS,
         "torchvision-swinv2": NO_NORMS,
-        "transformers-sam2": "its attention reads 8 channels and gives 16",
+        "transformers-sam2": WIDER,
+        "transformers-hiera": WIDER,
+        "timm-hiera": WIDER,
     },
     "ssf": {
         "timm-beit": NEVER_CALLED,
@@ -98,6 +104,11 @@ REFUSED: dict[str, dict[str, str]] = {
         "transformers-sam3": NO_NORM,
         "transformers-sam2": NO_NORM,
         "timm-sam vit": IMAGE,
+        "transformers-hiera": ORDER,
+        "timm-hiera": ORDER,
+        "transformers-qwen2_vl": ORDER,
+        "transformers-qwen2_5_vl": ORDER,
+        "transformers-qwen3_vl": ORDER,
         "transformers-segformer": ARGUMENTS,
         "timm-vit, norms after the branches": NO_NORM,
         "timm-beit": ARGUMENTS,

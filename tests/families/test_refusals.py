@@ -23,10 +23,6 @@ VITDET = dict(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, pretrain_image_size=32, patch_size=8
 )
 
-HIERA = dict(image_size=[64, 64], embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1])
-QWEN = TEXT | dict(num_key_value_heads=1, rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2]})
-QWEN_VISION = dict(depth=2, embed_dim=16, hidden_size=16, num_heads=2, intermediate_size=32, patch_size=8)
-
 REFUSED = {
     "parallel branches": (
         lambda: tm.VisionTransformer(**TIMM, block_fn=tvt.ParallelScalingBlock),
@@ -43,26 +39,6 @@ REFUSED = {
     "a convolution behind the MLP": (
         lambda: tr.VitDetModel(tr.VitDetConfig(**VITDET, residual_block_indices=[1])),
         "'encoder.layer.1'.*a convolutional residual block follows its MLP",
-    ),
-    "Hiera": (
-        lambda: tr.HieraModel(tr.HieraConfig(**HIERA)),
-        "its tokens are in the order in which Hiera pools them",
-    ),
-    "timm's Hiera": (
-        lambda: tm.Hiera(img_size=(64, 64), embed_dim=8, num_heads=1, stages=(1, 1, 1, 1)),
-        "its tokens are in the order in which Hiera pools them",
-    ),
-    "Qwen2-VL": (
-        lambda: tr.Qwen2VLModel._from_config(tr.Qwen2VLConfig(text_config=QWEN, vision_config=QWEN_VISION)),
-        "'visual.blocks.0'.*packed into one sequence",
-    ),
-    "Qwen2.5-VL": (
-        lambda: tr.Qwen2_5_VLModel._from_config(
-            tr.Qwen2_5_VLConfig(
-                text_config=QWEN, vision_config=QWEN_VISION | {"hidden_size": 16, "out_hidden_size": 16}
-            )
-        ),
-        "'visual.blocks.0'.*packed into one sequence",
     ),
 }
 

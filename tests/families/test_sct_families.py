@@ -16,6 +16,8 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
+#: Families with branches, of which each row of a batch is an image with a label.
+SELECTED = [family for family in FAMILIES if family.branches and not family.packed]
 LABELS = torch.tensor([4, 1])
 
 
@@ -58,7 +60,7 @@ def mapped(channel_map, x):
     return x + 0.5 * channel_map.linear(x @ selection) @ selection.T
 
 
-@every_family_of([family for family in FAMILIES if family.branches])
+@every_family_of(SELECTED)
 @torch.no_grad()
 def test_blocks_and_selected_channels_agree_with_their_parts(family):
     model = adapted(family)
@@ -80,7 +82,7 @@ def test_blocks_and_selected_channels_agree_with_their_parts(family):
         torch.testing.assert_close(output, y.view(output.shape), rtol=0, atol=1e-10)
 
 
-@every_family_of([family for family in FAMILIES if family.branches])
+@every_family_of(SELECTED)
 def test_starts_as_the_base_model_saves_disables_and_unloads(family, tmp_path):
     def adapt(base):
         model = get_peft_model(base, SCTConfig(num_channels=5)).double().eval()
@@ -90,9 +92,15 @@ def test_starts_as_the_base_model_saves_disables_and_unloads(family, tmp_path):
     check_life_cycle(family, adapt, ".sct_", 1.0, tmp_path)
 
 
-@every_family_of([family for family in FAMILIES if family.branches])
+@every_family_of(SELECTED)
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_every_map_gets_its_gradient_under_checkpointing_too(family, reentrant):
     model = adapted(family, std=0.1)
     select(family, model)
     check_gradients(family, model, ".sct_", reentrant)
+
+
+@every_family_of([family for family in FAMILIES if family.packed])
+def test_packed_images_are_refused(family):
+    with pytest.raises(ValueError, match="these are packed into one sequence"):
+        select(family, adapted(family, std=0.0))

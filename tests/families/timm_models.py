@@ -13,11 +13,21 @@ from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor, nn
 
 from tests.families.family import Family, Size
-from tests.families.transformers_models import SQUARE, patches, stages, tokens
+from tests.families.transformers_models import SQUARE, hiera_order, patches, stages, tokens
 
 PLAIN: dict[str, Any] = dict(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2, num_classes=3)
 SWIN: dict[str, Any] = dict(
     img_size=(32, 48), patch_size=2, embed_dim=8, depths=(2, 2), num_heads=(1, 2), num_classes=3
+)
+HIERA: dict[str, Any] = dict(
+    img_size=(32, 48),
+    embed_dim=8,
+    num_heads=1,
+    num_classes=3,
+    stages=(1, 2, 1),
+    q_pool=2,
+    mask_unit_size=(4, 4),
+    mask_unit_attn=(True, True, False),
 )
 
 
@@ -109,6 +119,18 @@ FAMILIES: tuple[Family, ...] = (
         sizes=SQUARE,
         arrangement="channels_last",
         rounding=1e-12,
+    ),
+    Family(
+        name="hiera",
+        library="timm",
+        build=lambda: tm.Hiera(**HIERA),
+        blocks=4,
+        mlp=pre_norm,
+        silence="mlp",
+        grid=stages((1, 4), (2, 8), (1, 16)),
+        sizes=((32, 48),),
+        order=hiera_order(0, 1, 1, 2),
+        reentrant=False,
     ),
     swin("swin", partial(tm.SwinTransformer, **SWIN, window_size=4)),
     swin("swinv2", partial(tm.SwinTransformerV2, **SWIN, window_size=4), post=True),

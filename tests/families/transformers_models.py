@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,17 @@ PYRAMID: dict[str, Any] = dict(
     hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 2, 2], mlp_ratios=[2, 2, 2, 2]
 )
 SAM: dict[str, Any] = PLAIN | dict(window_size=3, global_attn_indexes=[1])
+HIERA: dict[str, Any] = dict(
+    image_size=[32, 48],
+    embed_dim=8,
+    depths=[1, 2, 1],
+    num_heads=[1, 2, 2],
+    masked_unit_size=[4, 4],
+    num_query_pool=2,
+    masked_unit_attention=[True, True, False],
+    drop_path_rate=0.0,
+)
+QWEN: dict[str, Any] = dict(depth=3, hidden_size=16, num_heads=2, intermediate_size=32, patch_size=8)
 SQUARE: tuple[Size, ...] = ((32, 32),)
 
 
@@ -128,6 +140,85 @@ def swin(name: str, build: Callable[[], nn.Module], **row: Any) -> Family:
 def mae_noise(height: int, width: int) -> dict[str, Any]:
     noise = torch.rand(2, height * width // 64, generator=torch.Generator().manual_seed(5))
     return interpolated(height, width) | {"noise": noise}
+
+
+def hiera_order(*pooled: int) -> Callable[[int, Size], Tensor]:
+    """Where each patch stands: the steps still to come take the rests of its row and column, the first step first.
+
+    Args:
+        pooled: Of each block, how many of the two steps of 2 x 2 were taken once it is done.
+    """
+
+    def places(i: int, image: Size) -> Tensor:
+        rows, columns = (side // 4 // 2 ** pooled[i] for side in image)
+        steps = 2 - pooled[i]
+        high, wide = rows // 2**steps, columns // 2**steps
+        found = []
+        for y in range(rows):
+            for x in range(columns):
+                place = 0
+                for step in range(steps):
+                    place = place * 4 + (y >> step) % 2 * 2 + (x >> step) % 2
+                found.append((place * high + (y >> steps)) * wide + (x >> steps))
+        return torch.tensor(found)
+
+    return places
+
+
+#: Two images of one grid, a video of two frames, and a wide image: time, height and width in patches.
+GRIDS = [[1, 4, 6], [2, 6, 4], [1, 4, 6], [1, 2, 10]]
+
+
+def packed_inputs(height: int, width: int) -> dict[str, Any]:
+    patches = sum(t * h * w for t, h, w in GRIDS)
+    values = torch.randn(patches, 3 * 2 * 64, generator=torch.Generator().manual_seed(5))
+    return {"hidden_states": values, "grid_thw": torch.tensor(GRIDS)}
+
+
+def packed_places(window: int) -> Callable[[dict[str, Any]], list[tuple[Size, Tensor]]]:
+    """The places of the patches, counted one by one: windows of squares, in them squares of 2 x 2, in them patches."""
+
+    def in_order(height: int, width: int) -> list[Size]:
+        side = 2 * window or max(height, width)
+        return [
+            (y, x)
+            for top in range(0, height, side)
+            for left in range(0, width, side)
+            for row in range(top, min(top + side, height), 2)
+            for column in range(left, min(left + side, width), 2)
+            for y in (row, row + 1)
+            for x in (column, column + 1)
+        ]
+
+    def places(inputs: dict[str, Any]) -> list[tuple[Size, Tensor]]:
+        found, start = [], 0
+        for time, height, width in inputs["grid_thw"].tolist():
+            for _ in range(time):
+                place = {patch: start + number for number, patch in enumerate(in_order(height, width))}
+                found.append(((height, width), torch.tensor([place[patch] for patch in sorted(place)])))
+                start += height * width
+        return found
+
+    return places
+
+
+def qwen2_vl() -> nn.Module:
+    module = importlib.import_module("transformers.models.qwen2_vl.modeling_qwen2_vl")
+    config = tr.Qwen2VLConfig(vision_config=QWEN | {"embed_dim": 16})
+    return module.Qwen2VisionTransformerPretrainedModel(config.vision_config)
+
+
+def qwen2_5_vl() -> nn.Module:
+    module = importlib.import_module("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl")
+    windows = dict(window_size=32, fullatt_block_indexes=[1], out_hidden_size=16)
+    return module.Qwen2_5_VisionTransformerPretrainedModel(
+        tr.Qwen2_5_VLConfig(vision_config=QWEN | windows).vision_config
+    )
+
+
+def qwen3_vl() -> nn.Module:
+    more = dict(out_hidden_size=16, num_position_embeddings=16, deepstack_visual_indexes=[0])
+    return tr.Qwen3VLVisionModel(tr.Qwen3VLConfig(vision_config=QWEN | more).vision_config)
 
 
 def siglip2_inputs(height: int, width: int) -> dict[str, Any]:
@@ -363,6 +454,38 @@ FAMILIES: tuple[Family, ...] = (
         sizes=((32, 32), (32, 48)),
         arrangement="channels_last",
         rounding=1e-12,
+    ),
+    Family(
+        name="hiera",
+        library="transformers",
+        build=lambda: tr.HieraModel(tr.HieraConfig(**HIERA)),
+        blocks=4,
+        mlp=after_norm("layernorm_after"),
+        silence="mlp",
+        grid=stages((1, 4), (2, 8), (1, 16)),
+        sizes=((32, 48),),
+        order=hiera_order(0, 1, 1, 2),
+        reentrant=False,
+    ),
+    *(
+        Family(
+            name=name,
+            library="transformers",
+            build=build,
+            blocks=3,
+            mlp=lambda block, x, grid: block.mlp(block.norm2(x)),
+            silence="mlp",
+            grid=patches(8),
+            inputs=packed_inputs,
+            sizes=SQUARE,
+            packed=packed_places(window),
+            recorded=(0, 1, 2),
+        )
+        for name, build, window in (
+            ("qwen2_vl", qwen2_vl, 0),
+            ("qwen2_5_vl", qwen2_5_vl, 2),
+            ("qwen3_vl", qwen3_vl, 0),
+        )
     ),
     pyramid(
         "segformer",

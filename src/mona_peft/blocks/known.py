@@ -24,14 +24,6 @@ _PARALLEL = (
     "for an adapter to act on"
 )
 
-_UNROLLED = (
-    "its tokens are in the order in which Hiera pools them, not in that of a grid, and each stage has another order"
-)
-_PACKED = (
-    "the patches of all images of a batch are packed into one sequence without a batch dimension, ordered in windows, "
-    "and no block knows the grids"
-)
-
 # Where a class has two rows, the block's children tell the release it comes from.
 BLOCK_SPECS: tuple[BlockSpec, ...] = (
     # transformers: hierarchical, with the grid among the block's arguments
@@ -84,10 +76,11 @@ BLOCK_SPECS: tuple[BlockSpec, ...] = (
     _transformers("SamHQVisionLayer", "layer_norm2", "channels_last"),
     _transformers("Sam3ViTLayer", "layer_norm2", "channels_last"),
     _transformers("Sam2MultiScaleBlock", "layer_norm2", "channels_last"),
-    _transformers("HieraLayer", refusal=_UNROLLED),
-    _transformers("Qwen2VLVisionBlock", refusal=_PACKED),
-    _transformers("Qwen2_5_VLVisionBlock", refusal=_PACKED),
-    _transformers("Qwen3VLVisionBlock", refusal=_PACKED),
+    _transformers("HieraLayer", "layernorm_after", sequence="unrolled", inside="HieraEncoder"),
+    # transformers: the images of a batch in one sequence
+    _transformers("Qwen2VLVisionBlock", "norm2", ".grid_thw", sequence="packed"),
+    _transformers("Qwen2_5_VLVisionBlock", "norm2", ".grid_thw", sequence="packed_windows"),
+    _transformers("Qwen3VLVisionBlock", "norm2", ".grid_thw", sequence="packed"),
     # transformers: convolutional
     _transformers("ConvNextLayer", grid="channels_first"),
     _transformers("ConvNextV2Layer", grid="channels_first"),
@@ -107,7 +100,7 @@ BLOCK_SPECS: tuple[BlockSpec, ...] = (
     BlockSpec("ConvNeXtBlock", grid="channels_first", package="timm.models.convnext"),
     BlockSpec("BasicBlock", grid="channels_first", package="timm.models.resnet"),
     BlockSpec("Bottleneck", grid="channels_first", package="timm.models.resnet"),
-    BlockSpec("HieraBlock", package="timm.models.hiera", refusal=_UNROLLED),
+    BlockSpec("HieraBlock", "norm2", package="timm.models.hiera", sequence="unrolled"),
     BlockSpec("ParallelScalingBlock", package="timm.models", refusal=_PARALLEL),
     BlockSpec("DiffParallelScalingBlock", package="timm.models", refusal=_PARALLEL),
     BlockSpec(

@@ -1,4 +1,4 @@
-"""How the tokens of a block call are laid out: on one grid, shuffled, or row by row."""
+"""How the tokens of a block call are laid out: on one grid, shuffled, row by row, or packed."""
 
 from __future__ import annotations
 
@@ -38,17 +38,31 @@ class ShuffledLayout(NamedTuple):
     places: Tensor
 
 
+class UnrolledLayout(NamedTuple):
+    """Patches in the order in which Hiera pools them: those that one pooling step joins stand farthest apart.
+
+    Args:
+        height (`int`): Rows of the patch grid, before the block pools it.
+        width (`int`): Its columns.
+        strides (`tuple[tuple[int, int], ...]`): Of each step still to come, the one to come first, first.
+    """
+
+    height: int
+    width: int
+    strides: tuple[tuple[int, int], ...]
+
+
 class RowGroup(NamedTuple):
     """Rows of a batch that have one grid, and the same adapters, in common.
 
     Args:
         rows (`list[int]`): Their numbers.
-        layout (`TokenLayout` or `ShuffledLayout`): How their tokens are laid out.
+        layout (`TokenLayout`, `ShuffledLayout` or `UnrolledLayout`): How their tokens are laid out.
         adapters (`list[str]`, *optional*): Names of the adapters to use, `[]` for none; by default the active ones.
     """
 
     rows: list[int]
-    layout: TokenLayout | ShuffledLayout
+    layout: TokenLayout | ShuffledLayout | UnrolledLayout
     adapters: list[str] | None = None
 
 
@@ -62,5 +76,29 @@ class RowLayout(NamedTuple):
     groups: tuple[RowGroup, ...]
 
 
-Layout = TokenLayout | ShuffledLayout | RowLayout
+class PackedGroup(NamedTuple):
+    """Images of one grid in a packed sequence.
+
+    Args:
+        layout (`TokenLayout`): Of each of them.
+        places (`Tensor`): Where the sequence holds each patch of each image, row by row, `(images, H * W)`.
+    """
+
+    layout: TokenLayout
+    places: Tensor
+
+
+class PackedLayout(NamedTuple):
+    """Patches of several images in one sequence `(N, C)`.
+
+    Args:
+        groups (`tuple[PackedGroup, ...]`): Every patch is in one of them.
+        inverse (`Tensor`): For each place of the sequence, its number in the groups put one after another, `(N,)`.
+    """
+
+    groups: tuple[PackedGroup, ...]
+    inverse: Tensor
+
+
+Layout = TokenLayout | ShuffledLayout | UnrolledLayout | RowLayout | PackedLayout
 Delta = Callable[[Tensor, TokenLayout], Tensor | None]

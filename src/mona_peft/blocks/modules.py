@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,7 +40,9 @@ def count_tokens(model: nn.Module, name: str, terms: Sequence[int | str]) -> int
     return sum(_lookup(model, name, term) if isinstance(term, str) else term for term in known)
 
 
-def find_patch_embedding(model: nn.Module, name: str, spec: BlockSpec, width: int) -> tuple[nn.Module, str] | None:
+def find_patch_embedding(
+    model: nn.Module, name: str, spec: BlockSpec, width: int | None
+) -> tuple[nn.Module, str] | None:
     """Find the convolution whose output becomes the tokens of block `name`: a module around it and its path in that.
 
     It is the last one before the first block that gives as many channels as the residual stream has, in the nearest
@@ -48,14 +52,14 @@ def find_patch_embedding(model: nn.Module, name: str, spec: BlockSpec, width: in
         model (`nn.Module`): The model that contains the block.
         name (`str`): The block's name in it.
         spec (`BlockSpec`): The block's row of the table.
-        width (`int`): Channels of the residual stream.
+        width (`int`, *optional*): Channels of the residual stream; any if left out.
     """
     for ancestor in ancestors(model, name):
         found = None
         for path, module in ancestor.named_modules():
             if spec.matches(module):
                 break
-            if isinstance(module, nn.Conv2d) and module.out_channels == width:
+            if isinstance(module, nn.Conv2d) and width in (None, module.out_channels):
                 found = path
         if found is not None:
             return ancestor, found
@@ -67,14 +71,31 @@ def find_beside(model: nn.Module, name: str, path: str) -> nn.Module | None:
     return next((ancestor for ancestor in ancestors(model, name) if has_submodule(ancestor, path)), None)
 
 
+def find_caller(model: nn.Module, name: str, argument: str) -> nn.Module | None:
+    """Return the nearest module around block `name` whose forward has this argument, or None."""
+    around = ancestors(model, name)
+    return next((m for m in around if argument in inspect.signature(m.forward).parameters), None)
+
+
+def find_attribute(model: nn.Module, name: str, *attributes: str) -> Any:
+    """The first of `attributes` that the nearest module around block `name`, or its config, has; None if none has."""
+    for module in ancestors(model, name):
+        for holder in (module, getattr(module, "config", None)):
+            for attribute in attributes:
+                value = getattr(holder, attribute, None)
+                if value is not None:
+                    return value
+    return None
+
+
 def copies_at(root: nn.Module, path: str) -> list[nn.Module]:
     """The modules that may run at `path`: one, or where PEFT keeps copies (`modules_to_save`), the original and those.
 
     Args:
         root (`nn.Module`): A module.
-        path (`str`): Path in it, of any of the copies.
+        path (`str`): Path in it, of any of the copies; empty for the module itself.
     """
-    modules, parts = [root], path.split(".")
+    modules, parts = [root], path.split(".") if path else []
     while parts:
         part = parts.pop(0)
         if all(isinstance(module, ModulesToSaveWrapper) for module in modules):

@@ -1,8 +1,9 @@
-"""Adapters and the layouts they do not see: rows with grids or adapters of their own, and shuffled patches.
+"""Adapters and the layouts they do not see: rows with grids or adapters of their own, shuffled and packed patches.
 
 Most calls have one grid for the whole batch, a [`TokenLayout`], which is all that adapters ever see. Where rows have
-grids or adapters of their own, or patches come shuffled, `apply_layout` takes the tokens apart first and puts what the
-adapter gives back in place; both are exact, because an adapter treats rows apart and sees its tokens in order.
+grids or adapters of their own, or patches come shuffled or packed, `apply_layout` takes the tokens apart first and
+puts what the adapter gives back in place; both are exact, because an adapter treats rows apart and sees its tokens in
+order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .layout import Delta, Layout, RowGroup, RowLayout, ShuffledLayout, TokenLayout
+from .layout import Delta, Layout, PackedLayout, RowGroup, RowLayout, ShuffledLayout, TokenLayout, UnrolledLayout
+from .sequences import roll, unroll
 
 # The adapters that the rows of the current thread's batch name, and the one whose turn it is.
 _chosen = threading.local()
@@ -34,13 +36,18 @@ def apply_layout(delta: Delta, hidden_states: Tensor, layout: Layout) -> Tensor 
 
     Args:
         delta (`Callable`): What an adapter adds to tokens with a plain layout.
-        hidden_states (`Tensor`): `(B, N, C)`, or an image `(B, H, W, C)`.
+        hidden_states (`Tensor`): `(B, N, C)`, an image `(B, H, W, C)`, or a packed sequence `(N, C)`.
         layout (`Layout`): How its tokens are laid out.
     """
     if isinstance(layout, TokenLayout):
         return delta(hidden_states, layout)
     if isinstance(layout, ShuffledLayout):
         return _apply_shuffled(delta, hidden_states, layout)
+    if isinstance(layout, UnrolledLayout):
+        result = delta(*roll(hidden_states, layout))
+        return None if result is None else unroll(result, layout)
+    if isinstance(layout, PackedLayout):
+        return _apply_packed(delta, hidden_states, layout)
     parts = [_apply_to_rows(delta, hidden_states, group) for group in layout.groups]
     if all(part is None for part in parts):
         return None
@@ -68,6 +75,12 @@ def _apply_shuffled(delta: Delta, hidden_states: Tensor, shuffled: ShuffledLayou
         return None
     patches = _gather(result[:, first:last], torch.argsort(places, dim=1))
     return torch.cat([result[:, :first], patches, result[:, last:]], dim=1)
+
+
+def _apply_packed(delta: Delta, hidden_states: Tensor, packed: PackedLayout) -> Tensor | None:
+    found = [delta(hidden_states[group.places], group.layout) for group in packed.groups]
+    parts = [part.flatten(0, 1) for part in found if part is not None]
+    return torch.cat(parts)[packed.inverse] if parts else None
 
 
 def _gather(tokens: Tensor, places: Tensor) -> Tensor:
@@ -128,11 +141,16 @@ def group_rows(layouts: Layout, batch: int) -> Layout:
         batch (`int`): Number of rows.
 
     Raises:
-        ValueError: If the number of names is not that of the rows.
+        ValueError: If the number of names is not that of the rows, or the images are packed into one sequence.
     """
     names = None if torch.compiler.is_compiling() else getattr(_chosen, "rows", None)
     if names is None:
         return layouts
+    if isinstance(layouts, PackedLayout):
+        raise ValueError(
+            f"adapter_names={names!r} cannot be used with images packed into one sequence, which has no rows to name. "
+            "Call the model once for each adapter."
+        )
     if len(names) != batch:
         raise ValueError(f"adapter_names has {len(names)} names for a batch of {batch} rows; pass one for each row.")
     whole = layouts.groups if isinstance(layouts, RowLayout) else (RowGroup(list(range(batch)), layouts),)
@@ -159,6 +177,8 @@ def on_grid(layouts: Layout, height: int, width: int) -> Layout:
     return RowLayout(tuple(group._replace(layout=layout) for group in layouts.groups))
 
 
-def select_rows(layout: TokenLayout | ShuffledLayout, rows: list[int]) -> TokenLayout | ShuffledLayout:
+def select_rows(
+    layout: TokenLayout | ShuffledLayout | UnrolledLayout, rows: list[int]
+) -> TokenLayout | ShuffledLayout | UnrolledLayout:
     """The layout of some rows of a batch."""
-    return layout if isinstance(layout, TokenLayout) else ShuffledLayout(layout.layout, layout.places[rows])
+    return ShuffledLayout(layout.layout, layout.places[rows]) if isinstance(layout, ShuffledLayout) else layout

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from .layout import Grid, Layout, RowGroup, RowLayout, ShuffledLayout, TokenLayout
-from .modules import copies_at, count_tokens, find_beside, find_patch_embedding
+from .layout import Layout, RowGroup, RowLayout, ShuffledLayout, TokenLayout
+from .modules import copies_at, count_tokens, find_beside, find_caller, find_patch_embedding
+from .ordering import UnrolledSequence, sequence_reader
 from .recorder import Recorder
 from .recorders import ArgumentRecorder, GridRecorder, OrderRecorder, argument_places, recorders_of
 from .spec import PADDING, BlockSpec
@@ -41,6 +42,7 @@ class LayoutSource:
         self.grid_recorder: Recorder | None = None
         self.order_recorder: Recorder | None = None
         self._watched: dict[str, tuple[nn.Module, str]] = {}
+        self._sequence = sequence_reader(model, name, spec)
         self._find_modules(model, width)
 
     @property
@@ -85,8 +87,10 @@ class LayoutSource:
             return TokenLayout(hidden_states.shape[1], hidden_states.shape[2])
         if self.spec.grid == "channels_first":
             return TokenLayout(hidden_states.shape[2], hidden_states.shape[3])
-        tokens = hidden_states.shape[1]
         grid = self._grid(args, kwargs, hidden_states)
+        if self._sequence is not None:
+            return self._sequence.layout(grid, hidden_states)
+        tokens = hidden_states.shape[1]
         if isinstance(grid, Tensor):
             return self._row_layouts(grid.tolist(), tokens)
         layout = self._check(grid, tokens)
@@ -98,7 +102,8 @@ class LayoutSource:
         spec, name = self.spec, self.name
         block = model.get_submodule(name)
         if spec.grid == "patch_embed":
-            found = find_patch_embedding(model, name, spec, width)
+            # Hiera's later stages are wider than its patches
+            found = find_patch_embedding(model, name, spec, None if spec.sequence else width)
             if found is None:
                 raise ValueError(
                     f"No convolution that cuts the image into patches was found before block '{name}' "
@@ -107,6 +112,8 @@ class LayoutSource:
                     "layout, with another source of the grid, in a `BlockSpec`."
                 )
             self._watched["grid"] = found
+        elif spec.grid.startswith("."):
+            self._watched["grid"] = self._around(model, spec.grid[1:]), ""
         elif "." in spec.grid:
             self._watched["grid"] = self._beside(model, spec.grid.rpartition(".")[0])
         elif spec.grid not in ("channels_last", "channels_first"):
@@ -129,6 +136,15 @@ class LayoutSource:
             )
         return holder, path
 
+    def _around(self, model: nn.Module, argument: str) -> nn.Module:
+        caller = find_caller(model, self.name, argument)
+        if caller is None:
+            raise ValueError(
+                f"The layout of block '{self.name}' ({self.spec.block}) comes from the argument '{argument}' of a "
+                "module around it, which none has. Adapt the model that contains the whole vision tower."
+            )
+        return caller
+
     def _new_recorder(self, use: str) -> Recorder:
         if use == "order":
             return OrderRecorder()
@@ -136,11 +152,13 @@ class LayoutSource:
             return GridRecorder()
         return ArgumentRecorder(self.spec.grid.rpartition(".")[2])
 
-    def _grid(self, args: tuple, kwargs: dict[str, Any], hidden_states: Tensor) -> Grid | Tensor:
+    def _grid(self, args: tuple, kwargs: dict[str, Any], hidden_states: Tensor) -> Any:
+        """The grid `(height, width)`, or a tensor with one a row."""
         recorder = self.grid_recorder
         grid: Any
         if isinstance(recorder, GridRecorder):
-            patches = hidden_states.shape[1] - self.prefix - self.suffix
+            pooled = self._sequence.pooled if isinstance(self._sequence, UnrolledSequence) else 1
+            patches = (hidden_states.shape[1] - self.prefix - self.suffix) * pooled
             grid = recorder.value(hidden_states, lambda g: g[0] * g[1] in (patches, patches - self.optional))
         elif recorder is not None:
             grid = recorder.value(hidden_states)

@@ -13,6 +13,9 @@ PADDING = "*"
 #: Sources of the grid of blocks whose results are images, `(B, C, H, W)` and `(B, H, W, C)`.
 IMAGES = ("channels_first", "channels_last")
 
+#: How patches stand in a sequence where they are not row by row in a batch; see [`BlockSpec`].
+SEQUENCES = ("packed", "packed_windows", "unrolled")
+
 #: Where the norm that starts the MLP branch goes by one of these names, the norm before attention goes by the other.
 NORM_BEFORE_ATTENTION = {
     "layernorm_after": "layernorm_before",
@@ -39,7 +42,8 @@ class BlockSpec:
         grid (`str`): Where the grid's height and width come from: `"patch_embed"` (the output of the patch
             embedding's convolution), `"channels_last"` (the block's input is `(B, H, W, C)`), `"channels_first"` (it
             is `(B, C, H, W)`), the names of arguments of the block's forward, separated by commas (one that holds
-            `(height, width)`, or two), or `"module.argument"`, an argument of a module outside the blocks.
+            `(height, width)`, or two), `"module.argument"`, an argument of a module outside the blocks, or
+            `".argument"`, one of the nearest module around the block that has it.
         prefix_tokens (`tuple[int | str, ...]`): Tokens before the patch tokens: a sum of numbers and of attributes
             of the nearest enclosing module or its `config`.
         suffix_tokens (`tuple[int | str, ...]`): Tokens after the patch tokens, given so too; `"*"` for any number.
@@ -47,6 +51,10 @@ class BlockSpec:
             not; their number tells.
         order (`str`): Name of a module outside the blocks that shuffles the patch tokens: the last item of its output
             holds each patch's place among them, `(B, N)`. Empty if they are in order.
+        sequence (`str`): Where the patches are not row by row. `"packed"`: those of all images of a batch follow one
+            another in `(N, C)`, each image by squares of `spatial_merge_size` patches, as in Qwen2-VL, and the grids
+            are rows `(time, height, width)`; `"packed_windows"`: the squares by windows of `window_size` pixels too,
+            as in Qwen2.5-VL; `"unrolled"`: in the order in which Hiera pools them. Empty if they are row by row.
         package (`str`): Module that defines the class, or a package above it; empty for any.
         inside (`str`): How the class name of a module around the block must begin; empty for any.
         refusal (`str`): Why these blocks cannot be adapted exactly; empty if they can.
@@ -65,6 +73,7 @@ class BlockSpec:
     suffix_tokens: tuple[int | str, ...] = ()
     optional_tokens: tuple[int | str, ...] = ()
     order: str = ""
+    sequence: str = ""
     package: str = ""
     inside: str = ""
     refusal: str = ""
@@ -78,6 +87,8 @@ class BlockSpec:
             object.__setattr__(self, name, _terms(name, getattr(self, name)))
         texts = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.endswith("_tokens")}
         wrong = {name: value for name, value in texts.items() if not isinstance(value, str)}
+        if self.sequence not in ("", *SEQUENCES):
+            raise ValueError(f"sequence={self.sequence!r} must be one of {SEQUENCES}, or empty.")
         reachable = self.entry or self.refusal or self.grid in IMAGES
         if wrong or not self.block or not reachable or not self.grid:
             raise ValueError(

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import NoReturn, get_origin, get_type_hints
+
+from .settings import refusals
 
 HELP_FLAGS = ("-h", "--help", "--help-all")
 
@@ -61,6 +64,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_Formatter,
         )
         self.usage = f"{self.prog} {program.positionals} [--setting VALUE ...]".replace("  ", " ")
+        self.refusals = refusals(config_types)
         groups = {title: self.add_argument_group(title) for title in program.titles}
         for config_type in config_types:
             hints = get_type_hints(config_type)
@@ -81,7 +85,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with one line that names the nearest flag there is, in place of the whole usage."""
-        unknown = message.rpartition("unrecognized arguments: ")[2].split()[0].partition("=")[0]
+        words = message.rpartition("unrecognized arguments: ")[2].split()
+        refused = next((place for place, word in enumerate(words) if _name_of(word) in self.refusals), None)
+        if refused is not None and "unrecognized" in message:
+            given = [words[refused], *itertools.takewhile(lambda word: not word.startswith("-"), words[refused + 1 :])]
+            self.exit(2, f"{self.prog}: {' '.join(given)} has no place here: {self.refusals[_name_of(given[0])]}\n")
+        unknown = words[0].partition("=")[0]
         flags = [flag for action in self._actions for flag in action.option_strings]
         near = difflib.get_close_matches(unknown.replace("-", "_"), [flag.replace("-", "_") for flag in flags], 1)
         hint = next((flag for flag in flags if near and flag.replace("-", "_") == near[0]), None)
@@ -113,6 +122,11 @@ def split_name(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """The name that a command line begins with, `None` if that is a flag or nothing, and the words after it."""
     words = list(words)
     return (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
+
+
+def _name_of(word: str) -> str:
+    """The setting that a word of the command line may give."""
+    return word.partition("=")[0].removeprefix("--").replace("-", "_")
 
 
 def flag_of(name: str) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from .settings import refusals
+
 
 class _WordLoader(yaml.SafeLoader):
     """YAML whose scalars stay words; only null is told apart."""
@@ -32,6 +34,10 @@ def read_recipe(path: Path, config_types: Sequence[type]) -> dict[str, object]:
     settings = read_mapping(path)
     known = {entry.name for config_type in config_types for entry in fields(config_type)}
     unknown = sorted(str(name) for name in settings.keys() - known)
+    reasons = refusals(config_types)
+    for name in unknown:
+        if name in reasons:
+            raise ValueError(f"{path} sets {name}: {settings[name]}, which has no place here: {reasons[name]}")
     if unknown:
         raise ValueError(f"{path} has unknown settings: {', '.join(unknown)}. Known are: {', '.join(sorted(known))}.")
     return settings

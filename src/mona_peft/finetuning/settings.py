@@ -11,7 +11,7 @@ import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, field, fields
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 NULLS = ("none", "null", "~", "")
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -51,6 +51,9 @@ def option(
 class Settings:
     """Base of the dataclasses of settings: checks every field when it is made, and reads mappings given as JSON."""
 
+    #: Settings that others have and these refuse: why, and what to use.
+    refused: ClassVar[Mapping[str, str]] = {}
+
     def __post_init__(self) -> None:
         """Check all fields; a subclass that checks more calls this first.
 
@@ -58,6 +61,14 @@ class Settings:
             ValueError: If a value has the wrong type or is out of range.
         """
         vars(self).update(check_values(type(self), vars(self)))
+
+
+def refusals(config_types: Iterable[type]) -> dict[str, str]:
+    """Why these dataclasses refuse settings that others have, by name."""
+    found: dict[str, str] = {}
+    for config_type in config_types:
+        found |= getattr(config_type, "refused", {})
+    return found
 
 
 def check_values(config_type: type, values: Mapping[str, object], words: bool = False) -> dict[str, Any]:

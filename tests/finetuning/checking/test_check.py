@@ -11,12 +11,14 @@ from mona_peft.finetuning.checking.check import look_at
 from mona_peft.finetuning.checking.config import CheckConfig
 from mona_peft.finetuning.checking.kinds import guess_task
 from mona_peft.finetuning.commands.main import main
+from mona_peft.finetuning.data import faults
+from mona_peft.finetuning.data.dense.segmentation import SegmentationData
 from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
 from mona_peft.finetuning.data.embedded.scenes import SceneSettings
 from mona_peft.finetuning.data.faults import class_faults, find_faults, warn_of_faults
 from mona_peft.finetuning.data.sources.ade20k import scene_segmentation
-from mona_peft.finetuning.data.sources.config import ObjectDataConfig
-from mona_peft.finetuning.data.sources.dense import load_objects
+from mona_peft.finetuning.data.sources.config import ObjectDataConfig, SegmentationDataConfig
+from mona_peft.finetuning.data.sources.dense import load_objects, load_segmentation
 from tests.support.datasets import write_coco
 from tests.support.layouts import write_coloured, write_panoptic, write_table, write_yolo
 from tests.support.photos import write_photos
@@ -128,6 +130,25 @@ def test_label_maps_are_counted_and_wrong_ones_refused(maps, tmp_path):
     Image.fromarray(np.zeros((48, 48, 3), np.uint8) + 7).save(mask)
     (refused,) = look_at(str(folder), CheckConfig()).refused
     assert "1_mask.png has the colour (7, 7, 7) at x=0, y=0" in refused.text
+
+
+def test_training_on_label_maps_warns_of_what_the_check_finds(maps, tmp_path, monkeypatch):
+    folder = tmp_path / "streets"
+    write_coloured(maps, folder)
+    legend = folder / "class_dict.csv"
+    legend.write_text(legend.read_text() + "tunnel,1,2,3\n")
+    data = load_segmentation(SegmentationDataConfig(dataset=str(folder)))
+    with pytest.warns(UserWarning, match="tunnel has nothing in any split") as caught:
+        warn_of_faults(data, str(folder))
+    found = texts(look_at(str(folder), CheckConfig()))
+    assert [str(one.message).partition(": ")[2] for one in caught] == found
+    monkeypatch.setattr(faults, "MOST_COUNTED", 7)  # there are 8
+    monkeypatch.setattr(SegmentationData, "pixels", None)
+    assert find_faults(data) == []
+    Image.fromarray(np.zeros((48, 48, 3), np.uint8) + 7).save(folder / "train" / "masks" / "1_mask.png")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="1_mask.png has the colour"):
+        warn_of_faults(load_segmentation(SegmentationDataConfig(dataset=str(folder))), str(folder))
 
 
 def test_a_table_is_compared_by_its_bytes(objects, tmp_path):

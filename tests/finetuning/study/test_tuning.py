@@ -90,11 +90,11 @@ def test_worse_trials_are_pruned_and_time_ends_the_search(tmp_path, monkeypatch)
     search(tmp_path / "pruned", trials=12, num_epochs=8)
     ends = [one.state.name for one in trials(tmp_path / "pruned")]
     assert ends.count("PRUNED") >= 2 and ends[:3] == ["COMPLETE"] * 3
-    config, training = search(tmp_path / "short", trials=None, minutes=1e-3, num_epochs=20_000)
+    config, training = search(tmp_path / "short", trials=None, minutes=0.02, num_epochs=20_000)
     (only,) = trials(tmp_path / "short")
     assert only.user_attrs["end"] == "out of time" and only.user_attrs["seconds"] < 5
     assert training.learning_rate == 1e-3  # nothing was finished: as it was
-    search(tmp_path / "short", trials=None, minutes=1e-3, num_epochs=20_000, resume=True)
+    search(tmp_path / "short", trials=None, minutes=0.02, num_epochs=20_000, resume=True)
     assert len(trials(tmp_path / "short")) == 1  # the time was spent before
 
 

@@ -16,6 +16,7 @@ from .classification.dataset import ClassificationData, arrow_column
 from .contents import DataSet, shared_images, sources_of
 from .dense.boxes import box_fault
 from .dense.objects import ObjectData
+from .dense.segmentation import SegmentationData
 from .images import Source
 from .sources.config import NAMED_SETS
 from .sources.stored_rows import HubImage
@@ -29,6 +30,8 @@ BOX_FAULTS = {
 EXAMPLES = 3
 #: Of how many images training reads the bytes at most, to find some that are in two splits.
 MOST_READ = 10_000
+#: Of how many label maps training counts the pixels of each class before it starts; with more, the check alone does.
+MOST_COUNTED = 1_000
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def find_faults(
         counts (`Mapping`, *optional*): How often each class is in each split; counted if left out and that is cheap.
         most_read (`int`, *optional*): See [`duplicates`].
     """
-    found = class_faults(count_classes(data) if counts is None else counts, data.class_names)
+    counts = count_classes(data, MOST_COUNTED) if counts is None else counts
+    found = class_faults(counts, data.class_names)
     if isinstance(data, ObjectData):
         found += [finding for split in data.splits for finding in box_faults(data, split)]
     return found + duplicates(data, most_read)
@@ -73,17 +77,22 @@ def warn_of_faults(data: DataSet, dataset: str | None) -> None:
         warnings.warn(f"{data.name}: {finding.text}", stacklevel=2)
 
 
-def count_classes(data: DataSet) -> dict[str, Counter[str]]:
-    """How many labels or objects of each class are in each split; nothing for label maps, which would have to be read.
+def count_classes(data: DataSet, most_maps: int = 0) -> dict[str, Counter[str]]:
+    """How many labels, objects or pixels of each class are in each split.
 
     Args:
         data (`DataSet`): The data set.
+        most_maps (`int`): Of how many label maps at most the pixels are counted; of more, nothing is.
     """
     if isinstance(data, ObjectData):
         return {
             split: Counter(data.categories[a["category_id"]] for image in images for a in image.annotations)
             for split, images in data.splits.items()
         }
+    if isinstance(data, SegmentationData):
+        few = sum(len(samples) for samples in data.splits.values()) <= most_maps
+        pixels = {split: data.pixels(split).sum(0).tolist() for split in (data.splits if few else ())}
+        return {split: Counter(dict(zip(data.class_names, found, strict=True))) for split, found in pixels.items()}
     if not isinstance(data, ClassificationData):
         return {}
     counts = {}

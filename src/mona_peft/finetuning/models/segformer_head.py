@@ -10,6 +10,8 @@ from transformers import AutoBackbone, AutoConfig, PretrainedConfig, PreTrainedM
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
+from .pixel_loss import pixel_loss
+
 
 class BackboneSegformerConfig(PretrainedConfig):
     """Configuration of [`BackboneSegformer`].
@@ -70,11 +72,17 @@ class BackboneSegformer(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: the head's layers initialise themselves."""
 
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> SemanticSegmenterOutput:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        class_weights: Tensor | None = None,
+        **kwargs: Any,
+    ) -> SemanticSegmenterOutput:
         """Logits `(B, classes, H, W)`, and the loss where labels `(B, H, W)` (255 is left out) are given."""
         logits = self.decode_head(self.backbone(pixel_values).feature_maps)
         logits = F.interpolate(logits, size=pixel_values.shape[-2:], mode="bilinear", align_corners=False)
-        loss = None if labels is None else F.cross_entropy(logits.float(), labels, ignore_index=255)
+        loss = None if labels is None else pixel_loss(logits, labels, class_weights, 255)
         return SemanticSegmenterOutput(loss=loss, logits=logits)
 
 

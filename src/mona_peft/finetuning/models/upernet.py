@@ -1,7 +1,8 @@
 """UperNet as the paper's ADE20K recipe has it: transformers', with mmsegmentation's dropout, norms and first weights.
 
-transformers' heads have no dropout, batch norm alone, and draw every weight from one normal distribution. Weights have
-the same names, so checkpoints load either way (of `head_norm: group` in this class alone).
+transformers' heads have no dropout, batch norm alone, and draw every weight from one normal distribution; its loss
+knows no weights by class. Parameters have the same names, so checkpoints load either way (of `head_norm: group` in
+this class alone).
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import UperNetConfig, UperNetForSemanticSegmentation
 from transformers import initialization as init
+from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.models.upernet.modeling_upernet import UperNetConvModule
 
 from .head_norms import find_head_norm
+from .pixel_loss import pixel_loss
 
 CLASSIFIER_STD = 0.01
 HEAD_INITS = ("official", "normal")
@@ -116,3 +119,32 @@ class OfficialUperNet(UperNetForSemanticSegmentation):
                 init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 init.zeros_(module.bias)
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        class_weights: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Transformers' own, and with `class_weights` `(classes,)` the weighted losses of both heads."""
+        if pixel_values is None or labels is None or class_weights is None or self.config.num_labels == 1:
+            return super().forward(
+                pixel_values,
+                output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states,
+                labels=labels,
+                return_dict=return_dict,
+                **kwargs,
+            )
+        features, size = self.backbone(pixel_values).feature_maps, pixel_values.shape[-2:]
+        heads = [head for head in (self.decode_head, self.auxiliary_head) if head is not None]
+        logits = [F.interpolate(head(features), size=size, mode="bilinear", align_corners=False) for head in heads]
+        ignored = self.config.loss_ignore_index
+        loss, *auxiliary = [pixel_loss(one, labels, class_weights, ignored) for one in logits]
+        for one in auxiliary:
+            loss = loss + self.config.auxiliary_loss_weight * one
+        return SemanticSegmenterOutput(loss=loss, logits=logits[0])

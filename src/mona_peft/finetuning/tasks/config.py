@@ -88,6 +88,11 @@ def read_section(method: str, section: object) -> dict[str, Any]:
 class ClassificationConfig(ModelConfig):
     """Model, method and recipe of an image classification run."""
 
+    refused = {
+        "repeat_threshold": "it counts the classes inside each image. Use --balanced_sampling, which draws every "
+        "class as often."
+    }
+
     label_smoothing: float = option(
         0.0, "Share of the target spread over all classes; 0 in the paper, 0.1 for many classes.", least=0, most=1
     )
@@ -125,6 +130,11 @@ class ClassificationConfig(ModelConfig):
 @dataclass
 class DenseConfig(ModelConfig):
     """Model, method and images, as every dense task has them."""
+
+    refused = {
+        "balanced_sampling": "an image holds several classes, so no draw of images sees every class as often. Use "
+        "--repeat_threshold, which repeats images with rare classes."
+    }
 
     architecture: str = option("", "Neck and heads.")
     architecture_options: dict[str, Any] = option(
@@ -181,6 +191,12 @@ class DenseConfig(ModelConfig):
 @dataclass
 class ObjectConfig(DenseConfig):
     """Settings of detection and instance segmentation."""
+
+    refused = {
+        **DenseConfig.refused,
+        "class_weights": "the losses of these architectures weigh objects against the background, and have no weights "
+        "by class. Use --repeat_threshold, which repeats images with rare classes.",
+    }
 
     train_short_sides: list[int] = option(
         [], "Shorter sides of training images, one drawn for each; short_side if unset.", least=1
@@ -254,6 +270,9 @@ class SemanticSegmentationConfig(DenseConfig):
         512, "Side of the square training crop, and of the windows of sliding evaluation.", least=1
     )
     scale: list[float] = option([0.5, 2.0], "Least and greatest factor by which training images are resized.", above=0)
+    class_weights: bool = option(
+        False, "Weight the loss so that the pixels of every class count as much, for long tails."
+    )
     photometric: bool = option(True, "Vary brightness, contrast, saturation and hue of training images.")
     hue_degrees: float = option(
         HUE_DEGREES,

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from transformers import AutoConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
+from mona_peft.finetuning.data.classification.balancing import balanced_weights
 from mona_peft.finetuning.data.dense.segmentation import SegmentationData
 from mona_peft.finetuning.data.dense.transforms import PAD_TO, LabelMapTransform, eval_pixels, pad_batch
 from mona_peft.finetuning.data.images import IGNORED
@@ -159,6 +160,7 @@ class SemanticSegmentationTask(DenseTask[SegmentationBatch]):
         super().__init__(data, config, processor)
         backbone = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
         self.padding = 1 if pads_itself(backbone) else PAD_TO
+        self.weights = self._class_weights() if config.class_weights else None
 
     def metrics(self) -> dict[str, bool]:
         """Shares of pixels, all better when greater."""
@@ -173,15 +175,30 @@ class SemanticSegmentationTask(DenseTask[SegmentationBatch]):
             return samples
         return self.repeated(samples, lambda: self.data.training_classes)
 
+    def _class_weights(self) -> Tensor:
+        """Weights under which the training pixels of every class count as much.
+
+        Raises:
+            ValueError: If no training pixel has a label.
+        """
+        pixels = self.data.pixels("train").sum(0)
+        if not pixels.any():
+            raise ValueError(
+                f"class_weights counts the training pixels of each class, but none of {self.data.name} has a label; "
+                "mend the label maps, or leave it out."
+            )
+        return balanced_weights(pixels)
+
     def collate(self, split: str) -> Callable[[list[SegmentationSample]], SegmentationBatch]:
         """Stack the crops, or pad the test images no further than their backbone needs."""
         return collate_train if split == "train" else partial(collate_eval, multiple=self.padding)
 
     def loss(self, model: nn.Module, batch: SegmentationBatch) -> Tensor:
-        """The architecture's own loss; UperNet adds 0.4 times that of its auxiliary head."""
+        """Cross entropy, weighted if asked for; UperNet adds 0.4 times that of its auxiliary head."""
         labels = batch["labels"]
         if (labels != IGNORED).any():
-            return model(pixel_values=batch["pixel_values"], labels=labels).loss
+            weights = {} if self.weights is None else {"class_weights": self.weights.to(labels.device)}
+            return model(pixel_values=batch["pixel_values"], labels=labels, **weights).loss
         # The mean over no pixel is not a number; zero, but with a gradient for every parameter, as processes expect.
         return 0 * model(pixel_values=batch["pixel_values"], labels=torch.zeros_like(labels)).loss
 

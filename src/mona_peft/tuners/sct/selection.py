@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mona_peft.blocks.layout import Layout, TokenLayout
+from mona_peft.blocks.layout import Layout, PackedLayout, TokenLayout
 from mona_peft.blocks.rows import apply_layout, choose_adapters
 from mona_peft.blocks.tapped import TappedBlock
 
@@ -104,6 +104,11 @@ class _Watch:
     def _see(self, position: str, hidden_states: Tensor) -> None:
         if position not in self.squares:
             return
+        if isinstance(self.layout, PackedLayout):
+            raise ValueError(
+                "Salient channels are selected by images with a label each, but these are packed into one sequence. "
+                "Choose another method."
+            )
         if len(self.labels) != len(hidden_states):
             raise ValueError(
                 f"There are {len(self.labels)} labels for {len(hidden_states)} images; pass one for each."

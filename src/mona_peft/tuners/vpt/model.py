@@ -85,6 +85,8 @@ def why_not(block: nn.Module) -> str:
         return f"it must have a norm before its attention, under one of {NORM_NAMES}"
     if spec.grid in ("channels_first", "channels_last"):
         return "its attention sees an image, and not a sequence of tokens"
+    if spec.sequence:
+        return "the order of its tokens says where they are, and more tokens would not fit it"
     module = getattr(block, attention)
     module = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     arguments = sorted(set(inspect.signature(type(module).forward).parameters) & set(GRID_ARGUMENTS))

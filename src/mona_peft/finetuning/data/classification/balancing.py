@@ -37,9 +37,17 @@ def class_weights(labels: np.ndarray, num_classes: int) -> torch.Tensor:
         labels (`np.ndarray`): Class of each image, `(N,)`.
         num_classes (`int`): Also of those of which there is none, whose weight is 0.
     """
-    counts = np.bincount(labels, minlength=num_classes)
+    return balanced_weights(np.bincount(labels, minlength=num_classes))
+
+
+def balanced_weights(counts: np.ndarray) -> torch.Tensor:
+    """Weights `(classes,)` under which all classes that there are count as much, 1 on average over what was counted.
+
+    Args:
+        counts (`np.ndarray`): How many images, or pixels, there are of each class, `(classes,)`.
+    """
     present = np.count_nonzero(counts)
-    weights = np.divide(len(labels), present * counts, out=np.zeros(num_classes), where=counts > 0)
+    weights = np.divide(counts.sum(), present * counts, out=np.zeros(len(counts)), where=counts > 0)
     return torch.from_numpy(weights).float()
 
 

@@ -101,17 +101,33 @@ class SegmentationData:
         self._check(labels[labels != IGNORED], sample)
         return to_rgb(image), np.ascontiguousarray(turn_pixels(labels, turn))
 
-    @cached_property
-    def training_classes(self) -> list[set[int]]:
-        """Of each training image, the classes in its label map; all are read once."""
-        return [self._classes_in(sample) for sample in self.splits["train"]]
+    def pixels(self, split: str) -> np.ndarray:
+        """How many pixels each class has in each label map of a split, `(images, classes)`; all are read once.
 
-    def _classes_in(self, sample: LabelledImage) -> set[int]:
-        """The classes in a label map, which alone is read; raises what [`read`] raises of it."""
+        Raises:
+            ValueError: If one cannot be read, or has a label out of range.
+        """
+        if split not in self._pixels:
+            counts = [self._count_pixels(sample) for sample in self.splits[split]]
+            self._pixels[split] = np.array(counts, int).reshape(len(counts), len(self.class_names))
+        return self._pixels[split]
+
+    @cached_property
+    def _pixels(self) -> dict[str, np.ndarray]:
+        """What [`pixels`] counted, by split."""
+        return {}
+
+    @property
+    def training_classes(self) -> list[set[int]]:
+        """Of each training image, the classes in its label map."""
+        return [set(np.flatnonzero(counts).tolist()) for counts in self.pixels("train")]
+
+    def _count_pixels(self, sample: LabelledImage) -> np.ndarray:
+        """Pixels of each class in a label map, which alone is read; raises what [`read`] raises of it."""
         labels = self._labels(self._open_labels(sample)[0], str(sample.label_map))
-        counted = np.unique(labels[labels != IGNORED])
+        counted = labels[labels != IGNORED]
         self._check(counted, sample)
-        return set(counted.tolist())
+        return np.bincount(counted, minlength=len(self.class_names))
 
     def _open_labels(self, sample: LabelledImage) -> tuple[Image.Image, int]:
         """The stored label map, upright, and its own orientation."""
