@@ -144,7 +144,7 @@ def test_masks_of_queries_become_those_that_the_package_finds(repository, tmp_pa
     assert facts["inputs"] == ["pixel_values"] and list(facts["outputs"]) == ["logits", "masks"]
     outputs = run(path, pixel_values=prepared(picture, facts)[0])
     masks = torch.from_numpy(outputs["masks"])
-    assert masks.shape == (1, 8, 16, 16)
+    assert masks.shape == (1, 8, 32, 32)  # the patches of the first stage
     scores = torch.from_numpy(outputs["logits"][0]).softmax(-1)[:, :-1]
     full = torch.nn.functional.interpolate(masks, size=(64, 64), mode="bilinear")
     full = torch.nn.functional.interpolate(full, size=picture.size[::-1], mode="bilinear")[0]
