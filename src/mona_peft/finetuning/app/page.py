@@ -33,7 +33,6 @@ def build_page(models: AppModels) -> Any:
     import gradio
 
     with gradio.Blocks(title="mona-peft", analytics_enabled=False) as page:
-        gradio.HTML(STYLE, padding=False)
         gradio.Markdown("# Adapters on a picture")
         with gradio.Row():
             picture = gradio.File(label="Picture", elem_id="picture", height=140)
@@ -57,6 +56,7 @@ def build_page(models: AppModels) -> Any:
             label="Contribution of each block", columns=4, format="png", buttons=BUTTONS, elem_id="maps"
         )
         gradio.Markdown(ABOUT)
+        gradio.HTML(STYLE, padding=False)
         outputs = [message, *columns, maps]
         for event in (picture.change, model.change):
             event(lambda path, name: show(models, path, name), [picture, model], outputs, show_progress="hidden")
