@@ -80,5 +80,15 @@ class Visitor:
     def captions(self) -> list[str]:
         return [each.text.strip() for each in self.find("#maps .caption-label")]
 
+    def hidden_captions(self) -> list[str]:
+        """Captions of which a part is cut off, or that lie over their map."""
+        return self.driver.execute_script(
+            "return [...document.querySelectorAll('#maps .caption-label')].filter(caption => {"
+            "  const map = caption.parentElement.querySelector('img').getBoundingClientRect();"
+            "  return caption.scrollWidth > caption.clientWidth || caption.scrollHeight > caption.clientHeight"
+            "    || caption.getBoundingClientRect().top < map.bottom - 1;"
+            "}).map(caption => caption.textContent)"
+        )
+
     def close(self) -> None:
         self.driver.quit()

@@ -37,6 +37,8 @@ PAGE = ROOT / "docs" / "export.md"
 FOUND = ROOT / "outputs" / "exports"
 BLOCK = "exports"  # of the page, by its markers
 NO_CLASSIFIER = "no image classifier"
+SIZES = "dynamic height and width"
+ONNX_ALONE = "with ONNX"
 #: Configurations of what has a classifier where its tower alone has none.
 WHOLE: dict[str, Any] = {
     "siglip": tr.SiglipConfig,
@@ -48,7 +50,7 @@ WHOLE: dict[str, Any] = {
 COLUMNS: dict[str, tuple[str, dict[str, Any]]] = {
     "ONNX": ("model.onnx", {"format": "onnx"}),
     "torch.export": ("model.pt2", {"format": "torch"}),
-    "dynamic height and width": ("sizes.pt2", {"format": "torch", "dynamic_size": True}),
+    SIZES: ("sizes.pt2", {"format": "torch", "dynamic_size": True}),
 }
 
 
@@ -68,7 +70,7 @@ def classifier(family: Family) -> torch.nn.Module | None:
 
 
 def try_family(family: Family) -> dict[str, str]:
-    """What came of each column: `yes`, or the reason why not."""
+    """What came of each column: `yes`, `with ONNX` alone, or the reason why not."""
     model = classifier(family)
     if model is None:
         return dict.fromkeys(COLUMNS, NO_CLASSIFIER)
@@ -79,12 +81,20 @@ def try_family(family: Family) -> dict[str, str]:
     found = {}
     with tempfile.TemporaryDirectory() as folder, traced_once():
         for column, (name, options) in COLUMNS.items():
-            try:
-                mona_peft.export(loaded, Path(folder) / name, **options)
-                found[column] = "yes"
-            except ValueError as error:
-                found[column] = str(error)
+            found[column] = try_export(loaded, Path(folder) / name, **options)
+        if found["torch.export"] == "yes" != found[SIZES]:  # torch's loader is the stricter one
+            onnx = try_export(loaded, Path(folder) / "sizes.onnx", dynamic_size=True)
+            found[SIZES] = ONNX_ALONE if onnx == "yes" else found[SIZES]
     return found
+
+
+def try_export(loaded: LoadedClassifier, path: Path, **options: Any) -> str:
+    """`yes`, or the reason why not."""
+    try:
+        mona_peft.export(loaded, path, **options)
+    except ValueError as error:
+        return str(error)
+    return "yes"
 
 
 @contextmanager
@@ -119,7 +129,7 @@ def render() -> str:
     for family in filter(lambda family: place(family).exists(), FAMILIES):
         cells = []
         for reason in json.loads(place(family).read_text()).values():
-            if reason not in ("yes", NO_CLASSIFIER):
+            if reason not in ("yes", ONNX_ALONE, NO_CLASSIFIER):
                 notes += [reason] if reason not in notes else []
                 reason = f"no ({notes.index(reason) + 1})"
             cells.append("." if reason == NO_CLASSIFIER else reason)

@@ -16,10 +16,10 @@ RESULTS = ROOT / "results"
 #: The files that a program wrote before it put all of it into them say so, by what they say: what they have.
 EARLIER = {"made before command and versions were recorded": (), "made before the command was recorded": ("versions",)}
 #: Nothing but these may be of before.
-OLD_FILES = {"benchmark/scaling.json", "serving.json", *(f"demo-dense/{name}.json" for name in MODELS)}
+OLD_FILES = {"benchmark/scaling.json", *(f"demo-dense/{name}.json" for name in MODELS)}
 
 
-DOCUMENTS = ["README.md", "docs/results.md", "docs/performance.md"]
+DOCUMENTS = ["README.md", "docs/results.md", "docs/performance.md", "docs/serving.md"]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

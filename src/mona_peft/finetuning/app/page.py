@@ -14,6 +14,12 @@ from .models import AppModels, Finding
 LOCALHOST = "127.0.0.1"
 HEIGHT = 260  # of the pictures, on the screen
 BUTTONS: list[Any] = ["download", "fullscreen"]  # and none that uploads to another machine
+#: Captions stand below their maps, in as many lines as they need; Gradio cuts them off after one, over the picture.
+STYLE = """<style>
+#maps .thumbnail-lg { display: flex; flex-direction: column; height: auto; aspect-ratio: auto; }
+#maps .thumbnail-lg > img { height: auto; }
+#maps .caption-label { position: static; max-width: 100%; border: 0; white-space: normal; overflow-wrap: anywhere; }
+</style>"""
 ABOUT = """Each map shows what the adapters of one block change of the residual stream. At each position it is the
 norm, over the channels, of the block's result minus its result without its adapters on the same input. Colours go from
 dark (no change) to yellow (the largest change of this block), over the picture as the model got it. The caption tells
@@ -50,6 +56,7 @@ def build_page(models: AppModels) -> Any:
             label="Contribution of each block", columns=4, format="png", buttons=BUTTONS, elem_id="maps"
         )
         gradio.Markdown(ABOUT)
+        gradio.HTML(STYLE, padding=False)
         outputs = [message, *columns, maps]
         for event in (picture.change, model.change):
             event(lambda path, name: show(models, path, name), [picture, model], outputs, show_progress="hidden")

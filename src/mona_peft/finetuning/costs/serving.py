@@ -28,6 +28,7 @@ from mona_peft.finetuning.settings import Settings, option
 from .models import build_model, model_config
 
 WAYS = ("router", "models")
+TIME = "_cpu_seconds"  # at the end of the names of times
 
 
 @dataclass
@@ -103,7 +104,7 @@ def _measure(config: ServingConfig, repository: str, count: int, way: str) -> di
         calls = {"a_pass_a_model": lambda: _call_models(models, pixels, names)}
     row["load_cpu_seconds"] = round((time.process_time() - start) / count, 3)
     row["resident_bytes"] = resident_bytes() - before
-    return row | {f"{name}_cpu_seconds": round(best, 4) for name, best in _time(calls, config.rounds).items()}
+    return row | {f"{name}{TIME}": round(best, 4) for name, best in _time(calls, config.rounds).items()}
 
 
 def _without_mixing(router: AdapterRouter) -> AdapterRouter:
@@ -128,6 +129,22 @@ def _time(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, f
             if number:
                 best[name] = min(best[name], time.process_time() - start)
     return best
+
+
+def serving_summary(results: Mapping[str, Any]) -> str:
+    """Markdown: what made the results, and a row for each number of adapters and each way to serve them."""
+    rows, settings = results["rows"], results["settings"]
+    made = f"`{results['command']}`" if "command" in results else results["note"]
+    times = {name: name.removesuffix(TIME).replace("_", " ") for row in rows for name in row if name.endswith(TIME)}
+    times = {name: title for name, title in times.items() if name != "load_cpu_seconds"}
+    header = ["adapters", "way", "tensors, MB", "resident, MB", "to load one, s", *(f"{t}, s" for t in times.values())]
+    lines = [header, ["---"] * len(header)]
+    for row in rows:
+        sizes = [f"{row[name] / 1e6:.0f}" for name in ("tensor_bytes", "resident_bytes")]
+        batches = [f"{row[name]:.2f}" if name in row else "" for name in times]
+        lines.append([str(row["adapters"]), row["way"], *sizes, f"{row['load_cpu_seconds']:.2f}", *batches])
+    about = f"{settings['model']} with {settings['method']}, batches of {settings['batch_size']}; times in CPU seconds"
+    return "\n".join([f"{about}; {made}.", "", *("| " + " | ".join(line) + " |" for line in lines)])
 
 
 def resident_bytes() -> int:

@@ -112,8 +112,13 @@ def _call_options(loaded: Loaded, frame: Frame) -> dict[str, Any]:
     """What a classifier has to be told for it to take other sizes than its own."""
     if not frame.multiple or not isinstance(loaded, LoadedClassifier):
         return {}
-    asked = "interpolate_pos_encoding" in inspect.signature(loaded.bare_model().forward).parameters
-    return {"interpolate_pos_encoding": True} if asked else {}
+    name = "interpolate_pos_encoding"
+    parameters = inspect.signature(loaded.bare_model().forward).parameters
+    passed_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    inside = passed_on and any(
+        name in inspect.signature(module.forward).parameters for module in loaded.bare_model().modules()
+    )
+    return {name: True} if name in parameters or inside else {}
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ def _write(file: _File, graph: Graph, facts: dict[str, Any], check_run: Callable
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.incomplete{path.suffix}")
     try:
-        with _explained(facts["model"], file.format):
+        with _explained(facts, file.format):
             runtime.write(graph, temporary, file.precision)
             check = check_run(runtime.load(temporary))
         if not check.relative <= file.tolerance:
@@ -148,14 +153,18 @@ def _write(file: _File, graph: Graph, facts: dict[str, Any], check_run: Callable
 
 
 @contextmanager
-def _explained(model: str, format: str) -> Iterator[None]:
+def _explained(facts: dict[str, Any], format: str) -> Iterator[None]:
     """Say which model a failure of an exporter or a runtime is about."""
     try:
         yield
     except ImportError:
         raise
     except Exception as error:  # of other libraries
-        raise ValueError(f"{model} cannot be written for {format}, or not run: {first_line(error)}") from error
+        reason = f"cannot be written for {format}, or not run: {first_line(error)}"
+        if "Guard failed" in reason:  # with pages of a formula
+            dynamic = "dynamic height and width" if "multiple" in facts["sizes"] else "a dynamic batch"
+            reason = f"cannot be exported with {dynamic}: its code tied the graph to the size that it was traced at."
+        raise ValueError(f"{facts['model']} {reason}") from error
 
 
 def _facts(loaded: Loaded, outputs: Outputs, graph: Graph, frame: Frame) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import re
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -13,6 +15,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from transformers.utils.generic import torch_int
 
 from mona_peft.finetuning.validation import first_line
 
@@ -90,30 +93,65 @@ def trace(outputs: Outputs, inputs: Mapping[str, Tensor], frame: Frame, replaced
     if frame.multiple:
         # Swin keeps sizes that it was called with, which would be symbols here.
         outputs = copy.deepcopy(outputs)
+        _leave_out_padding(outputs)
     traceable = Traceable(outputs, list(inputs), list(replaced.values())).eval()
     try:
-        with torch.no_grad(), _positions_interpolated(frame):
-            program = torch.export.export(
-                traceable, arguments, dynamic_shapes={"tensors": tuple(shapes)}, strict=False
-            )
+        with torch.no_grad():
+            _run_once(outputs, inputs, frame)
+            with _positions_interpolated(outputs, frame):
+                program = torch.export.export(
+                    traceable, arguments, dynamic_shapes={"tensors": tuple(shapes)}, strict=False
+                )
     except Exception as error:  # whatever the model's code does with sizes
         model = outputs.model.get_base_model() if isinstance(outputs.model, PeftModel) else outputs.model
         dynamic = "dynamic height and width" if frame.multiple else "a dynamic batch"
-        raise ValueError(f"{type(model).__name__} cannot be exported with {dynamic}: {first_line(error)}") from error
+        reason = re.sub(r"\bs\d+\b", "?", first_line(error))  # torch names unknown sizes like s43
+        raise ValueError(f"{type(model).__name__} cannot be exported with {dynamic}: {reason}") from error
     return Graph(program, [*inputs, *replaced], list(outputs.kind.outputs))
 
 
-@contextmanager
-def _positions_interpolated(frame: Frame) -> Iterator[None]:
-    """Make ViTs interpolate their positions at every size, as they do while `torch.jit` traces.
+def _run_once(outputs: Outputs, inputs: Mapping[str, Tensor], frame: Frame) -> None:
+    """Run a model before it is traced, as its own errors tell more than those of tracing."""
+    try:
+        outputs(inputs)
+    except Exception as error:
+        height, width = frame.traced
+        raise ValueError(f"it does not take pictures of {height} x {width} pixels ({first_line(error)})") from error
 
-    Otherwise they take the table as it is at its own size, and a graph that was traced at another refuses that one.
+
+def _leave_out_padding(model: nn.Module) -> None:
+    """Let layers of Swin's kind in transformers take their maps as they are, which they would pad to whole windows.
+
+    The sizes of a frame have whole windows at every stage. The padding, of no rows then, would make each size a
+    formula of remainders that torch cannot tell to be the size itself.
     """
-    if not frame.multiple:
+    for module in model.modules():
+        if hasattr(module, "window_size") and hasattr(module, "maybe_pad"):
+            module.maybe_pad = _as_it_is  # type: ignore[assignment]
+
+
+def _as_it_is(hidden_states: Tensor, height: int, width: int) -> tuple[Tensor, tuple[int, ...]]:
+    return hidden_states, (0,) * 6
+
+
+@contextmanager
+def _positions_interpolated(model: nn.Module, frame: Frame) -> Iterator[None]:
+    """Make ViTs of transformers interpolate their positions at every size, as they do while `torch.jit` traces.
+
+    Otherwise they take the table as it is at its own size, and a graph that was traced at another refuses that one. To
+    the size they interpolate to they give `torch_int`, which knows no sizes of `torch.export` and makes them numbers.
+    """
+    with ExitStack() as patches:
+        if frame.multiple:
+            patches.enter_context(mock.patch.object(torch.jit, "is_tracing", lambda: True))
+            for name in sorted({type(module).__module__ for module in model.modules()}):
+                if torch_int is getattr(sys.modules.get(name), "torch_int", None):
+                    patches.enter_context(mock.patch.object(sys.modules[name], "torch_int", _traced_int))
         yield
-        return
-    with mock.patch.object(torch.jit, "is_tracing", lambda: True):
-        yield
+
+
+def _traced_int(number: Any) -> Any:
+    return number if isinstance(number, torch.SymInt) else torch_int(number)
 
 
 def _sides(x: Tensor, frame: Frame) -> dict[int, Any]:

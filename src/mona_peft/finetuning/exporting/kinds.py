@@ -95,8 +95,8 @@ KINDS = {
     "mask2former": Kind(
         {
             LOGITS: "(batch, queries, classes + 1): softmax gives scores, the last class is that of no object",
-            "masks": "(batch, queries, height / 4, width / 4) of the prepared picture, its padding included: above 0 "
-            "is the object",
+            "masks": "(batch, queries, rows, columns) of the prepared picture, its padding included, as large as the "
+            "maps of the backbone's first stage: above 0 is the object",
         },
         _fields("class_queries_logits", "masks_queries_logits"),
     ),

@@ -15,6 +15,7 @@ from mona_peft.finetuning.costs.gpu import FILE as GPU_FILE
 from mona_peft.finetuning.costs.gpu import gpu_summary
 from mona_peft.finetuning.costs.report import sentence as costs_sentence
 from mona_peft.finetuning.costs.report import summary as costs_summary
+from mona_peft.finetuning.costs.serving import serving_summary
 from mona_peft.finetuning.files import read_json
 
 from .demo import METHODS
@@ -58,6 +59,7 @@ def tables(results: Path) -> dict[str, str]:
         ("demo", "demo/digits.json", demo_table),
         ("speed", USUAL_COSTS, costs_sentence),
         ("benchmark-gpu", f"benchmark/{GPU_FILE}", gpu_summary),
+        ("serving", "serving.json", serving_summary),
     ):
         if (results / file).exists():
             found[name] = write(read_json(results / file, AGAIN))
