@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,26 @@ class Start:
 
     Args:
         num_epochs (`int`): Passes over the training data.
-        rate_factor (`float`): Times the rate of the method: necks and heads that start at random want less.
+        learning_rates (`Mapping[str, float]`): Rates by method.
+        other_rate (`float`, *optional*): Of the methods that are not among them; what each says itself if left out.
     """
 
     num_epochs: int
-    rate_factor: float = 1.0
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    other_rate: float | None = None
 
     def learning_rate(self, method: str) -> float:
         """The rate to start with."""
-        return float(f"{METHODS[method].learning_rate * self.rate_factor:.3g}")
+        return self.learning_rates.get(method, self.other_rate or METHODS[method].learning_rate)
 
 
+#: Necks and heads that start at random train with every method and want lower rates than a linear head.
+DENSE = Start(50, {"full": 3e-5, "partial-1": 1e-4, "fixed": 1e-3, "vpt": 1e-3}, other_rate=3e-4)
 STARTS = {
     "classification": Start(20),
-    "semantic_segmentation": Start(50, 0.3),
-    "detection": Start(50, 0.3),
-    "instance_segmentation": Start(50, 0.3),
+    "semantic_segmentation": DENSE,
+    "detection": DENSE,
+    "instance_segmentation": DENSE,
 }
 
 

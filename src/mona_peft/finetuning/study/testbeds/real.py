@@ -6,13 +6,11 @@ for all methods.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mona_peft.finetuning.data.sources.config import DataConfig
-from mona_peft.finetuning.methods import METHODS
 from mona_peft.finetuning.study.material.dinov2 import HUB_ID
 from mona_peft.finetuning.study.variants import Variant
 from mona_peft.finetuning.tasks.config import ClassificationConfig
@@ -24,6 +22,10 @@ IMAGE_SIZE = 112
 BACKBONE = f"dinov2-small-{IMAGE_SIZE}"
 #: Rates from low to high, two a decade.
 LADDER = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+#: Where the grid of a method begins, and of those that are not named. Default rates come from the study, so it does not
+#: begin with them.
+FIRST_RATES = {"full": 1e-4, "fixed": 3e-3, "partial-1": 3e-4, "vpt": 3e-3}
+FIRST_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,8 @@ class RealTestbed(ClassificationTestbed):
         return settings | {"model": backbone, "split_sizes": sizes, "classes": list(data.class_names)}
 
     def first_rates(self, variant: Variant) -> tuple[float, ...]:
-        """The rate of the ladder nearest to the method's own, and those below and above it."""
-        own = METHODS[variant.method].learning_rate
-        middle = min(range(len(LADDER)), key=lambda place: abs(math.log(LADDER[place] / own)))
+        """Where the grid of the variant's method begins, and the rates of the ladder below and above."""
+        middle = LADDER.index(FIRST_RATES.get(variant.method, FIRST_RATE))
         return LADDER[middle], LADDER[middle - 1], LADDER[middle + 1]
 
 
