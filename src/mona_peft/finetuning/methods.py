@@ -38,7 +38,7 @@ class Method:
         config_class (`str` or `type`, *optional*): Configuration of the adapter whose settings `prepare` passes on, a
             class or `module:Class`.
         calibrate (`Calibrate`, *optional*): Fits the prepared model to training data before it trains.
-        learning_rate (`float`): Where to start with AdamW and batches of 16 on a pretrained classifier.
+        learning_rate (`float`): Where to start with AdamW on a pretrained classifier.
     """
 
     name: str
@@ -200,26 +200,26 @@ def _is_head(name: str, head: tuple[str, ...]) -> bool:
     return is_head(name, head)
 
 
-# The rates to start with: what adds few parameters wants ten times what the whole pretrained model bears.
-@register_method("full", "everything", learning_rate=1e-4)
+# The rates are those that results/clipart-10 chose (a test holds that); what it did not train keeps a guess.
+@register_method("full", "everything", learning_rate=3e-5)
 def prepare_full(model: nn.Module, head: tuple[str, ...]) -> nn.Module:
     """Train every parameter."""
     return freeze_all_but(model, lambda name: True)
 
 
-@register_method("fixed", "nothing", learning_rate=3e-3)
+@register_method("fixed", "nothing", learning_rate=1e-2)
 def prepare_fixed(model: nn.Module, head: tuple[str, ...]) -> nn.Module:
     """Train the head alone."""
     return freeze_all_but(model, lambda name: _is_head(name, head))
 
 
-@register_method("bitfit", "every parameter with 'bias' in its name")
+@register_method("bitfit", "every parameter with 'bias' in its name", learning_rate=3e-3)
 def prepare_bitfit(model: nn.Module, head: tuple[str, ...]) -> nn.Module:
     """Train biases, relative-position tables included (their name holds `bias`), and the head."""
     return freeze_all_but(model, lambda name: "bias" in name or _is_head(name, head))
 
 
-@register_method("norm", "every norm layer")
+@register_method("norm", "every norm layer", learning_rate=3e-3)
 def prepare_norm(model: nn.Module, head: tuple[str, ...]) -> nn.Module:
     """Train the parameters with `norm` in their name, and the head."""
     return freeze_all_but(model, lambda name: "norm" in name or _is_head(name, head))
@@ -272,8 +272,14 @@ register_adapter(
     "bottleneck",
     f"{_TUNERS}.bottleneck:BottleneckConfig",
     "two bottleneck adapters a block, on the attention and MLP outputs",
+    learning_rate=3e-3,
 )
-register_adapter("adaptformer", f"{_TUNERS}.adaptformer:AdaptFormerConfig", "a scaled bottleneck parallel to each MLP")
+register_adapter(
+    "adaptformer",
+    f"{_TUNERS}.adaptformer:AdaptFormerConfig",
+    "a scaled bottleneck parallel to each MLP",
+    learning_rate=1e-2,
+)
 register_adapter(
     "lorand", f"{_TUNERS}.lorand:LoRandConfig", "two bottleneck adapters a block made of low-rank products"
 )
@@ -284,6 +290,7 @@ register_adapter(
     "convpass",
     f"{_TUNERS}.convpass:ConvpassConfig",
     "two convolutional bypasses a block, parallel to attention and MLP",
+    learning_rate=3e-4,
 )
 register_adapter(
     "sct", f"{_TUNERS}.sct:SCTConfig", "a map of the salient channels in each block", _select_salient_channels

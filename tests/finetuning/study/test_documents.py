@@ -19,7 +19,7 @@ EARLIER = {"made before command and versions were recorded": (), "made before th
 OLD_FILES = {"benchmark/scaling.json", *(f"demo-dense/{name}.json" for name in MODELS)}
 
 
-DOCUMENTS = ["README.md", "docs/results.md", "docs/performance.md", "docs/serving.md"]
+DOCUMENTS = ["README.md", "docs/choosing.md", "docs/results.md", "docs/performance.md", "docs/serving.md"]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -91,13 +91,20 @@ def test_a_table_can_leave_the_test_split_unseen():
 def test_the_page_on_choosing_quotes_the_committed_figures():
     page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
     quoted = [name for name in FOLDERS if f"({name}: " in page]
-    assert quoted == ["digits", "digits-ablations", SCENES]
-    assert {*quoted, REAL} <= set(FOLDERS)
+    assert quoted == [REAL, "digits", "digits-ablations", SCENES]
     assert refresh_citations(page, RESULTS) == page, (
         "docs/choosing.md quotes other figures than results/ has; `mona-peft compare ... --report_only --readme "
         "docs/choosing.md` puts them right. Then read whether the sentences still hold."
     )
     assert read_block(page, f"results-{REAL}") == Results.load(RESULTS / REAL).summary().strip()
+
+
+def test_the_rates_that_commands_start_from_are_those_that_the_study_chose():
+    """LoRA's is that of rank 64, the default."""
+    rows = {row.label.replace("lora64", "lora"): row for row in Results.load(RESULTS / REAL).rows}
+    rates = {method: rows[method].learning_rate for method in set(rows) & set(METHODS)}
+    assert len(rates) == 10 and not any(row.at_grid_end for row in rows.values())
+    assert {method: METHODS[method].learning_rate for method in rates} == rates
 
 
 def test_the_study_on_real_pictures_is_made_of_its_committed_runs():
