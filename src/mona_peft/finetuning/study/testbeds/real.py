@@ -22,7 +22,7 @@ IMAGE_SIZE = 112
 BACKBONE = f"dinov2-small-{IMAGE_SIZE}"
 #: Rates from low to high, two a decade.
 LADDER = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-#: Where the grid of a method begins, and of those not named. Default rates come from the study, which cannot start there.
+#: Where the grid of a method begins, and of those not named; not its default rate, which comes from this study.
 FIRST_RATES = {"full": 1e-4, "fixed": 3e-3, "partial-1": 3e-4, "vpt": 3e-3}
 FIRST_RATE = 1e-3
 
