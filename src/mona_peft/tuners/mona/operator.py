@@ -121,7 +121,14 @@ def _(
     return out if add else x.new_empty(0), delta if split or not add else x.new_empty(0), down, mixed
 
 
-@torch.library.custom_op("mona_peft::mona_backward", mutates_args=())
+#: Written out, because torch 2.6 cannot make `list[Tensor]` of a result out of the annotations.
+BACKWARD_SCHEMA = (
+    "(Tensor stream, Tensor down, Tensor mixed, Tensor? grad_out, Tensor? grad_delta, Tensor[] parameters, "
+    "SymInt[] layout, float eps, float scale, bool kept_stream, bool needs_weights, ScalarType dtype) -> Tensor[]"
+)
+
+
+@torch.library.custom_op("mona_peft::mona_backward", mutates_args=(), schema=BACKWARD_SCHEMA)
 def backward_operator(
     stream: Tensor,
     down: Tensor,
