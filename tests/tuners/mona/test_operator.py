@@ -63,6 +63,12 @@ def graphs(function, *inputs, grad=True) -> str:
     return "\n".join(seen)
 
 
+def test_the_schema_is_that_of_the_annotations():
+    """The newest releases read it from them."""
+    function = operator.backward_operator._init_fn
+    assert torch.library.infer_schema(function, mutates_args=()) == operator.BACKWARD_SCHEMA
+
+
 @pytest.mark.parametrize("options", [{}, {"conv_bias": False, "scale": "scalar"}], ids=["official", "paper"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_compiled_training_equals_eager(options, dtype):
