@@ -1,12 +1,15 @@
 """The notebooks for users run from beginning to end, small; their stored outputs are small and show no error."""
 
+import base64
 import json
+from io import BytesIO
 
 import nbformat
 import pytest
+from PIL import Image
 
 from tests.finetuning.tasks.tiny_classifier import write_classifier
-from tests.support.notebooks import NOTEBOOKS, STORED, execute, outputs
+from tests.support.notebooks import NOTEBOOKS, STORED, execute, outputs, tidy
 
 MOST_BYTES = 600_000
 
@@ -42,3 +45,19 @@ def test_stored_outputs_are_small_and_show_no_error(path):
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert path.name in STORED and path.stat().st_size <= MOST_BYTES
     assert not [o for cell in cells for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"]
+
+
+def test_what_is_stored_of_a_cell_is_short():
+    printed = "\rtraining:  50%|##   | 1/2 [00:01<00:01,  1.00step/s]\r   \repoch 1  loss 0.5\r\nruns/mona\r\n"
+    picture = BytesIO()
+    Image.radial_gradient("L").convert("RGB").save(picture, "PNG")
+    shown = {"image/png": base64.b64encode(picture.getvalue()).decode()}
+    found = [
+        nbformat.v4.new_output("stream", name="stderr", text="a warning\n"),
+        *(nbformat.v4.new_output("stream", name="stdout", text=part) for part in (printed[:40], printed[40:])),
+        nbformat.v4.new_output("display_data", data=shown),
+    ]
+    text, image = tidy(found)
+    assert text.text == "epoch 1  loss 0.5\nruns/mona\n"
+    stored = Image.open(BytesIO(base64.b64decode(image.data["image/png"])))
+    assert stored.mode == "P" and stored.size == (256, 256)

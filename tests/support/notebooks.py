@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
+import re
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -20,6 +25,9 @@ STORED = {
     "comparison.ipynb": {"MONA_RESULTS": str(ROOT / "results")},
     "design_study.ipynb": {"MONA_STUDY_SIZE": "full"},
 }
+
+#: What a progress bar says, finished or not.
+PROGRESS = re.compile(r"%\|.*\||\[[^]]*(it|files|examples|step|run)/s|s/(it|step|run)")
 
 
 def run(notebook: Any, folder: Path, seconds: int = 600) -> Any:
@@ -41,24 +49,45 @@ def outputs(notebook: Any, kind: str) -> list[str]:
     return [o["data"][kind] for o in found if kind in o["data"]]
 
 
+def tidy(found: Iterable[Any]) -> Iterator[Any]:
+    """The outputs of a cell: text in one piece, without warnings and progress bars; pictures in 256 colours."""
+    printed = "".join(output.text for output in found if output.get("name") == "stdout")
+    lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in printed.split("\n")]
+    text = "\n".join(line for line in lines if not PROGRESS.search(line)).strip()
+    if text:
+        yield nbformat.v4.new_output("stream", name="stdout", text=text + "\n")
+    for output in found:
+        if output["output_type"] != "stream":
+            if "image/png" in output.get("data", {}):
+                output["data"]["image/png"] = with_few_colours(output["data"]["image/png"])
+            yield output
+
+
+def with_few_colours(picture: str) -> str:
+    """A PNG file in base 64 as a smaller one."""
+    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+    written = io.BytesIO()
+    image.quantize(256, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
+    return base64.b64encode(written.getvalue()).decode()
+
+
 def store(name: str) -> None:
-    """Run a notebook as `STORED` says, and write it with its outputs, warnings left out."""
+    """Run a notebook as `STORED` says, and write it with its outputs."""
     from transformers import ViTImageProcessor
 
     from mona_peft.finetuning.study.testbeds.digits import pretrain_swin
 
     with tempfile.TemporaryDirectory() as folder:
         if name == "quickstart.ipynb":
-            pretrain_swin(Path(folder) / "small", epochs=8)
-            ViTImageProcessor(
-                size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3
-            ).save_pretrained(Path(folder) / "small")
+            model = pretrain_swin(Path(folder) / "pretraining", epochs=8).rename(Path(folder) / "small")
+            processor = ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+            processor.save_pretrained(model)
         os.environ |= STORED[name]
         notebook = run(nbformat.read(NOTEBOOKS / name, as_version=4), Path(folder), seconds=3600)
     for cell in notebook.cells:
         cell.metadata = {}
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = list(tidy(cell.outputs))
     nbformat.write(notebook, NOTEBOOKS / name)
 
 
