@@ -54,8 +54,8 @@ class RepositoryError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """The message of an error of another library, in one line."""
-    words = " ".join(str(error).split())
+    """The message of an error of another library, in one line and without a terminal's colours."""
+    words = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
     return words[:300] or type(error).__name__
 
 

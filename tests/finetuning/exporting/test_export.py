@@ -178,3 +178,12 @@ def test_other_models_than_classifiers_are_refused(root, tmp_path):
         ValueError, match="image_size=64: pictures of a classifier are as large as its image processor"
     ):
         mona_peft.export(loaded, tmp_path / "model.onnx", image_size=64)
+
+
+def test_a_failure_of_an_exporter_is_told_by_what_caused_it():
+    with pytest.raises(ValueError, match="^Net cannot be written for onnx, or not run: only 4D keys$"):
+        with export_module._explained({"model": "Net", "sizes": {}}, "onnx"):
+            try:
+                raise AssertionError("only \x1b[96m4D\x1b[0m\nkeys")
+            except AssertionError as error:
+                raise RuntimeError("step 3/3 failed, with pages of advice") from error

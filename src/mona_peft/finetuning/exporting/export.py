@@ -160,7 +160,10 @@ def _explained(facts: dict[str, Any], format: str) -> Iterator[None]:
     except ImportError:
         raise
     except Exception as error:  # of other libraries
-        reason = f"cannot be written for {format}, or not run: {first_line(error)}"
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # exporters say at length which of their steps failed, and why at the end
+            cause = cause.__cause__
+        reason = f"cannot be written for {format}, or not run: {first_line(cause)}"
         if "Guard failed" in reason:  # with pages of a formula
             dynamic = "dynamic height and width" if "multiple" in facts["sizes"] else "a dynamic batch"
             reason = f"cannot be exported with {dynamic}: its code tied the graph to the size that it was traced at."
