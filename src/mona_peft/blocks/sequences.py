@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,11 +75,11 @@ def packed_layout(grids: Sequence[Sequence[int]], merge: int, window: int, devic
     return PackedLayout(groups, torch.tensor(inverse, device=device))
 
 
-# Lists and not tensors are kept: a tensor made in inference mode, or while tracing, could not be used outside it.
+# Arrays and not tensors are kept: a tensor made in inference mode, or while tracing, could not be used outside it.
 @functools.lru_cache(maxsize=16)
 def _pack(
     grids: tuple[tuple[int, ...], ...], merge: int, window: int
-) -> tuple[dict[TokenLayout, list[list[int]]], list[int]]:
+) -> tuple[dict[TokenLayout, np.ndarray], np.ndarray]:
     """By grid the places `(images, H * W)` of [`PackedGroup`], and the inverse of [`PackedLayout`]."""
     frames: dict[TokenLayout, list[list[int]]] = {}
     start = 0
@@ -87,7 +88,8 @@ def _pack(
         for _ in range(time):
             frames.setdefault(TokenLayout(height, width), []).append([start + place for place in places])
             start += height * width
-    return frames, _inverse([place for images in frames.values() for places in images for place in places])
+    order = _inverse([place for images in frames.values() for places in images for place in places])
+    return {layout: np.array(images) for layout, images in frames.items()}, np.array(order)
 
 
 def _places(height: int, width: int, merge: int, window: int) -> list[int]:
