@@ -241,8 +241,12 @@ def _misses_gradients(adapted: nn.Module, names: Sequence[str], inputs: Mapping[
 
 def _probes(adapted: nn.Module, names: Sequence[str]) -> dict[str, Probe]:
     """The probes in these blocks."""
-    found = {name: adapted.get_submodule(f"{name}.{CHILD}") for name in names}
-    return {name: probe for name, probe in found.items() if isinstance(probe, Probe)}
+    found: dict[str, Probe] = {}
+    for name in names:
+        probe = adapted.get_submodule(f"{name}.{CHILD}")
+        assert isinstance(probe, Probe), f"{name} has a probe, or nothing would be proved of it"
+        found[name] = probe
+    return found
 
 
 def _values(output: object) -> object:
