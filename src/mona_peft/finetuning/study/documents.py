@@ -28,7 +28,6 @@ from .testbeds.scene_models import MODELS
 STUDIES = {
     "results": "digits",
     "results-clipart-10": "clipart-10",
-    "results-clipart-10-ablations": "clipart-10-ablations",
     "results-ablations": "digits-ablations",
     "results-official": "digits-official",
     "results-semantic_segmentation": "scenes-semantic_segmentation",
