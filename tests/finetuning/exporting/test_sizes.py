@@ -9,7 +9,6 @@ import torch
 from peft import get_peft_model
 from torchvision.models import VisionTransformer
 from transformers import (
-    SwinConfig,
     SwinForImageClassification,
     ViTConfig,
     ViTForImageClassification,
@@ -25,7 +24,7 @@ from tests.families.matrix import FAMILIES
 from tests.families.table import family_id
 from tests.families.transformers_models import PLAIN
 from tests.finetuning.exporting.sweep import classifier, traced_once
-from tests.support.models import images, predict, randomise
+from tests.support.models import images, predict, randomise, swin_config
 
 
 def loaded(model):
@@ -60,15 +59,7 @@ def test_a_vit_takes_other_heights_and_widths(vit, tmp_path):
 @pytest.fixture
 def swin():
     torch.manual_seed(0)
-    config = SwinConfig(
-        image_size=32,
-        patch_size=2,
-        embed_dim=8,
-        depths=[2, 1],
-        num_heads=[1, 2],
-        window_size=4,
-        initializer_range=0.2,
-    )
+    config = swin_config(embed_dim=8, depths=[2, 1], num_heads=[1, 2], num_labels=2, initializer_range=0.2)
     return loaded(SwinForImageClassification(config))
 
 
