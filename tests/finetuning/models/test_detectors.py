@@ -6,13 +6,19 @@ import math
 import pytest
 import torch
 from torch import nn
-from transformers import SwinConfig
+from torchvision.ops import box_iou
+from transformers import Dinov2Config, SwinConfig
 
 from mona_peft.finetuning.models.cascade_heads import CascadeHeads, CascadeSettings, _box_loss, _refine
+from mona_peft.finetuning.models.cascade_mask_rcnn import (
+    CascadeMaskRCNNConfig,
+    CascadeMaskRCNNForInstanceSegmentation,
+)
 from mona_peft.finetuning.models.detector_base import image_list
 from mona_peft.finetuning.models.outputs import find_detections, pixel_mask
 from mona_peft.finetuning.models.retinanet import RetinaNetConfig, RetinaNetForObjectDetection
 from mona_peft.finetuning.models.sliding import slide_logits, window_starts
+from tests.finetuning.tasks.tiny_dense import HEADS
 
 
 def retinanet(**options):
@@ -41,6 +47,49 @@ def test_the_pyramid_of_the_paper():
     pixels = torch.rand(1, 3, 64, 64)
     model.pyramid(pixels)
     assert torch.allclose(seen[0], model.backbone(pixels).feature_maps[-1])
+
+
+DETECTORS = {
+    "retinanet": (RetinaNetConfig, RetinaNetForObjectDetection, [14, 28, 56], {"norm_groups": 4}),
+    "cascade": (CascadeMaskRCNNConfig, CascadeMaskRCNNForInstanceSegmentation, [14, 28], {"heads": HEADS}),
+}
+
+
+def on_plain_vit(name, out_indices):
+    config_class, model_class, _, options = DETECTORS[name]
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "mlp_ratio": 1}
+    backbone = Dinov2Config(**sizes, image_size=112, patch_size=14, out_indices=out_indices)
+    torch.manual_seed(0)
+    return model_class(config_class(backbone_config=backbone, num_labels=2, fpn_channels=16, **options))
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_plain_vit_gives_one_level_and_the_detector_the_coarser_ones(name):
+    model = on_plain_vit(name, [3])
+    pixels = torch.rand(2, 3, 112, 140)
+    strides = DETECTORS[name][2]
+    assert model.strides == strides
+    levels = list(model.pyramid(pixels).values())
+    assert [tuple(level.shape[-2:]) for level in levels] == [(8, 10), (4, 5), (2, 3)][: len(strides)]
+    box = torch.tensor([[14.0, 28.0, 70.0, 84.0]])
+    masks = torch.zeros(1, 112, 140, dtype=torch.uint8)
+    masks[:, 28:84, 14:70] = 1
+    targets = [{"boxes": box, "labels": torch.tensor([1]), "masks": masks}] * 2
+    sizes = torch.tensor([[112, 140]] * 2)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.train()(pixels, sizes, targets).loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = model.eval()(pixels, sizes).detections[0]
+    best = found["scores"].argmax()
+    assert found["labels"][best] == 1 and box_iou(found["boxes"][best][None], box).item() > 0.5
+
+
+def test_maps_of_one_size_are_no_levels_of_a_pyramid():
+    with pytest.raises(ValueError, match=r"dinov2 model are all of one size.*--out_indices 3\); \[1, 2, 3\] were"):
+        on_plain_vit("retinanet", [1, 2, 3])
 
 
 def test_first_weights_of_the_pyramid_are_those_of_mmdetection():

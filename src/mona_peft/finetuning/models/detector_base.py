@@ -38,7 +38,8 @@ class DetectorConfig(PretrainedConfig):
     """Base of the configurations.
 
     Args:
-        backbone_config (`PretrainedConfig` or `dict`): A hierarchical backbone with `out_features`.
+        backbone_config (`PretrainedConfig` or `dict`): A hierarchical backbone with `out_features`, or a
+            plain ViT with one of them.
         fpn_channels (`int`): Channels of the pyramid.
         anchor_scale (`float`): Side of the smallest anchor of a level over the level's stride.
         anchor_octaves (`int`): Anchor sizes a level, in steps of 2^(1/octaves).
@@ -85,7 +86,7 @@ class DetectorModel(PreTrainedModel):
         extra_blocks (`ExtraFPNBlock`): Makes the pyramid's levels above the backbone's.
 
     Raises:
-        ValueError: If the backbone is not hierarchical.
+        ValueError: If the backbone is a plain ViT and several of its maps were asked for.
     """
 
     config_class: type = DetectorConfig
@@ -129,27 +130,28 @@ def draw_pyramid_weights(neck: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def check_hierarchy(config: PretrainedConfig) -> None:
-    """Refuse a backbone whose maps are all of one size.
-
-    Raises:
-        ValueError: If the backbone is not hierarchical.
-    """
-    if not hasattr(config, "embed_dim") or not hasattr(config, "depths"):
-        raise ValueError(
-            f"A feature pyramid needs a hierarchical backbone such as Swin, not {config.model_type}. For a ViT choose "
-            "a detector of the DETR family (--architecture conditional_detr)."
-        )
-
-
 def backbone_strides(config: PretrainedConfig) -> list[int]:
-    """Pixels a step of each feature map of a hierarchical backbone.
+    """Pixels a step of each feature map: they double from stage to stage, and stay as they are in a plain ViT.
 
     Raises:
-        ValueError: If the backbone is not hierarchical.
+        ValueError: If maps of a plain ViT, which are all of one size, were to be levels of a pyramid.
     """
-    check_hierarchy(config)
-    return [config.patch_size * 2 ** (index - 1) for index in config.out_indices]
+    if hasattr(config, "embed_dim") and hasattr(config, "depths"):
+        return [config.patch_size * 2 ** (index - 1) for index in config.out_indices]
+    if len(config.out_indices) > 1:
+        raise ValueError(
+            f"The maps of a {config.model_type} model are all of one size, so the levels of a feature pyramid are made "
+            f"of one of them, such as the last (--out_indices {len(config.stage_names) - 1}); "
+            f"{list(config.out_indices)} were asked for. Or choose a detector of the DETR family."
+        )
+    return [config.patch_size]
+
+
+def map_channels(config: PretrainedConfig) -> int:
+    """Channels of a backbone's last feature map, in either kind of backbone."""
+    if hasattr(config, "embed_dim") and hasattr(config, "depths"):
+        return config.embed_dim * 2 ** (config.out_indices[-1] - 1)
+    return config.hidden_size
 
 
 def image_list(pixel_values: Tensor, sizes: Tensor) -> ImageList:

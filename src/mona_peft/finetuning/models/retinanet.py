@@ -16,7 +16,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from transformers import AutoConfig
 
-from .detector_base import DetectorConfig, DetectorModel, DetectorOutput, Objects, check_hierarchy, image_list
+from .detector_base import DetectorConfig, DetectorModel, DetectorOutput, Objects, image_list, map_channels
 
 
 class RetinaNetConfig(DetectorConfig):
@@ -75,9 +75,7 @@ class RetinaNetForObjectDetection(DetectorModel):
     config_class: type = RetinaNetConfig
 
     def __init__(self, config: RetinaNetConfig) -> None:
-        check_hierarchy(config.backbone_config)
-        width = config.backbone_config.embed_dim * 2 ** (config.backbone_config.out_indices[-1] - 1)
-        super().__init__(config, TopLevels(width, config.fpn_channels))
+        super().__init__(config, TopLevels(map_channels(config.backbone_config), config.fpn_channels))
         anchors = self.make_anchors()
         norm = partial(nn.GroupNorm, config.norm_groups) if config.norm_groups else None
         head = RetinaNetHead(

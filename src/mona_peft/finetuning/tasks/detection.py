@@ -1,4 +1,4 @@
-"""Object detection: RetinaNet on hierarchical backbones, DETR and Conditional DETR on any."""
+"""Object detection: RetinaNet on hierarchical backbones or one map of a ViT, DETR and Conditional DETR on any."""
 
 from __future__ import annotations
 
