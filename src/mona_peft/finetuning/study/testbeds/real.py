@@ -73,10 +73,7 @@ class RealTestbed(ClassificationTestbed):
         row = DATA[name]
         self.name = name
         settings = row.settings or {"dataset": str(require(material / name, name))}
-        backbone = material / BACKBONE
-        if not row.settings:
-            require(backbone, "dinov2-small")
-        model = str(backbone.resolve()) if backbone.exists() else HUB_ID
+        model = backbone_of(material, or_hub=bool(row.settings))
         data = DataConfig(**settings, shots=shots, data_dir=data_dir)
         super().__init__(data, ClassificationConfig(model, crop_scale=[0.5, 1.0]), recipe(row, shots))
         few = f", {shots} images a class" if shots else ""
@@ -91,9 +88,26 @@ class RealTestbed(ClassificationTestbed):
         return settings | {"model": backbone, "split_sizes": sizes, "classes": list(data.class_names)}
 
     def first_rates(self, variant: Variant) -> tuple[float, ...]:
-        """Where the grid of the variant's method begins, and the rates of the ladder below and above."""
-        middle = LADDER.index(FIRST_RATES.get(variant.method, FIRST_RATE))
-        return LADDER[middle], LADDER[middle - 1], LADDER[middle + 1]
+        """Where the grid of the variant's method begins."""
+        return first_rates(variant)
+
+
+def first_rates(variant: Variant) -> tuple[float, ...]:
+    """The rate that a method's grid begins with, and those of the ladder below and above."""
+    middle = LADDER.index(FIRST_RATES.get(variant.method, FIRST_RATE))
+    return LADDER[middle], LADDER[middle - 1], LADDER[middle + 1]
+
+
+def backbone_of(material: Path, or_hub: bool = False) -> str:
+    """The backbone's folder among the material, or its id on the Hub where it is not there and may come from it.
+
+    Raises:
+        ValueError: If it is not there.
+    """
+    folder = material / BACKBONE
+    if or_hub and not folder.exists():
+        return HUB_ID
+    return str(require(folder, "dinov2-small").resolve())
 
 
 def recipe(row: RealData, shots: int | None) -> TrainingConfig:
