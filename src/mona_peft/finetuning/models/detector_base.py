@@ -140,8 +140,8 @@ def backbone_strides(config: PretrainedConfig) -> list[int]:
         return [config.patch_size * 2 ** (index - 1) for index in config.out_indices]
     if len(config.out_indices) > 1:
         raise ValueError(
-            f"The maps of a {config.model_type} model are all of one size, so the levels of a feature pyramid are made "
-            f"of one of them, such as the last (--out_indices {len(config.stage_names) - 1}); "
+            f"The maps of a {config.model_type} model are all of one size, so the levels of a feature pyramid are "
+            f"made of one of them, such as the last (--out_indices {len(config.stage_names) - 1}); "
             f"{list(config.out_indices)} were asked for. Or choose a detector of the DETR family."
         )
     return [config.patch_size]

@@ -89,7 +89,8 @@ def read_cutout(path: Path) -> Image.Image | None:
 def write_scenes(target: Path, split: str, cutouts: Sequence[Cutout], count: int) -> dict[str, Any]:
     """Write the scenes of a split and give their annotations in COCO's format."""
     (target / split).mkdir()
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number in range(1, count + 1):
         rng = np.random.default_rng([SEED, SPLITS.index(split), number])
         picture, objects = compose(split, cutouts, rng)
