@@ -67,12 +67,20 @@ def _backbone(classes: int) -> nn.Module:
     return SwinBackbone(swin_config(out_features=["stage1", "stage2"]))
 
 
+def _norm_of_backbone() -> str:
+    """Its parts are in a module of their own but for the first releases of transformers 5."""
+    return "swin.embeddings.norm" if hasattr(_backbone(3), "swin") else "embeddings.norm"
+
+
+#: Query and value, by the names of transformers 5.0 and of later releases.
+LINEAR = ("query", "value", "q_proj", "v_proj")
+
 SUBJECTS = {
-    "swin": Subject(_swin, "classifier", ("q_proj", "v_proj"), "swin.layernorm"),
-    "vit": Subject(_vit, "classifier", ("q_proj", "v_proj"), "vit.layernorm"),
-    "dinov2": Subject(_dinov2, "classifier", ("query", "value", "q_proj", "v_proj"), "dinov2.layernorm"),
+    "swin": Subject(_swin, "classifier", LINEAR, "swin.layernorm"),
+    "vit": Subject(_vit, "classifier", LINEAR, "vit.layernorm"),
+    "dinov2": Subject(_dinov2, "classifier", LINEAR, "dinov2.layernorm"),
     "timm-vit": Subject(_timm_vit, "head", ("qkv",), "norm"),
-    "backbone": Subject(_backbone, "", ("q_proj", "v_proj"), "swin.embeddings.norm"),
+    "backbone": Subject(_backbone, "", LINEAR, _norm_of_backbone()),
 }
 
 
