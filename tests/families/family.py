@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from mona_peft.blocks.tapped import TappedBlock
 
@@ -77,9 +78,14 @@ class Family:
     rounding: float = 0.0
 
     def model(self, seed: int = 0) -> nn.Module:
-        """A fresh model in which every parameter has an effect."""
+        """A fresh model in which every parameter has an effect: none of its branches is dropped by chance."""
         torch.manual_seed(seed)
         model = self.build().eval()
+        for module in model.modules():
+            if type(module).__name__.endswith("DropPath"):
+                module.drop_prob = 0.0
+            elif isinstance(module, StochasticDepth):
+                module.p = 0.0
         generator = torch.Generator().manual_seed(seed + 7)
         with torch.no_grad():
             for parameter in model.parameters():

@@ -23,7 +23,7 @@ from tests.families.family import loss
 from tests.families.matrix import FAMILIES
 from tests.families.table import family_id
 from tests.families.test_refusals import unchanged
-from tests.families.transformers_models import PLAIN
+from tests.families.transformers_models import IN_5_0, PLAIN
 from tests.support.models import images, randomise, swin_config
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -123,6 +123,9 @@ REFUSED: dict[str, dict[str, str]] = {
         "torchvision-swinv2": NO_NORM,
     },
 }
+if IN_5_0:
+    REFUSED["ssf"] |= {"transformers-siglip": NEVER_CALLED, "transformers-siglip2": NEVER_CALLED}
+    REFUSED["vpt"] |= {"transformers-swin": BIAS, "transformers-beit": BIAS, "transformers-segformer": NO_NORM}
 for family in FAMILIES:
     if not family.branches:
         REFUSED["bottleneck"][family_id(family)] = NO_ATTENTION_OUTPUT

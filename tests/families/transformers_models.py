@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from tests.families.family import Family, Size, interpolated, pixels
 from tests.support.models import feed_forward
 
+#: What the oldest supported release lacks.
+IN_5_0 = tr.__version__.startswith("5.0.")
 PLAIN: dict[str, Any] = dict(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
 )
@@ -422,7 +424,7 @@ FAMILIES: tuple[Family, ...] = (
             grid=patches(8),
             sizes=SQUARE,
             arrangement="channels_last",
-            recorded=(0, 1),
+            recorded=None if name == "sam3" and IN_5_0 else (0, 1),
             rounding=1e-12,
         )
         for name, build in (
