@@ -47,10 +47,10 @@ def test_a_study_in_pieces_goes_on_from_committed_records(tmp_path, material):
     first = compare(tmp_path, material, "--max_runs", "2", "--results_dir", str(committed))
     assert [(one.label, one.learning_rate, one.runs, one.left) for one in first.unfinished] == [
         ("mona", 1e-3, 1, 2),
-        ("lora16", 1e-3, 1, 2),
+        ("lora16", 3e-3, 1, 2),
     ]
     # Test figures are shown once the rates are chosen, and not before.
-    assert not first.rows and "| lora16 | 1 | 2 | 0.001 | " in (committed / "table.md").read_text()
+    assert not first.rows and "| lora16 | 1 | 2 | 0.003 | " in (committed / "table.md").read_text()
     records = [json.loads(line) for line in (committed / RECORDS_FILE).read_text().splitlines()]
     assert [[step for step, _ in record["validations"]] for record in records] == [[2, 4]] * 2
     assert len({record["data"] for record in records} - {""}) == 1, "one draw of a seed, named by its fingerprint"

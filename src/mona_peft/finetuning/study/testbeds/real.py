@@ -22,8 +22,19 @@ IMAGE_SIZE = 112
 BACKBONE = f"dinov2-small-{IMAGE_SIZE}"
 #: Rates from low to high, two a decade.
 LADDER = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-#: Where the grid of a method begins, and of those not named; not its default rate, which comes from this study.
-FIRST_RATES = {"full": 1e-4, "fixed": 3e-3, "partial-1": 3e-4, "vpt": 3e-3}
+#: Where the grid of a variant or method begins, and of those not named: near what ten drawings a class chose. It grows.
+FIRST_RATES = {
+    "full": 3e-5,
+    "partial-1": 3e-4,
+    "convpass": 3e-4,
+    "lora16": 3e-3,
+    "bottleneck": 3e-3,
+    "norm": 3e-3,
+    "bitfit": 3e-3,
+    "vpt": 3e-3,
+    "adaptformer": 1e-2,
+    "fixed": 1e-2,
+}
 FIRST_RATE = 1e-3
 
 
@@ -94,7 +105,7 @@ class RealTestbed(ClassificationTestbed):
 
 def first_rates(variant: Variant) -> tuple[float, ...]:
     """The rate that a method's grid begins with, and those of the ladder below and above."""
-    middle = LADDER.index(FIRST_RATES.get(variant.method, FIRST_RATE))
+    middle = LADDER.index(FIRST_RATES.get(variant.label, FIRST_RATES.get(variant.method, FIRST_RATE)))
     return LADDER[middle], LADDER[middle - 1], LADDER[middle + 1]
 
 
