@@ -22,7 +22,7 @@ IMAGE_SIZE = 112
 BACKBONE = f"dinov2-small-{IMAGE_SIZE}"
 #: Rates from low to high, two a decade.
 LADDER = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-#: Where the grid of a variant or method begins, and of those not named: near what ten drawings a class chose. It grows.
+#: Where the grid of a variant or method begins, and of those not named: near what ten drawings a class chose.
 FIRST_RATES = {
     "full": 3e-5,
     "partial-1": 3e-4,
