@@ -1,15 +1,18 @@
-"""What the training loop costs over a bare PyTorch loop on the same work, measured in one run.
+"""What the training loop costs over a bare PyTorch loop on the same work, and what loading images costs, in one run.
 
-python scripts/benchmark_loop.py --steps 60
+python scripts/benchmark_loop.py --num_workers 2 --output results/benchmark/loop.json
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from mona_peft.finetuning.command_line import parse_arguments
-from mona_peft.finetuning.costs.loop import compare_loops
+from mona_peft.finetuning.costs.loop import compare_loops, loop_sentence
+from mona_peft.finetuning.environment import command_line, package_versions
+from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.settings import Settings, option
 
 
@@ -23,17 +26,26 @@ class LoopConfig(Settings):
     image_size: int = option(224, "Side of the images, in pixels; a multiple of 224 for a Swin-T.", least=1)
     num_workers: int = option(0, "Loading processes.", least=0)
     cpu_time: bool = option(False, "Count CPU time of this process: for a machine that others use too.")
+    output: str | None = option(None, "JSON file to write; none if unset.")
 
 
 def main() -> None:
-    """Parse the command line and measure."""
+    """Parse the command line, measure, print and write."""
     (config,) = parse_arguments((LoopConfig,))
     sizes = (config.batch_size, config.image_size, config.num_workers)
     clock = time.process_time if config.cpu_time else time.perf_counter
-    results = compare_loops(config.steps, config.rounds, *sizes, clock)
-    for name, seconds in results.items():
-        print(f"{name:<12}{seconds * 1000:9.2f} ms a step")
-    print(f"The loop costs {results['this loop'] / results['bare loop'] - 1:+.1%}")
+    seconds = compare_loops(config.steps, config.rounds, *sizes, clock)
+    results = {
+        "command": command_line(("--output",)),
+        "versions": package_versions(),
+        "config": asdict(config),
+        "seconds": seconds,
+    }
+    for name, value in seconds.items():
+        print(f"{name:<26}{value * 1000:9.2f} ms a step")
+    print(loop_sentence(results))
+    if config.output:
+        write_json(Path(config.output), results)
 
 
 if __name__ == "__main__":

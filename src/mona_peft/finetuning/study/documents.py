@@ -13,6 +13,7 @@ from typing import Any
 
 from mona_peft.finetuning.costs.gpu import FILE as GPU_FILE
 from mona_peft.finetuning.costs.gpu import gpu_summary
+from mona_peft.finetuning.costs.loop import loop_sentence
 from mona_peft.finetuning.costs.report import sentence as costs_sentence
 from mona_peft.finetuning.costs.report import summary as costs_summary
 from mona_peft.finetuning.costs.serving import serving_summary
@@ -61,6 +62,7 @@ def tables(results: Path) -> dict[str, str]:
         ("speed", USUAL_COSTS, costs_sentence),
         ("benchmark-gpu", f"benchmark/{GPU_FILE}", gpu_summary),
         ("serving", "serving.json", serving_summary),
+        ("loop", "benchmark/loop.json", loop_sentence),
     ):
         if (results / file).exists():
             found[name] = write(read_json(results / file, AGAIN))
