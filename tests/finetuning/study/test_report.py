@@ -14,11 +14,13 @@ import pytest
 from mona_peft.finetuning.study.command import collect
 from mona_peft.finetuning.study.plan import Plan
 from mona_peft.finetuning.study.plots import (
+    plot_curves,
     plot_groups,
     plot_losses,
     plot_memory,
     plot_parameters,
     plot_seconds,
+    reaching,
     smooth,
 )
 from mona_peft.finetuning.study.report import Results, markers, read_block, replace_block, write_report
@@ -99,6 +101,27 @@ def test_loss_curves_are_means_over_seeds():
     steps = np.arange(1, 6)
     np.testing.assert_allclose(axes.lines[0].get_xdata(), steps)
     np.testing.assert_allclose(axes.lines[0].get_ydata(), 1 / steps + 0.005)
+
+
+def test_curves_tell_when_each_method_reaches_what_lora_has_at_its_end():
+    def run(label, method, seconds, *values):
+        validations = [[10 * (number + 1), value] for number, value in enumerate(values)]
+        return record(label, 0.1, 0, values[-1], 0.5, method=method, seconds=seconds, validations=validations)
+
+    runs = {
+        "mona": [run("mona", "mona", 40.0, 0.5, 0.7, 0.9, 0.9)],
+        "lora16": [run("lora16", "lora", 30.0, 0.7, 0.8, 0.8)],
+        "full": [run("full", "full", 20.0, 0.9, 0.9)],
+        "fixed": [run("fixed", "fixed", 20.0, 0.2, 0.3)],
+    }
+    axes = plot_curves(runs, "accuracy").axes[0]
+    # Mona: 0.7 at 20 s and 0.9 at 30 s.
+    named = ["mona, 25 s", "lora16, 20 s", "full, by 10 s", "fixed, not reached", "lora16 at its end"]
+    assert [line.get_label() for line in axes.lines] == named
+    assert axes.lines[-1].get_ydata() == [80, 80]
+    alone = plot_curves({"mona": runs["mona"]}, "accuracy").axes[0]
+    assert [line.get_label() for line in alone.lines] == ["mona"]
+    assert reaching(np.array([10.0, 20.0]), np.array([3.0, 1.0]), 2.0, greater_is_better=False) == "15 s"
 
 
 def test_smoothing_starts_at_the_first_value_and_keeps_constants():

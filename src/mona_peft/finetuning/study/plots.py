@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from cycler import cycler
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,7 +19,10 @@ MEBIBYTE = 2**20
 def _figure(width: float = 7.0, height: float = 4.5) -> tuple[Figure, Axes]:
     """A figure apart from pyplot, so that nothing global changes."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    axes = figure.subplots()
+    # Ten colours, then the same ones again with broken lines.
+    axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * rcParams["axes.prop_cycle"])
+    return figure, axes
 
 
 def _scatter(rows: Sequence[Row], value: Callable[[Row], float], x_label: str, metric_name: str) -> Figure:
@@ -104,25 +109,58 @@ def plot_rates(records: Sequence[Record], metric_name: str) -> Figure:
     return figure
 
 
-def plot_curves(chosen: dict[str, list[Record]], metric_name: str) -> Figure:
+def plot_curves(chosen: dict[str, list[Record]], metric_name: str, greater_is_better: bool = True) -> Figure:
     """The validation figure over training time, the mean over seeds; all steps of a run take the same time.
+
+    With LoRA among them, a line shows its final figure, and the legend when each method reaches that.
 
     Args:
         chosen (`dict[str, list[Record]]`): By label, as [`chosen_records`] gives them.
         metric_name (`str`): What to call the figure.
+        greater_is_better (`bool`): Which way the figure improves.
     """
     figure, axes = _figure()
-    for label, group in chosen.items():
-        runs = [record for record in group if record.validations]
-        if runs:
-            length = min(len(run.validations) for run in runs)
-            values = np.mean([[value for _, value in run.validations[:length]] for run in runs], axis=0)
-            seconds = np.mean([_times(run)[:length] for run in runs], axis=0)
-            axes.plot(seconds, 100 * values, "o-", label=label)
+    curves = {label: curve for label, group in chosen.items() if (curve := _curve(group)) is not None}
+    lora = next((label for label in curves if chosen[label][0].method == "lora"), None)
+    target = None if lora is None else curves[lora][1][-1]
+    for label, (seconds, values) in curves.items():
+        reached = "" if target is None else f", {reaching(seconds, values, target, greater_is_better)}"
+        axes.plot(seconds, 100 * values, marker="o", label=label + reached)
+    if target is not None:
+        axes.axhline(100 * target, color="black", linestyle=":", linewidth=1, label=f"{lora} at its end")
     axes.set(xlabel="seconds of training", ylabel=f"validation {metric_name}, %")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, ncols=2)
+    axes.legend(fontsize=7, ncols=2)
     return figure
+
+
+def _curve(group: Sequence[Record]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Seconds and figures of the evaluations, means over the runs."""
+    runs = [record for record in group if record.validations]
+    if not runs:
+        return None
+    length = min(len(run.validations) for run in runs)
+    values = np.mean([[value for _, value in run.validations[:length]] for run in runs], axis=0)
+    return np.mean([_times(run)[:length] for run in runs], axis=0), values
+
+
+def reaching(seconds: np.ndarray, values: np.ndarray, target: float, greater_is_better: bool = True) -> str:
+    """When a curve reaches a figure, in words; straight between two evaluations.
+
+    Args:
+        seconds (`np.ndarray`): `(n,)`, of the evaluations.
+        values (`np.ndarray`): `(n,)`, their figures.
+        target (`float`): The figure.
+        greater_is_better (`bool`): Which way figures improve.
+    """
+    reached = values >= target if greater_is_better else values <= target
+    if not reached.any():
+        return "not reached"
+    first = int(reached.argmax())
+    if first == 0:
+        return f"by {seconds[0]:.0f} s"
+    share = (target - values[first - 1]) / (values[first] - values[first - 1])
+    return f"{seconds[first - 1] + share * (seconds[first] - seconds[first - 1]):.0f} s"
 
 
 def _times(run: Record) -> list[float]:

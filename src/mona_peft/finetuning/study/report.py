@@ -136,14 +136,17 @@ def write_report(
     write_json(folder / "losses.json", {label: [r.losses for r in group] for label, group in chosen.items()})
     images = {}
     write_lines(records, folder / RECORDS_FILE)
-    for name, figure in draw_figures(results, chosen, records).items():
+    for name, figure in draw_figures(results, chosen, records, greater_is_better).items():
         images[name] = to_png(figure)
         (folder / f"{name}.png").write_bytes(images[name])
     (folder / "report.html").write_text(to_html(results, images), encoding="utf-8")
 
 
 def draw_figures(
-    results: Results, chosen: dict[str, list[Record]], records: Sequence[Record] = ()
+    results: Results,
+    chosen: dict[str, list[Record]],
+    records: Sequence[Record] = (),
+    greater_is_better: bool = True,
 ) -> dict[str, Figure]:
     """The study's figures by name: those over rates and over time where the records have what they show."""
     rows, name = results.rows, results.metric_name
@@ -156,7 +159,7 @@ def draw_figures(
     if len({record.learning_rate for record in records}) > 1:
         figures["rates"] = plot_rates(records, name)
     if any(record.validations for group in chosen.values() for record in group):
-        figures["curves"] = plot_curves(chosen, name)
+        figures["curves"] = plot_curves(chosen, name, greater_is_better)
     return {"settings": plot_groups(rows, name), **figures} if any(row.group for row in rows) else figures
 
 
