@@ -132,7 +132,15 @@ def test_what_does_not_fit_is_listed_and_nothing_changes(change, message):
 
 
 @pytest.mark.parametrize(
-    "options", [{"variant": "v3"}, {"scale": "scalar"}, {"kernel_sizes": (3,)}, {"conv_bias": False}]
+    "options",
+    [
+        {"variant": "v3"},
+        {"scale": "scalar"},
+        {"kernel_sizes": (3,)},
+        {"conv_bias": False},
+        {"output_scale": "stream"},
+        {"norm": "batch"},
+    ],
 )
 def test_other_designs_have_no_official_naming(options):
     with pytest.raises(ValueError, match="not of the official design"):

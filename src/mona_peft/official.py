@@ -234,8 +234,10 @@ def _find_adapted_swin(model: nn.Module, adapter_name: str) -> tuple[nn.Module, 
 
 
 def _check_official_design(mona: Mona, adapter_name: str) -> None:
-    if set(dict(mona.named_parameters())) != set(ADAPTER_NAMES) or mona.norm.norm_scale.shape != (mona.dim,):
+    same_parameters = set(dict(mona.named_parameters())) == set(ADAPTER_NAMES)
+    same_norm = same_parameters and mona.norm.norm_scale.shape == (mona.dim,) and type(mona.norm.norm) is nn.LayerNorm
+    if not same_norm or mona.follows_stream:
         raise ValueError(
             f"Adapter '{adapter_name}' is not of the official design (variant='final', three kernels, "
-            "scale='channel', conv_bias=True), the only one the official names cover."
+            "scale='channel', conv_bias=True, norm='layer', output_scale='none'), all that the official names cover."
         )

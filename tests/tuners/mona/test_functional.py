@@ -30,6 +30,8 @@ CASES = {
     "v2": {"variant": "v2"},
     "v3": {"variant": "v3"},
     "v2 with scalars": {"variant": "v2", "scale": "scalar"},
+    "in proportion to the stream": {"output_scale": "stream", "dropout": 0.3},
+    "v2 in proportion to the stream": {"variant": "v2", "output_scale": "stream"},
     "v3 with dropout, no biases": {"variant": "v3", "dropout": 0.5, "conv_bias": False},
 }
 LAYOUTS = {"patches": TokenLayout(*GRID), "extra tokens": TokenLayout(*GRID, 2, 1), "prefix": TokenLayout(*GRID, 1)}
@@ -92,18 +94,21 @@ def test_equals_the_formulas_in_parts(batch, monkeypatch):
     assert_equal(run(mona, x, lambda x: mona(x, layout)), wanted)
 
 
-def test_delta_alone():
+@pytest.mark.parametrize("output_scale", ["none", "stream"])
+def test_delta_alone(output_scale):
     layout = LAYOUTS["prefix"]
-    mona, x = make_mona(dropout=0.2), make_tokens(layout)
+    mona, x = make_mona(dropout=0.2, output_scale=output_scale), make_tokens(layout)
     assert_equal(run(mona, x, lambda x: mona.delta(x, layout)), run(mona, x, lambda x: plain(mona, x, layout)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("split", [False, True])
-def test_stream_with_something_to_add(split, dtype):
+@pytest.mark.parametrize("output_scale", ["none", "stream"])
+def test_stream_with_something_to_add(output_scale, split, dtype):
     """As a block uses it: another delta comes in, this one's goes out, and gradients arrive through both results."""
     layout = LAYOUTS["patches"]
-    mona, x, extra = make_mona(dropout=0.2, dtype=dtype), make_tokens(layout, dtype=dtype), None
+    mona = make_mona(dropout=0.2, dtype=dtype, output_scale=output_scale)
+    x, extra = make_tokens(layout, dtype=dtype), None
     extra = torch.randn_like(x)
 
     exact, more = copy.deepcopy(mona).double(), extra.double()
@@ -120,6 +125,25 @@ def test_stream_with_something_to_add(split, dtype):
     tolerance = 1e-12 if dtype == torch.float64 else 0.06  # eight digits of bfloat16 over the longest sums
     wanted = [t.to(dtype) for t in run(exact, x.detach().double().requires_grad_(), formula)]
     assert_equal(run(mona, x, function), wanted, tolerance)
+
+
+def test_in_proportion_to_the_stream():
+    """What is added is that of the paper's adapter times the size of the token."""
+    layout = LAYOUTS["prefix"]
+    mona, x = make_mona(output_scale="stream"), make_tokens(layout)
+    other = make_mona(output_scale="none")
+    other.load_state_dict(mona.state_dict())
+    size = x.square().mean(-1, keepdim=True).sqrt()
+    torch.testing.assert_close(mona.delta(x, layout), size * other.delta(x, layout), rtol=1e-12, atol=0)
+
+
+def test_a_token_of_zeros_stays_and_has_a_finite_gradient():
+    layout = LAYOUTS["prefix"]
+    mona, x = make_mona(output_scale="stream"), torch.zeros(2, 31, WIDTH, dtype=torch.float64, requires_grad=True)
+    out = mona(x, layout)
+    assert not out.any()
+    out.sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
 
 
 def test_only_what_was_added_is_used():

@@ -69,7 +69,11 @@ def test_the_schema_is_that_of_the_annotations():
     assert torch.library.infer_schema(function, mutates_args=()) == operator.BACKWARD_SCHEMA
 
 
-@pytest.mark.parametrize("options", [{}, {"conv_bias": False, "scale": "scalar"}], ids=["official", "paper"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"conv_bias": False, "scale": "scalar"}, {"output_scale": "stream"}],
+    ids=["official", "paper", "in proportion to the stream"],
+)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_compiled_training_equals_eager(options, dtype):
     """With all that a block may ask for: a delta that comes in, the new stream and the own delta."""

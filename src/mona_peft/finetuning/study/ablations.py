@@ -26,12 +26,13 @@ SETTINGS: dict[str, dict[str, dict[str, object]]] = {
         "random weights": {"init_weights": False},
     },
     "dropout": {f"dropout {share:g}": {"mona_dropout": share} for share in (0.0, 0.3)},
+    "output": {"in proportion to the stream": {"output_scale": "stream"}},
     "depth": {f"last {count} blocks": {"layers_to_transform": list(range(-count, 0))} for count in (3, 6)},
 }
 
 GROUPS = ("bottleneck", "backbone", *SETTINGS)
 #: What the paper does not study, and a backbone of a few blocks has no room for.
-EXTRA_GROUPS = ("dropout", "depth")
+EXTRA_GROUPS = ("dropout", "output", "depth")
 PAPER_GROUPS = tuple(group for group in GROUPS if group not in EXTRA_GROUPS)
 
 

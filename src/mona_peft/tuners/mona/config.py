@@ -10,6 +10,7 @@ from mona_peft.tuners.base.config import POSITIONS, BlockTunerConfig, check_coun
 VARIANTS = ("v1", "v2", "v3", "final")
 SCALES = ("channel", "scalar")
 NORMS = ("layer", "batch", "none")
+OUTPUT_SCALES = ("none", "stream")
 LARGEST_KERNEL = 63
 MOST_KERNELS = 8
 
@@ -34,6 +35,9 @@ class MonaConfig(BlockTunerConfig):
             `"official"` as the official code does; False at random.
         norm (`str`): What the scaled norm scales: `"layer"` norm, `"batch"` norm (the paper found it worse), or
             `"none"` for no scaled norm.
+        output_scale (`str`): What is multiplied with what the adapter adds to a token: `"none"` (nothing, as in the
+            paper), or `"stream"`, the root mean square of that token. No part of the paper: it helps on ViTs whose
+            residual stream is small in most blocks, such as DINOv2's (`docs/choosing.md` has the figures).
 
     The fields that choose the blocks are those of `BlockTunerConfig`.
 
@@ -82,6 +86,14 @@ class MonaConfig(BlockTunerConfig):
         metadata={"help": "Norm inside the scaled norm: 'layer' (best in the paper), 'batch', or 'none' at all."},
     )
 
+    output_scale: Literal["none", "stream"] = field(
+        default="none",
+        metadata={
+            "help": "What the adapter adds is multiplied by 'none' (the paper's; for Swin), or by the size of the "
+            "'stream' at each token (recommended for DINOv2)."
+        },
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.kernel_sizes = tuple(self.kernel_sizes)
@@ -95,6 +107,7 @@ class MonaConfig(BlockTunerConfig):
                 f"{MOST_KERNELS} of them and none above {LARGEST_KERNEL}: only a kernel with a centre keeps the grid "
                 "as it is."
             )
-        for name, known in (("variant", VARIANTS), ("scale", SCALES), ("norm", NORMS)):
+        known_values = {"variant": VARIANTS, "scale": SCALES, "norm": NORMS, "output_scale": OUTPUT_SCALES}
+        for name, known in known_values.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; it must be one of {known}.")

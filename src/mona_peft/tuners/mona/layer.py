@@ -31,6 +31,7 @@ class MonaLayer(TappedLayer):
                 conv_bias=config.conv_bias,
                 init_weights=config.init_weights,
                 norm=config.norm,
+                output_scale=config.output_scale,
             )
             mona.train(self.training)
             getattr(self, f"mona_{position}")[adapter_name] = self.place(mona)

@@ -25,6 +25,12 @@ from .parts import is_hooked, is_plain
 from .weights import Parameters
 
 
+def token_size(x: Tensor) -> Tensor:
+    """The root mean square of each token, `(..., C)` to `(..., 1)`, in 32 bits at least; that of zero has no slope."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype) * x.shape[-1] ** -0.5
+
+
 class TokenBatchNorm(nn.BatchNorm1d):
     """Batch norm over all tokens of all images, `(..., C)` to `(..., C)`.
 
@@ -72,7 +78,7 @@ class ScaledNorm(nn.Module):
 
 
 class Mona(nn.Module):
-    """One Mona adapter: `x + Up(Dropout(GELU(filters(Down(scaled_norm(x))))))`.
+    """One Mona adapter: `x + Up(Dropout(GELU(filters(Down(scaled_norm(x))))))`, what is added times the output scale.
 
     Args:
         dim (`int`): Channels m of the residual stream.
@@ -85,6 +91,7 @@ class Mona(nn.Module):
         init_weights (`bool` or `"official"`): True for a module that starts as the identity; `"official"` as in the
             authors' code; False for PyTorch's own.
         norm (`str`): Of the scaled norms: `"layer"`, `"batch"`, or `"none"` for no scaled norm at all.
+        output_scale (`str`): Of what is added to a token: `"none"`, or `"stream"` for the token's root mean square.
     """
 
     filters = fast.Filters()  # of the fast path; see `use_triton`
@@ -100,10 +107,12 @@ class Mona(nn.Module):
         conv_bias: bool = True,
         init_weights: bool | str = True,
         norm: str = "layer",
+        output_scale: str = "none",
     ) -> None:
         super().__init__()
         n = bottleneck_dim
         self.dim = dim
+        self.follows_stream = output_scale == "stream"
         self.fast_path = norm == "layer"
         self.variant = variant
         if variant == "final":
@@ -146,14 +155,21 @@ class Mona(nn.Module):
         """
         if is_hooked(self):
             return self(x, layout) - x
-        return self._run_fast(x, None, layout, add=False)[1] if self._can_run_fast(x) else self._delta(x, layout)
+        return self._fast_delta(x, layout) if self._can_run_fast(x) else self._delta(x, layout)
 
     def _delta(self, x: Tensor, layout: TokenLayout) -> Tensor:
         """What the adapter adds to `x`, by plain operations; the parts are called where [`is_plain`] asks for it."""
         tokens = x.flatten(1, -2)
         z = self.down(self.norm(tokens) if self.variant == "final" else tokens)
         z = nn.functional.gelu(self._filter(z, layout))
-        return self.up(self._drop(z)).reshape(x.shape)
+        return self._scaled(self.up(self._drop(z)).reshape(x.shape), x)
+
+    def _fast_delta(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        return self._scaled(self._run_fast(x, None, layout, add=False)[1], x)
+
+    def _scaled(self, delta: Tensor, x: Tensor) -> Tensor:
+        """What is added to `x`, in proportion to it where that is asked for."""
+        return delta * token_size(x).to(delta.dtype) if self.follows_stream else delta
 
     def stream(
         self, x: Tensor, layout: TokenLayout, extra: Tensor | None = None, split: bool = False
@@ -169,6 +185,10 @@ class Mona(nn.Module):
         Returns:
             `tuple[Tensor, Tensor | None]`: The new residual stream, and what the adapter added if `split`.
         """
+        if self.follows_stream:
+            x = x if extra is None else x + extra
+            delta = self._fast_delta(x, layout)
+            return x + delta, delta if split else None
         return self._run_fast(x, extra, layout, split=split)
 
     def runs_fast(self, x: Tensor) -> bool:

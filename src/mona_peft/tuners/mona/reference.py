@@ -31,7 +31,8 @@ def plain_delta(
     tokens = x.reshape(x.shape[0], -1, mona.dim)
     down = mona.down(_scaled_norm(mona.norm, tokens) if mona.variant == "final" else tokens)
     dropped = (dropout or mona.dropout)(F.gelu(_filter(mona, down, layout)))
-    return mona.up(dropped).reshape(x.shape)
+    added = mona.up(dropped).reshape(x.shape)
+    return added * x.square().mean(-1, keepdim=True).sqrt() if mona.follows_stream else added
 
 
 def use_plain(model: nn.Module) -> nn.Module:
