@@ -90,6 +90,30 @@ def test_saves_and_loads_identically(tiny, tmp_path):
     assert not any(p.requires_grad for p in loaded.parameters())
 
 
+def test_in_proportion_to_the_stream_it_starts_as_the_base_model_saves_and_loads(tiny, tmp_path):
+    x = images()
+    assert torch.equal(predict(adapt(tiny, output_scale="stream"), x), predict(tiny.build().eval(), x))
+    model = adapted(tiny, output_scale="stream")
+    expected = predict(model, x)
+    assert not torch.allclose(expected, predict(adapted(tiny), x), atol=1e-4), "it is no setting without an effect"
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["output_scale"] == "stream"
+    assert torch.equal(predict(PeftModel.from_pretrained(tiny.build(), tmp_path).eval(), x), expected)
+    exported = torch.export.export(Held(model), (x,))
+    torch.testing.assert_close(exported.module()(x), expected, rtol=1e-4, atol=1e-5)
+
+
+class Held(torch.nn.Module):
+    """A model that gives one tensor."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return features(self.model(pixel_values=x))
+
+
 def test_loads_under_another_name_and_for_training(tiny, tmp_path):
     model = adapted(tiny)
     model.save_pretrained(tmp_path)
