@@ -85,10 +85,11 @@ def test_equals_the_formulas(options, layout):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_equals_the_formulas_in_parts(batch, monkeypatch):
+@pytest.mark.parametrize("output_scale", ["none", "stream"])
+def test_equals_the_formulas_in_parts(output_scale, batch, monkeypatch):
     """Two images at a time, the last part smaller than the others."""
     layout = LAYOUTS["extra tokens"]
-    mona, x = make_mona(dropout=0.2), make_tokens(layout, batch)
+    mona, x = make_mona(dropout=0.2, output_scale=output_scale), make_tokens(layout, batch)
     monkeypatch.setattr(fast, "CHUNK_BYTES", 2 * x[0].numel() * x.element_size())
     wanted = run(mona, x, lambda x: x + plain(mona, x, layout))
     assert_equal(run(mona, x, lambda x: mona(x, layout)), wanted)
@@ -287,7 +288,11 @@ def test_dropout_follows_its_own_mode(options):
     assert torch.equal(mona(x, layout), without)
 
 
-@pytest.mark.parametrize("options", [{}, {"scale": "scalar", "conv_bias": False}], ids=["official", "paper"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"scale": "scalar", "conv_bias": False}, {"output_scale": "stream"}],
+    ids=["official", "paper", "in proportion to the stream"],
+)
 def test_gradcheck(options, monkeypatch):
     monkeypatch.setattr(fast, "CHUNK_BYTES", 1)
     layout = TokenLayout(3, 2, 1)
@@ -302,16 +307,19 @@ def test_gradcheck(options, monkeypatch):
     assert torch.autograd.gradcheck(function, (x, extra, *mona.parameters()))
 
 
-def test_keeps_only_what_it_must():
+@pytest.mark.parametrize(("output_scale", "more"), [("none", 0), ("stream", 4)])
+def test_keeps_only_what_it_must(output_scale, more):
+    """In proportion to the stream it is one number more a token, its size."""
     layout = LAYOUTS["patches"]
-    mona, x = make_mona(torch.float32, dropout=0.5), make_tokens(layout, dtype=torch.float32)
+    mona = make_mona(torch.float32, dropout=0.5, output_scale=output_scale)
+    x = make_tokens(layout, dtype=torch.float32)
     kept: dict[int, torch.Tensor] = {}
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
         out = mona(x, layout)
     per_token = [t for t in kept.values() if t.shape[:2] == x.shape[:2]]
     assert out.data_ptr() in kept and x.data_ptr() not in kept
     # The result, which the next layer keeps anyway, Down's output, the GELU's input, in which dropout has acted.
-    assert sum(t[0, 0].numel() * t.element_size() for t in per_token) == 4 * WIDTH + 2 * 4 * 8
+    assert sum(t[0, 0].numel() * t.element_size() for t in per_token) == 4 * WIDTH + 2 * 4 * 8 + more
     rest = [t for t in kept.values() if t.shape[:2] != x.shape[:2]]
     assert sum(t.numel() for t in rest) <= sum(p.numel() for p in mona.parameters())
 

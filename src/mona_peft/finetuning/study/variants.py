@@ -22,9 +22,9 @@ PAPER_METHODS = (
     "mona",
 )
 
-#: Names of methods with settings, next to the names of methods alone: ranks, Mona in proportion to the stream, and what
-#: the official code has otherwise than this package by default (LoRA's scaling, which is 1 over the rank; first weights
-#: that are not zero).
+#: Names of methods with settings, next to the names of methods alone: ranks, Mona in proportion to the stream, and
+#: what the official code has otherwise than this package by default (LoRA's scaling, which is 1 over the rank; first
+#: weights that are not zero).
 PRESETS: dict[str, tuple[str, dict[str, object]]] = {
     "lora16": ("lora", {"r": 16}),
     "lora64": ("lora", {"r": 64}),

@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from mona_peft.blocks.layout import TokenLayout
 
 from .depthwise import kernel_gradient
-from .functional import depthwise
+from .functional import depthwise, token_size
 from .watching import is_watched
 from .weights import Parameters, Weights
 
@@ -60,6 +60,7 @@ class Options(NamedTuple):
         scale (`float`): What dropout multiplies the rest with.
         add (`bool`): Whether the result is the new residual stream rather than what is to be added to it.
         split (`bool`): Whether to give back what was added as well.
+        follow (`bool`): Whether what is added to a token is multiplied by [`token_size`].
         filters (`Filters`): How the depthwise filter is computed.
     """
 
@@ -68,6 +69,7 @@ class Options(NamedTuple):
     scale: float = 1.0
     add: bool = True
     split: bool = False
+    follow: bool = False
     filters: Filters = Filters()
 
 
@@ -145,19 +147,20 @@ class _Mona(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             weights = Parameters.unflatten(parameters).fuse(dtype)
             down, mixed = (weights.down.new_empty(*x.shape[:-1], weights.down.shape[0]) for _ in range(2))
+            size = weights.norm_weight.new_empty(*x.shape[:-1], 1) if options.follow else None
             if ctx.keep_stream and extra is not None:
                 x, extra = x + extra, None
-            out, delta = _forward(x, extra, dropped, options, weights, (down, mixed))
+            out, delta = _forward(x, extra, dropped, options, weights, (down, mixed), size)
         # Of the filters their sum is kept; what they are themselves tells the shapes of their gradients.
         single, ctx.filters = Parameters.split(parameters)
-        ctx.save_for_backward(x if ctx.keep_stream else out, down, mixed, *single, *weights.made())
+        ctx.save_for_backward(x if ctx.keep_stream else out, down, mixed, size, *single, *weights.made())
         return out, delta
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor | None, grad_delta: Tensor | None) -> tuple:
         # Checkpointing lets the saved tensors be asked for once only.
-        stream, down, mixed, *small = ctx.saved_tensors
+        stream, down, mixed, size, *small = ctx.saved_tensors
         single, made = Parameters.split(small)
         flat = [*single, *ctx.filters]
         needs_x, needs_extra, _, _, _, *needs_parameters = ctx.needs_input_grad
@@ -168,7 +171,7 @@ class _Mona(torch.autograd.Function):
             with torch.autocast(stream.device.type, enabled=False):
                 weights, needs_weights = parameters.fuse_again(ctx.dtype, made), any(needs_parameters)
                 task = _Backward(weights, ctx.options, ctx.keep_stream, needs_x or needs_extra, needs_weights)
-                grad_x = task.run((stream, down, mixed), grad_out, grad_delta)
+                grad_x = task.run((stream, down, mixed), grad_out, grad_delta, size)
                 grads = parameters.gradients(task.grads) if needs_weights else grads
         # PyTorch takes the gradient of a leaf as it is: one memory for two would be added to twice.
         grad_extra = grad_x if needs_extra else None
@@ -208,8 +211,9 @@ def _forward(
     options: Options,
     weights: Weights,
     keep: tuple[Tensor, Tensor] | None,
+    size: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Compute Mona, writing Down's output and the GELU's input to `keep` if it is given; see [`run`]."""
+    """Compute Mona; see [`run`]. Down's output and the GELU's input go to `keep`, sizes of tokens to `size`."""
     out = torch.empty_like(x) if options.add else None
     delta = torch.empty_like(x) if options.split or not options.add else None
     count = _images_at_a_time(x, weights)
@@ -221,6 +225,11 @@ def _forward(
         place = None if delta is None or delta.dtype != activated.dtype else delta[part].flatten(0, 1)
         added = torch.addmm(weights.up_bias, activated, weights.up.t(), alpha=options.scale, out=place)
         added = added.view(stream.shape)
+        if options.follow:
+            of_tokens = token_size(stream)
+            added.mul_(of_tokens)
+            if size is not None:
+                size[part] = of_tokens
         if delta is not None and place is None:
             delta[part] = added
         if out is not None:
@@ -264,13 +273,20 @@ class _Backward:
         self.needs_x, self.needs_weights = needs_x, needs_weights
         self.grads: dict[str, Tensor] = {}  # by name of the weight
 
-    def run(self, tensors: Sequence[Tensor], grad_out: Tensor | None, grad_delta: Tensor | None) -> Tensor | None:
+    def run(
+        self,
+        tensors: Sequence[Tensor],
+        grad_out: Tensor | None,
+        grad_delta: Tensor | None,
+        size: Tensor | None = None,
+    ) -> Tensor | None:
         """Give the gradient of the input, and leave those of the weights in `grads`.
 
         Args:
             tensors (`Sequence[Tensor]`): The stream, Down's output, the GELU's input.
             grad_out (`Tensor`, *optional*): Gradient of the new stream.
             grad_delta (`Tensor`, *optional*): Gradient of what was added to it.
+            size (`Tensor`, *optional*): `(B, N, 1)`, what was multiplied with what was added.
         """
         grad_x = torch.empty_like(tensors[0]) if self.needs_x else None
         count = _images_at_a_time(tensors[0], self.weights)
@@ -278,24 +294,32 @@ class _Backward:
             part = slice(start, start + count)
             grads = [grad[part] for grad in (grad_out, grad_delta) if grad is not None]
             grad = grads[0] if len(grads) == 1 else grads[0] + grads[1]
-            grad_through = self._part(grad, *(t[part] for t in tensors)).view_as(grad)
+            sizes = None if size is None else size[part].view(-1, 1)
+            grad_through = self._part(grad, *(t[part] for t in tensors), sizes).view_as(grad)
             if grad_x is not None and grad_out is not None:
                 torch.add(grad_out[part], grad_through, out=grad_x[part])
             elif grad_x is not None:
                 grad_x[part] = grad_through
         return grad_x
 
-    def _part(self, grad: Tensor, stream: Tensor, down: Tensor, mixed: Tensor) -> Tensor:
-        weights = self.weights
+    def _part(self, grad: Tensor, stream: Tensor, down: Tensor, mixed: Tensor, size: Tensor | None) -> Tensor:
+        weights, dtype = self.weights, self.weights.norm_weight.dtype
         mixed = mixed.flatten(0, 1)
         activated = aten.gelu(mixed)
-        stream = stream.view(-1, stream.shape[-1])
-        if not self.kept_stream:
+        stream, grad = (t.reshape(-1, t.shape[-1]) for t in (stream, grad))
+        slope: Tensor | None = None  # of the loss over the token's square, but for a factor of two
+        if size is not None or not self.kept_stream:
             added = torch.addmm(weights.up_bias, activated, weights.up.t(), alpha=self.options.scale)
-            stream = torch.sub(stream, added, out=added if added.dtype == stream.dtype else None)
-        grad = grad.reshape(-1, grad.shape[-1]).to(weights.up.dtype)
-        grad_down = self._filters(down, self._up(activated, mixed, grad))
-        return self._down(stream.to(weights.norm_weight.dtype), grad_down.flatten(0, 1))
+            if size is not None:
+                slope = torch.linalg.vecdot(grad.to(dtype), added.to(dtype)).unsqueeze(1)
+                slope = (slope / (stream.shape[1] * size)).masked_fill_(size == 0, 0)
+                grad, added = grad.to(dtype) * size, added.mul_(size)
+            if not self.kept_stream:
+                stream = torch.sub(stream, added, out=added if added.dtype == stream.dtype else None)
+        grad_down = self._filters(down, self._up(activated, mixed, grad.to(weights.up.dtype)))
+        stream = stream.to(dtype)
+        grad_x = self._down(stream, grad_down.flatten(0, 1))
+        return grad_x if slope is None else grad_x.addcmul_(stream, slope)
 
     def _up(self, activated: Tensor, mixed: Tensor, grad: Tensor) -> Tensor:
         if self.needs_weights:

@@ -15,6 +15,12 @@ from torch import Tensor
 from mona_peft.blocks.layout import TokenLayout
 
 
+def token_size(x: Tensor) -> Tensor:
+    """The root mean square of each token, `(..., C)` to `(..., 1)`, in 32 bits at least; that of zero has no slope."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype) * x.shape[-1] ** -0.5
+
+
 def sum_kernels(weights: Sequence[Tensor], scale: float, identity: bool) -> Tensor:
     """Add depthwise kernels of several sizes up in one of the largest size.
 

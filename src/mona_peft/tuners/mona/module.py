@@ -20,15 +20,9 @@ from mona_peft.blocks.layout import TokenLayout
 
 from . import fast, operator
 from .dropout import draw_dropped, dropout
-from .functional import convolve, depthwise, pointwise, sum_kernels
+from .functional import convolve, depthwise, pointwise, sum_kernels, token_size
 from .parts import is_hooked, is_plain
 from .weights import Parameters
-
-
-def token_size(x: Tensor) -> Tensor:
-    """The root mean square of each token, `(..., C)` to `(..., 1)`, in 32 bits at least; that of zero has no slope."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype) * x.shape[-1] ** -0.5
 
 
 class TokenBatchNorm(nn.BatchNorm1d):
@@ -155,7 +149,7 @@ class Mona(nn.Module):
         """
         if is_hooked(self):
             return self(x, layout) - x
-        return self._fast_delta(x, layout) if self._can_run_fast(x) else self._delta(x, layout)
+        return self._run_fast(x, None, layout, add=False)[1] if self._can_run_fast(x) else self._delta(x, layout)
 
     def _delta(self, x: Tensor, layout: TokenLayout) -> Tensor:
         """What the adapter adds to `x`, by plain operations; the parts are called where [`is_plain`] asks for it."""
@@ -163,9 +157,6 @@ class Mona(nn.Module):
         z = self.down(self.norm(tokens) if self.variant == "final" else tokens)
         z = nn.functional.gelu(self._filter(z, layout))
         return self._scaled(self.up(self._drop(z)).reshape(x.shape), x)
-
-    def _fast_delta(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        return self._scaled(self._run_fast(x, None, layout, add=False)[1], x)
 
     def _scaled(self, delta: Tensor, x: Tensor) -> Tensor:
         """What is added to `x`, in proportion to it where that is asked for."""
@@ -185,10 +176,6 @@ class Mona(nn.Module):
         Returns:
             `tuple[Tensor, Tensor | None]`: The new residual stream, and what the adapter added if `split`.
         """
-        if self.follows_stream:
-            x = x if extra is None else x + extra
-            delta = self._fast_delta(x, layout)
-            return x + delta, delta if split else None
         return self._run_fast(x, extra, layout, split=split)
 
     def runs_fast(self, x: Tensor) -> bool:
@@ -218,10 +205,16 @@ class Mona(nn.Module):
         settings = fast.Options(layout, self.norm.norm.eps, scale, filters=self.filters, **options)
         more = None if extra is None else self._tokens(extra)
         parameters, dtype = Parameters.of(self), self._compute_dtype(x.device.type)
-        if operator.is_traced():
-            results = operator.run(tokens, more, dropped, settings, parameters.flat(), dtype)
-        else:
+        if not operator.is_traced():
+            settings = settings._replace(follow=self.follows_stream)
             results = fast.run(tokens, more, dropped, settings, parameters, dtype)
+        elif self.follows_stream:  # the operator does not know of it
+            tokens = tokens if more is None else tokens + more
+            alone = settings._replace(add=False, split=False)
+            delta = self._scaled(operator.run(tokens, None, dropped, alone, parameters.flat(), dtype)[1], tokens)
+            results = (tokens + delta if settings.add else None, delta if settings.split or not settings.add else None)
+        else:
+            results = operator.run(tokens, more, dropped, settings, parameters.flat(), dtype)
         return tuple(None if result is None else result.view(x.shape) for result in results)
 
     def _draw_dropped(self, tokens: Tensor) -> tuple[Tensor, float]:
