@@ -294,8 +294,9 @@ class _Backward:
             part = slice(start, start + count)
             grads = [grad[part] for grad in (grad_out, grad_delta) if grad is not None]
             grad = grads[0] if len(grads) == 1 else grads[0] + grads[1]
+            stream, down, mixed = (t[part] for t in tensors)
             sizes = None if size is None else size[part].view(-1, 1)
-            grad_through = self._part(grad, *(t[part] for t in tensors), sizes).view_as(grad)
+            grad_through = self._part(grad, stream, down, mixed, sizes).view_as(grad)
             if grad_x is not None and grad_out is not None:
                 torch.add(grad_out[part], grad_through, out=grad_x[part])
             elif grad_x is not None:

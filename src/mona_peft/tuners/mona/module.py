@@ -208,13 +208,15 @@ class Mona(nn.Module):
         if not operator.is_traced():
             settings = settings._replace(follow=self.follows_stream)
             results = fast.run(tokens, more, dropped, settings, parameters, dtype)
-        elif self.follows_stream:  # the operator does not know of it
+        elif not self.follows_stream:
+            results = operator.run(tokens, more, dropped, settings, parameters.flat(), dtype)
+        else:  # the operator does not know of it
             tokens = tokens if more is None else tokens + more
             alone = settings._replace(add=False, split=False)
-            delta = self._scaled(operator.run(tokens, None, dropped, alone, parameters.flat(), dtype)[1], tokens)
+            _, delta = operator.run(tokens, None, dropped, alone, parameters.flat(), dtype)
+            assert delta is not None
+            delta = self._scaled(delta, tokens)
             results = (tokens + delta if settings.add else None, delta if settings.split or not settings.add else None)
-        else:
-            results = operator.run(tokens, more, dropped, settings, parameters.flat(), dtype)
         return tuple(None if result is None else result.view(x.shape) for result in results)
 
     def _draw_dropped(self, tokens: Tensor) -> tuple[Tensor, float]:
