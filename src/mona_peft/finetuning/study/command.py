@@ -229,8 +229,9 @@ def collect(study: Study, reference: str, metric: str | None = None) -> tuple[Re
     if not records:
         raise ValueError(f"There is no finished run in {study.runs}; run the study without --report_only.")
     metric = metric or testbed.metric
-    if any(metric not in record.figures() for record in records):
-        raise ValueError(f"The runs have no figure {metric!r}; choose one of {', '.join(records[0].figures())}.")
+    whole = [record for record in records if not record.diverged]
+    if any(metric not in record.figures() for record in whole):
+        raise ValueError(f"The runs have no figure {metric!r}; choose one of {', '.join(whole[0].figures())}.")
     left, searched = Counter(key.label for key in study.missing()), study.plan.searched
     finished = [record for record in records if not left[record.label]]
     rows = make_rows(finished, metric, testbed.greater_is_better, searched, reference)

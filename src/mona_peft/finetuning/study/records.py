@@ -68,6 +68,7 @@ class Record:
         versions (`dict[str, str]`): Of the packages that computed it.
         created (`str`): When it ended, in UTC.
         drop_path (`float`, *optional*): The variant's own drop path.
+        diverged (`str`): Why the run has no figures: its loss or a weight was not finite. They count as zero.
     """
 
     label: str
@@ -91,6 +92,7 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
     drop_path: float | None = None
+    diverged: str = ""
 
     @property
     def key(self) -> RunKey:
@@ -100,6 +102,10 @@ class Record:
     def figures(self) -> dict[str, float]:
         """What a table can show: the test figures, and the validation figure under its own name."""
         return {**self.test, VALIDATION: self.validation}
+
+    def figure(self, name: str) -> float:
+        """One of them; zero for a run that diverged."""
+        return 0.0 if self.diverged else self.figures()[name]
 
     def save(self, folder: Path) -> Path:
         """Write the record, whole or not at all."""

@@ -161,7 +161,13 @@ class Study:
         return count
 
     def run_one(self, key: RunKey) -> Record:
-        """Train and evaluate one run; its folder is deleted afterwards, unless models are kept."""
+        """Train and evaluate one run; its folder is deleted afterwards, unless models are kept.
+
+        A run whose loss or weights are not finite any more is a result too: its figures count as zero.
+
+        Raises:
+            FloatingPointError: If that happens where less is better, and zero would be the best of all.
+        """
         variant = self.variants[key.label]
         task = self.testbed.task(variant, key.seed, self.prepared)
         folder = self.run_folder(key)
@@ -170,6 +176,11 @@ class Study:
         trainer = Trainer(task, replace(config, overwrite_output_dir=config.no_checkpoints))
         try:
             return self._record(variant, key, trainer, folder)
+        except FloatingPointError as error:
+            if not self.testbed.greater_is_better:
+                raise
+            tqdm.write(f"{key.label}, rate {key.learning_rate:g}, seed {key.seed} counts as zero: {error}")
+            return self._diverged(variant, key, trainer, folder, str(error))
         finally:
             trainer.close()
             if not self.keep_models:
@@ -218,6 +229,21 @@ class Study:
             data=trainer.task.describe().get("data_fingerprint", ""),
             versions=package_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _diverged(self, variant: Variant, key: RunKey, trainer: Trainer, folder: Path, reason: str) -> Record:
+        log = read_log(folder / LOG_FILE)
+        return Record(
+            **asdict(variant),
+            learning_rate=key.learning_rate,
+            seed=key.seed,
+            validation=0.0,
+            test={self.testbed.metric: 0.0},
+            losses=[[r["step"], r["loss"]] for r in log if r["kind"] == "train"],
+            data=trainer.task.describe().get("data_fingerprint", ""),
+            versions=package_versions(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            diverged=reason,
         )
 
 

@@ -81,7 +81,7 @@ def make_rows(
         reference (`str`): Label of the variant that the others are tested against.
     """
     chosen = chosen_records(records, greater_is_better, searched)
-    by_seed = {label: {r.seed: r.figures()[metric] for r in group} for label, group in chosen.items()}
+    by_seed = {label: {r.seed: r.figure(metric) for r in group} for label, group in chosen.items()}
     tried = {label: {r.learning_rate for r in records if r.label == label} for label in chosen}
     return [_row(group, tried[label], by_seed, metric, reference) for label, group in chosen.items()]
 
@@ -90,7 +90,7 @@ def _row(
     group: list[Record], tried: set[float], by_seed: dict[str, dict[int, float]], metric: str, reference: str
 ) -> Row:
     first = group[0]
-    values = [record.figures()[metric] for record in group]
+    values = [record.figure(metric) for record in group]
     low, high = bootstrap_interval(values)
     compared = first.label != reference and reference in by_seed
     return Row(
