@@ -14,7 +14,7 @@ from .recipes import DenseTestbed
 
 #: Of DINOv2-S.
 BLOCKS = 12
-STEPS = 200
+STEPS = 100
 BATCH_SIZE = 8
 #: By task: the architecture, its settings, and those of the task. All maps of a ViT have the stride of its patches, so
 #: the detector takes that of the last block alone and makes the coarser ones itself.
