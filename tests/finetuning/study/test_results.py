@@ -91,7 +91,17 @@ def test_a_table_can_leave_the_test_split_unseen():
 def test_the_page_on_choosing_quotes_the_committed_figures():
     page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
     quoted = [name for name in FOLDERS if f"({name}: " in page]
-    assert quoted == [REAL, "digits", "digits-ablations", SCENES]
+    real = [REAL, f"{REAL}-ablations"]
+    emoji = ["emoji-10", "emoji-10-ablations"]
+    assert quoted == [
+        *real,
+        "cutouts-semantic_segmentation",
+        "digits",
+        "digits-ablations",
+        "digits-stream",
+        *emoji,
+        SCENES,
+    ]
     assert refresh_citations(page, RESULTS) == page, (
         "docs/choosing.md quotes other figures than results/ has; `mona-peft compare ... --report_only --readme "
         "docs/choosing.md` puts them right. Then read whether the sentences still hold."
@@ -131,3 +141,5 @@ def test_citations_follow_their_results(tmp_path):
     assert refresh_citations(text, tmp_path) == expected
     with pytest.raises(ValueError, match="cites 'lora'; .* has mona, kernels 3"):
         refresh_citations("(small: lora 1.0 ± 0.0)", tmp_path)
+    with pytest.raises(ValueError, match="cites two folders"):
+        refresh_citations("(small: mona 1.0 ± 0.0; other: mona 2.0 ± 0.0)", tmp_path)

@@ -22,13 +22,15 @@ def refresh_citations(text: str, results: Path) -> str:
         results (`Path`): Folder of the results' folders.
 
     Raises:
-        ValueError: If a citation names a line that its results do not have.
+        ValueError: If a citation names a line that its results do not have, or two folders.
     """
 
     def renew(found: re.Match[str]) -> str:
         folder = results / found["name"]
         if not (folder / RESULTS_FILE).exists():
             return found[0]
+        if ":" in found["figures"]:
+            raise ValueError(f"{found[0]} cites two folders; write brackets for each.")
         rows = {row.label: row for row in Results.load(folder).rows}
 
         def figure(part: re.Match[str]) -> str:

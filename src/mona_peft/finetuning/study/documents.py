@@ -29,6 +29,10 @@ from .testbeds.scene_models import MODELS
 STUDIES = {
     "results": "digits",
     "results-clipart-10": "clipart-10",
+    "results-clipart-10-ablations": "clipart-10-ablations",
+    "results-emoji-10": "emoji-10",
+    "results-emoji-10-ablations": "emoji-10-ablations",
+    "results-cutouts-semantic_segmentation": "cutouts-semantic_segmentation",
     "results-ablations": "digits-ablations",
     "results-official": "digits-official",
     "results-semantic_segmentation": "scenes-semantic_segmentation",

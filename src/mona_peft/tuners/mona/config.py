@@ -36,7 +36,7 @@ class MonaConfig(BlockTunerConfig):
         norm (`str`): What the scaled norm scales: `"layer"` norm, `"batch"` norm (the paper found it worse), or
             `"none"` for no scaled norm.
         output_scale (`str`): What is multiplied with what the adapter adds to a token: `"none"` (nothing, as in the
-            paper), or `"stream"`, the root mean square of that token. No part of the paper: it helps on ViTs whose
+            paper), or `"stream"`, the root mean square of that token. No part of the paper: it is for ViTs whose
             residual stream is small in most blocks, such as DINOv2's (`docs/choosing.md` has the figures).
 
     The fields that choose the blocks are those of `BlockTunerConfig`.
@@ -89,8 +89,8 @@ class MonaConfig(BlockTunerConfig):
     output_scale: Literal["none", "stream"] = field(
         default="none",
         metadata={
-            "help": "What the adapter adds is multiplied by 'none' (the paper's; for Swin), or by the size of the "
-            "'stream' at each token (recommended for DINOv2)."
+            "help": "What the adapter adds is multiplied by 'none' (the paper's; recommended for Swin), or by the size "
+            "of the 'stream' at each token (worth trying for DINOv2)."
         },
     )
 
