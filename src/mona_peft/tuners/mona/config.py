@@ -89,8 +89,8 @@ class MonaConfig(BlockTunerConfig):
     output_scale: Literal["none", "stream"] = field(
         default="none",
         metadata={
-            "help": "What the adapter adds is multiplied by 'none' (the paper's; recommended for Swin), or by the size "
-            "of the 'stream' at each token (worth trying for DINOv2)."
+            "help": "What the adapter adds is multiplied by 'none' (the paper's; recommended for Swin), or by the "
+            "size of the 'stream' at each token (worth trying for DINOv2)."
         },
     )
 
