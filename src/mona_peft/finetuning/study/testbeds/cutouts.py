@@ -7,9 +7,8 @@ from typing import Any
 
 from mona_peft.finetuning.study.variants import Variant
 from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
-from mona_peft.finetuning.training import TrainingConfig
 
-from .real import IMAGE_SIZE, LADDER, backbone_of, first_rates, require
+from .real import IMAGE_SIZE, LADDER, backbone_of, first_rates, recipe, require
 from .recipes import DenseTestbed
 
 #: Of DINOv2-S.
@@ -59,7 +58,7 @@ class CutoutsTestbed(DenseTestbed):
             **settings,
         )
         data = kind.data_settings(dataset=str(require(material / "cutouts", "cutouts")))
-        super().__init__(task_name, data, config, recipe())
+        super().__init__(task_name, data, config, recipe(STEPS, BATCH_SIZE))
         self.title = (
             f"drawings pasted over photographs, {task_name.replace('_', ' ')}, DINOv2-S at {IMAGE_SIZE} pixels"
         )
@@ -73,19 +72,3 @@ class CutoutsTestbed(DenseTestbed):
     def first_rates(self, variant: Variant) -> tuple[float, ...]:
         """Where the grid of the variant's method begins."""
         return first_rates(variant)
-
-
-def recipe() -> TrainingConfig:
-    """The loop of every run."""
-    return TrainingConfig(
-        num_epochs=STEPS,
-        max_steps=STEPS,
-        eval_steps=STEPS // 2,
-        warmup_steps=STEPS // 10,
-        batch_size=BATCH_SIZE,
-        eval_batch_size=20,
-        logging_steps=5,
-        no_checkpoints=True,
-        report_to=["none"],
-        progress_bar=False,
-    )

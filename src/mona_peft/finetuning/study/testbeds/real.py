@@ -86,7 +86,8 @@ class RealTestbed(ClassificationTestbed):
         settings = row.settings or {"dataset": str(require(material / name, name))}
         model = backbone_of(material, or_hub=bool(row.settings))
         data = DataConfig(**settings, shots=shots, data_dir=data_dir)
-        super().__init__(data, ClassificationConfig(model, crop_scale=[0.5, 1.0]), recipe(row, shots))
+        steps = FEW_STEPS if shots else row.steps
+        super().__init__(data, ClassificationConfig(model, crop_scale=[0.5, 1.0]), recipe(steps, BATCH_SIZE))
         few = f", {shots} images a class" if shots else ""
         self.title = f"{row.title}{few}, DINOv2-S at {IMAGE_SIZE} pixels"
 
@@ -121,15 +122,14 @@ def backbone_of(material: Path, or_hub: bool = False) -> str:
     return str(require(folder, "dinov2-small").resolve())
 
 
-def recipe(row: RealData, shots: int | None) -> TrainingConfig:
+def recipe(steps: int, batch_size: int) -> TrainingConfig:
     """The loop of every run: as many steps for all, a tenth of them to warm up, two evaluations."""
-    steps = FEW_STEPS if shots else row.steps
     return TrainingConfig(
         num_epochs=steps,
         max_steps=steps,
         eval_steps=steps // 2,
         warmup_steps=steps // 10,
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         eval_batch_size=20,
         logging_steps=5,
         no_checkpoints=True,
