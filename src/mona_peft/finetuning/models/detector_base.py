@@ -130,13 +130,18 @@ def draw_pyramid_weights(neck: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def is_hierarchical(config: PretrainedConfig) -> bool:
+    """Whether a backbone's maps shrink from stage to stage, as Swin's do and those of a plain ViT do not."""
+    return hasattr(config, "embed_dim") and hasattr(config, "depths")
+
+
 def backbone_strides(config: PretrainedConfig) -> list[int]:
     """Pixels a step of each feature map: they double from stage to stage, and stay as they are in a plain ViT.
 
     Raises:
         ValueError: If maps of a plain ViT, which are all of one size, were to be levels of a pyramid.
     """
-    if hasattr(config, "embed_dim") and hasattr(config, "depths"):
+    if is_hierarchical(config):
         return [config.patch_size * 2 ** (index - 1) for index in config.out_indices]
     if len(config.out_indices) > 1:
         raise ValueError(
@@ -149,7 +154,7 @@ def backbone_strides(config: PretrainedConfig) -> list[int]:
 
 def map_channels(config: PretrainedConfig) -> int:
     """Channels of a backbone's last feature map, in either kind of backbone."""
-    if hasattr(config, "embed_dim") and hasattr(config, "depths"):
+    if is_hierarchical(config):
         return config.embed_dim * 2 ** (config.out_indices[-1] - 1)
     return config.hidden_size
 
