@@ -147,7 +147,7 @@ def backbone_strides(config: PretrainedConfig) -> list[int]:
         raise ValueError(
             f"The maps of a {config.model_type} model are all of one size, so the levels of a feature pyramid are "
             f"made of one of them, such as the last (--out_indices {len(config.stage_names) - 1}); "
-            f"{list(config.out_indices)} were asked for. Or choose a detector of the DETR family."
+            f"{list(config.out_indices)} were asked for. Or choose --architecture conditional_detr."
         )
     return [config.patch_size]
 

@@ -86,8 +86,8 @@ class AblateConfig(Settings):
     """The ablations of Mona."""
 
     groups: list[str] = option(list(PAPER_GROUPS), f"Some of {', '.join(GROUPS)}.")
-    bottleneck_dim: int | None = option(None, "Bottleneck of the default Mona; 64, or 16 on the digits.", least=1)
-    bottlenecks: list[int] = option([], "The other sizes; 16, 32 and 128, or 4, 8 and 32 on the digits.", least=1)
+    bottleneck_dim: int | None = option(None, "The default's bottleneck; 64, or 16 on digits.", least=1)
+    bottlenecks: list[int] = option([], "Other sizes; 16 32 128, or 4 8 32 on digits.", least=1)
     full_rates: list[float] = option(
         [], "Grid of full fine-tuning, where backbones are compared; 0.003 on the digits.", above=0
     )
