@@ -47,7 +47,7 @@ exports: env  ## Export every backbone of the matrix and write the table into do
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.finetuning.exporting.sweep
 	$(BIN)/python -m tests.finetuning.exporting.sweep --write
 
-notebooks: env  ## Run the notebooks and store their outputs (a quarter of an hour)
+notebooks: env  ## Run the notebooks and store their outputs (half an hour)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.notebooks
 
 docs: env  ## Build the site into site/, with every warning as an error

@@ -21,7 +21,7 @@ NOTEBOOKS = ROOT / "notebooks"
 #: What stored outputs are made with, where a notebook has settings.
 STORED = {
     "quickstart.ipynb": {"MODEL": "small"},
-    "dense_prediction.ipynb": {"SIZE": "tiny"},
+    "dense_prediction.ipynb": {"SIZE": "full"},
     "comparison.ipynb": {"MONA_RESULTS": str(ROOT / "results")},
     "design_study.ipynb": {"MONA_STUDY_SIZE": "full"},
 }
