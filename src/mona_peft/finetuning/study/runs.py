@@ -207,44 +207,36 @@ class Study:
         if tested is None:
             raise ValueError(f"The testbed {self.testbed.title!r} has no test split to report.")
         trainer.save(figures)
-        counts = summary(trainer.bare_model)
-        log = read_log(folder / LOG_FILE)
-        losses = [[r["step"], r["loss"]] for r in log if r["kind"] == "train"]
-        judged = [r for r in log if r["kind"] == "validation" and trainer.metric in r]
-        validations = [[r["step"], r[trainer.metric]] for r in judged]
         return Record(
-            **asdict(variant),
-            learning_rate=key.learning_rate,
-            seed=key.seed,
+            **self._facts(variant, key, trainer, folder),
             validation=figures[f"best_{trainer.metric}"],
             test={name: value for name, value in tested[0].items() if isinstance(value, int | float)},
-            backbone_trainable=counts.backbone.trainable,
-            backbone_total=counts.backbone.total,
-            head_trainable=counts.head.trainable,
             seconds=seconds,
             memory_bytes=memory,
             bytes_on_disk=weights_size(folder / REPOSITORY),
-            losses=losses,
-            validations=validations,
-            data=trainer.task.describe().get("data_fingerprint", ""),
-            versions=package_versions(),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
     def _diverged(self, variant: Variant, key: RunKey, trainer: Trainer, folder: Path, reason: str) -> Record:
-        log = read_log(folder / LOG_FILE)
-        return Record(
+        facts = self._facts(variant, key, trainer, folder)
+        return Record(**facts, validation=0.0, test={self.testbed.metric: 0.0}, diverged=reason)
+
+    def _facts(self, variant: Variant, key: RunKey, trainer: Trainer, folder: Path) -> dict[str, Any]:
+        """The fields of a record that every run has, however it ended."""
+        counts, log = summary(trainer.bare_model), read_log(folder / LOG_FILE)
+        judged = [r for r in log if r["kind"] == "validation" and trainer.metric in r]
+        return {
             **asdict(variant),
-            learning_rate=key.learning_rate,
-            seed=key.seed,
-            validation=0.0,
-            test={self.testbed.metric: 0.0},
-            losses=[[r["step"], r["loss"]] for r in log if r["kind"] == "train"],
-            data=trainer.task.describe().get("data_fingerprint", ""),
-            versions=package_versions(),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            diverged=reason,
-        )
+            "learning_rate": key.learning_rate,
+            "seed": key.seed,
+            "backbone_trainable": counts.backbone.trainable,
+            "backbone_total": counts.backbone.total,
+            "head_trainable": counts.head.trainable,
+            "losses": [[r["step"], r["loss"]] for r in log if r["kind"] == "train"],
+            "validations": [[r["step"], r[trainer.metric]] for r in judged],
+            "data": trainer.task.describe().get("data_fingerprint", ""),
+            "versions": package_versions(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
 
 
 def first_batch(trainer: Trainer) -> Any:
