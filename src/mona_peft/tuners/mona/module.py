@@ -156,10 +156,7 @@ class Mona(nn.Module):
         tokens = x.flatten(1, -2)
         z = self.down(self.norm(tokens) if self.variant == "final" else tokens)
         z = nn.functional.gelu(self._filter(z, layout))
-        return self._scaled(self.up(self._drop(z)).reshape(x.shape), x)
-
-    def _scaled(self, delta: Tensor, x: Tensor) -> Tensor:
-        """What is added to `x`, in proportion to it where that is asked for."""
+        delta = self.up(self._drop(z)).reshape(x.shape)
         return delta * token_size(x).to(delta.dtype) if self.follows_stream else delta
 
     def stream(
@@ -202,21 +199,15 @@ class Mona(nn.Module):
     def _run_fast(self, x: Tensor, extra: Tensor | None, layout: TokenLayout, **options: bool) -> Any:
         tokens, drop = self._tokens(x), self.dropout
         dropped, scale = self._draw_dropped(tokens) if drop.training and drop.p > 0 else (None, 1.0)
-        settings = fast.Options(layout, self.norm.norm.eps, scale, filters=self.filters, **options)
+        settings = fast.Options(
+            layout, self.norm.norm.eps, scale, follow=self.follows_stream, filters=self.filters, **options
+        )
         more = None if extra is None else self._tokens(extra)
         parameters, dtype = Parameters.of(self), self._compute_dtype(x.device.type)
-        if not operator.is_traced():
-            settings = settings._replace(follow=self.follows_stream)
-            results = fast.run(tokens, more, dropped, settings, parameters, dtype)
-        elif not self.follows_stream:
+        if operator.is_traced():
             results = operator.run(tokens, more, dropped, settings, parameters.flat(), dtype)
-        else:  # the operator does not know of it
-            tokens = tokens if more is None else tokens + more
-            alone = settings._replace(add=False, split=False)
-            _, delta = operator.run(tokens, None, dropped, alone, parameters.flat(), dtype)
-            assert delta is not None
-            delta = self._scaled(delta, tokens)
-            results = (tokens + delta if settings.add else None, delta if settings.split or not settings.add else None)
+        else:
+            results = fast.run(tokens, more, dropped, settings, parameters, dtype)
         return tuple(None if result is None else result.view(x.shape) for result in results)
 
     def _draw_dropped(self, tokens: Tensor) -> tuple[Tensor, float]:

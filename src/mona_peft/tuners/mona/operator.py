@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mona_peft.blocks.layout import TokenLayout
 
 from . import fast
+from .functional import token_size
 from .watching import is_watched
 from .weights import Parameters
 
@@ -55,6 +56,13 @@ def run(
     dtype: torch.dtype,
 ) -> tuple[Tensor | None, Tensor | None]:
     """As [`fast.run`], with the parameters as [`Parameters.flat`] gives them."""
+    if options.follow:  # the operator itself does not know of it
+        x = x if extra is None else x + extra
+        alone = options._replace(add=False, split=False, follow=False)
+        _, delta = run(x, None, dropped, alone, flat, dtype)
+        assert delta is not None
+        delta = delta * token_size(x).to(delta.dtype)
+        return x + delta if options.add else None, delta if options.split or not options.add else None
     if extra is not None and _keeps_stream(x, options.add):
         x, extra = x + extra, None
     parameters = [p for p in flat if p is not None]
