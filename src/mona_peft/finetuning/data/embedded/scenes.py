@@ -209,7 +209,8 @@ def _place(
     ink[top : top + side, left : left + side] = np.clip(np.asarray(scan), 0, 1)
     dark = rng.random() < settings.dark_ink_share
     colour = rng.uniform(0, 60, 3) if dark else rng.uniform(195, 255, 3)
-    if hides_too_much(owner, ink > INK, settings.max_overlap) or not (ink > INK).any():
+    cover = ink > INK
+    if hides_too_much(owner, cover, settings.max_overlap) or not cover.any():
         return None
     return int(scan_labels[row]), ink, colour
 
