@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mona_peft.finetuning.study.variants import Variant
 from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
 
-from .real import IMAGE_SIZE, LADDER, backbone_of, first_rates, recipe, require
+from .real import IMAGE_SIZE, OnDinov2, backbone_of, recipe, require
 from .recipes import DenseTestbed
 
 #: Of DINOv2-S.
@@ -31,7 +30,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-class CutoutsTestbed(DenseTestbed):
+class CutoutsTestbed(OnDinov2, DenseTestbed):
     """A dense task on the scenes that `scripts/prepare_study.py` composes.
 
     Args:
@@ -41,8 +40,6 @@ class CutoutsTestbed(DenseTestbed):
     Raises:
         ValueError: If the material is not there, or there is no model for the task.
     """
-
-    ladder = LADDER
 
     def __init__(self, task_name: str, material: Path) -> None:
         if task_name not in MODELS:
@@ -68,7 +65,3 @@ class CutoutsTestbed(DenseTestbed):
         settings = super().describe() | {"benchmark": f"cutouts-{self.task_name}", "dataset": "cutouts"}
         sizes = {split: len(rows) for split, rows in self.load(0).splits.items()}
         return settings | {"model": Path(self.config.model).name, "split_sizes": sizes}
-
-    def first_rates(self, variant: Variant) -> tuple[float, ...]:
-        """Where the grid of the variant's method begins."""
-        return first_rates(variant)

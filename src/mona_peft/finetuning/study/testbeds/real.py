@@ -17,6 +17,7 @@ from mona_peft.finetuning.tasks.config import ClassificationConfig
 from mona_peft.finetuning.training import TrainingConfig
 
 from .recipes import ClassificationTestbed
+from .testbed import Testbed
 
 IMAGE_SIZE = 112
 BACKBONE = f"dinov2-small-{IMAGE_SIZE}"
@@ -65,7 +66,18 @@ FEW_STEPS = 80
 BATCH_SIZE = 10
 
 
-class RealTestbed(ClassificationTestbed):
+class OnDinov2(Testbed):
+    """What the testbeds on DINOv2-S share: where the grid of a method begins, and how it grows."""
+
+    ladder = LADDER
+
+    def first_rates(self, variant: Variant) -> tuple[float, ...]:
+        """The rate that a method's grid begins with, and those of the ladder below and above."""
+        middle = LADDER.index(FIRST_RATES.get(variant.label, FIRST_RATES.get(variant.method, FIRST_RATE)))
+        return LADDER[middle], LADDER[middle - 1], LADDER[middle + 1]
+
+
+class RealTestbed(OnDinov2, ClassificationTestbed):
     """A data set of `DATA` on DINOv2-S.
 
     Args:
@@ -77,8 +89,6 @@ class RealTestbed(ClassificationTestbed):
     Raises:
         ValueError: If the material is not there.
     """
-
-    ladder = LADDER
 
     def __init__(self, name: str, material: Path, shots: int | None = None, data_dir: str | None = None) -> None:
         row = DATA[name]
@@ -98,16 +108,6 @@ class RealTestbed(ClassificationTestbed):
         sizes = {split: len(rows) for split, rows in data.splits.items()}
         backbone = Path(self.config.model).name
         return settings | {"model": backbone, "split_sizes": sizes, "classes": list(data.class_names)}
-
-    def first_rates(self, variant: Variant) -> tuple[float, ...]:
-        """Where the grid of the variant's method begins."""
-        return first_rates(variant)
-
-
-def first_rates(variant: Variant) -> tuple[float, ...]:
-    """The rate that a method's grid begins with, and those of the ladder below and above."""
-    middle = LADDER.index(FIRST_RATES.get(variant.label, FIRST_RATES.get(variant.method, FIRST_RATE)))
-    return LADDER[middle], LADDER[middle - 1], LADDER[middle + 1]
 
 
 def backbone_of(material: Path, or_hub: bool = False) -> str:
