@@ -1,8 +1,11 @@
-"""Studies whose runs are made up, for what does not depend on training."""
+"""Studies whose runs are made up, for what does not depend on training, and a small backbone for those that train."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import torch
+from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 from mona_peft.finetuning.study.records import Record, RunKey
 from mona_peft.finetuning.study.runs import Study
@@ -48,3 +51,12 @@ def record(label, rate, seed, validation, test, **values) -> Record:
     defaults = {"method": "mona", "backbone_trainable": 10, "backbone_total": 100, "losses": losses}
     figures = {"accuracy": test}
     return Record(label=label, learning_rate=rate, seed=seed, validation=validation, test=figures, **defaults | values)
+
+
+def write_dinov2(folder: Path, side: int, **sizes: int) -> None:
+    """A small DINOv2 of random weights for images of `side` pixels, with its processor, as the material has it."""
+    torch.manual_seed(0)
+    config = Dinov2Config(hidden_size=16, num_attention_heads=2, image_size=side, **sizes)
+    Dinov2Model(config).save_pretrained(folder)
+    crop = {"height": side, "width": side}
+    BitImageProcessor(size={"shortest_edge": side}, crop_size=crop).save_pretrained(folder)

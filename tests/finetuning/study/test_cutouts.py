@@ -4,15 +4,14 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 from mona_peft.finetuning.data.dense.masks import decode_mask
 from mona_peft.finetuning.study.command import CompareConfig, parse_study, run_comparison
 from mona_peft.finetuning.study.material import clipart, cutouts
 from mona_peft.finetuning.study.testbeds import cutouts as testbed
 from mona_peft.finetuning.study.testbeds.real import BACKBONE
+from tests.finetuning.study.fakes import write_dinov2
 
 
 @pytest.fixture
@@ -38,12 +37,7 @@ def material(tmp_path, drawings, monkeypatch):
     monkeypatch.setattr(testbed, "STEPS", 2)
     folder = tmp_path / "material"
     cutouts.prepare_cutouts(folder)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "mlp_ratio": 1}
-    config = Dinov2Config(**sizes, patch_size=14, image_size=112)
-    Dinov2Model(config).save_pretrained(folder / BACKBONE)
-    size = {"height": 112, "width": 112}
-    BitImageProcessor(size={"shortest_edge": 112}, crop_size=size).save_pretrained(folder / BACKBONE)
+    write_dinov2(folder / BACKBONE, 112, patch_size=14, num_hidden_layers=12, mlp_ratio=1)
     return folder
 
 

@@ -4,14 +4,13 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 from mona_peft.finetuning.study.command import CompareConfig, parse_study, run_comparison
 from mona_peft.finetuning.study.report import RECORDS_FILE, Results
 from mona_peft.finetuning.study.testbeds import real
 from mona_peft.finetuning.study.variants import Variant
+from tests.finetuning.study.fakes import write_dinov2
 
 SIDE = 16
 
@@ -28,11 +27,7 @@ def material(tmp_path, monkeypatch):
             for number in range(count):
                 pixels = rng.integers(0, 255, (SIDE, SIDE, 3), np.uint8)
                 Image.fromarray(pixels).save(folder / "clipart" / split / label / f"{split}{number}.png")
-    torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, patch_size=4, image_size=SIDE)
-    Dinov2Model(config).save_pretrained(folder / real.BACKBONE)
-    size = {"height": SIDE, "width": SIDE}
-    BitImageProcessor(size={"shortest_edge": SIDE}, crop_size=size).save_pretrained(folder / real.BACKBONE)
+    write_dinov2(folder / real.BACKBONE, SIDE, patch_size=4, num_hidden_layers=1)
     return folder
 
 
