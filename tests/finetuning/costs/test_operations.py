@@ -27,10 +27,10 @@ def test_views_are_free_and_foreach_is_one_call():
 @pytest.mark.parametrize(
     ("layout", "autocast", "most"),
     [
-        (SWIN, False, (17, 30, 14)),
-        (SWIN, True, (19, 36, 16)),
-        (VIT, False, (19, 37, 16)),
-        (VIT, True, (21, 43, 18)),
+        (SWIN, False, (16, 26, 13)),
+        (SWIN, True, (18, 35, 15)),
+        (VIT, False, (18, 33, 15)),
+        (VIT, True, (20, 42, 17)),
     ],
     ids=["swin", "swin-autocast", "vit", "vit-autocast"],
 )

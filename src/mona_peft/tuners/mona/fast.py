@@ -347,6 +347,7 @@ class _Backward:
         if self.needs_weights:
             self._accumulate_product("down", grad_z, normed.to(grad_z.dtype))
             self._accumulate("down_bias", grad_z.sum(0))
+        del normed  # as wide as what comes now
         grad = torch.mm(grad_z, weights.down).to(x.dtype)
         masks = [True, self.needs_weights, self.needs_weights]
         grad_x, grad_weight, grad_bias = aten.native_layer_norm_backward(
@@ -355,7 +356,7 @@ class _Backward:
         if self.needs_weights:
             self._accumulate("norm_weight", grad_weight)
             self._accumulate("norm_bias", grad_bias)
-            self._accumulate("input_scale", torch.mul(grad, x, out=normed).sum(0))
+            self._accumulate("input_scale", torch.linalg.vecdot(grad, x, dim=0))
         return grad_x.addcmul_(grad, weights.input_scale)
 
     def _accumulate(self, name: str, value: Tensor) -> None:
