@@ -15,6 +15,7 @@ EXAMPLES = (
     "--model swin-t --image_size 224 --method full lora mona --memory 24GB",
     "--model vit-b --precision autocast --memory 16GiB",
     "--task semantic_segmentation --image_size 512 --method mona --memory 24GB",
+    "--task detection --architecture detr --image_size 800 --objects 20 --method lora mona",
 )
 
 

@@ -24,6 +24,7 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.now = 0
         self.history: list[int] = []  # after each operation
+        self.operations: list[str] = []
         self._seen = {t.untyped_storage()._cdata for t in known}
         self._watched: dict[int, weakref.ref] = {}
 
@@ -33,6 +34,7 @@ class LiveBytes(TorchDispatchMode):
             if isinstance(value, Tensor):
                 self._watch(value)
         self.history.append(self.now)
+        self.operations.append(str(func))
         return result
 
     def _watch(self, tensor: Tensor) -> None:
@@ -55,10 +57,12 @@ class StepBytes(NamedTuple):
     Args:
         saved (`int`): Bytes that live between forward and backward pass.
         history (`list[int]`): Bytes that live after each operation, gradients included.
+        operations (`list[str]`): Their names.
     """
 
     saved: int
     history: list[int]
+    operations: list[str]
 
     @property
     def peak(self) -> int:
@@ -80,4 +84,4 @@ def follow_step(model: nn.Module, loss: Callable[[], Tensor]) -> StepBytes:
         saved = live.now
         value.backward()
     model.zero_grad(set_to_none=True)
-    return StepBytes(saved, live.history)
+    return StepBytes(saved, live.history, live.operations)

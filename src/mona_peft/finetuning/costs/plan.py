@@ -2,7 +2,8 @@
 
 Forward and backward pass run on fake tensors: they have shapes and types and take no memory, and no time to speak of.
 Each is run with two batches, from which the memory of any other follows: it grows by the same for every image.
-What losses of detectors hold depends on values, which fake tensors do not have: those are not planned.
+What losses of detectors hold depends on values, which fake tensors do not have: `assumed.py` says what stands for
+them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from transformers import PreTrainedModel
 
 from mona_peft.finetuning.methods import apply_method
 
+from .assumed import assume_objects, assumed
 from .config import CostsConfig
 from .live import StepBytes, follow_step
 from .models import LABELS, build_model, model_config
@@ -94,7 +96,8 @@ def plan(
         method (`list[str]` or `str`): Methods.
         memory (`str`): What there is, such as `24GB` or `16GiB`. What the driver and PyTorch's allocator take on a GPU
             besides tensors, some hundred megabytes to a gigabyte, is to be left out of it.
-        **settings: Further settings of `PlanConfig`: `precision`, `task`, `architecture`, `architecture_options`.
+        **settings: Further settings of `PlanConfig`: `precision`, `task`, `architecture`, `architecture_options`,
+            `objects`.
 
     Returns:
         `list[PlanRow]`: A row for each method and precision.
@@ -126,7 +129,7 @@ def _row(config: PlanConfig, workloads: dict[int, Workload], method: str, precis
     gradients = sum(p.nbytes for p in trained)
     weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
     saved = {key: _line([step.saved for step in both])[1] for key, both in steps.items()}
-    peak = {key: _moments(*(step.history for step in both)) for key, both in steps.items()}
+    peak = {key: _moments(*_align(*both)) for key, both in steps.items()}
     free = there - weights - STATES * gradients
     batch = {key: max(0, min((free - fixed) // each for fixed, each in moments)) for key, moments in peak.items()}
     return PlanRow(
@@ -150,14 +153,35 @@ def _line(values: list[int]) -> tuple[int, int]:
     return values[0] - each * BATCHES[0], max(1, each)
 
 
+def _align(small: StepBytes, large: StepBytes) -> tuple[list[int], list[int]]:
+    """What both steps hold at the same moments.
+
+    Operations come in the same order with both batches, but losses may go through images one by one: from one image
+    before the steps part to one image after they meet again, the most is taken.
+    """
+    apart = len(large.history) - len(small.history)
+    if not apart:
+        return small.history, large.history
+    image = max(1, abs(apart) // (BATCHES[1] - BATCHES[0]))  # operations
+    parted = _shared(small.operations, large.operations)
+    met = _shared(small.operations[parted:][::-1], large.operations[parted:][::-1])
+    start, end = max(0, parted - image), max(0, met - image - 1)
+    first, second = (
+        [*h[:start], max(h[start : len(h) - end]), *h[len(h) - end :]] for h in (small.history, large.history)
+    )
+    return first, second
+
+
+def _shared(some: list[str], others: list[str]) -> int:
+    """How many of the first are the same."""
+    return next(place for place, (a, b) in enumerate(zip([*some, ""], [*others, ""], strict=False)) if a != b)
+
+
 def _moments(small: list[int], large: list[int]) -> list[tuple[int, int]]:
     """The moments that may be a step's peak, by what is held then: whatever the batch, and an image.
 
-    Small batches have their peak where the gradients are, large ones where the activations are. Operations come in the
-    same order with both batches; where losses go through images one by one, the peaks alone are comparable.
+    Small batches have their peak where the gradients are, large ones where the activations are.
     """
-    if len(small) != len(large):
-        small, large = [max(small)], [max(large)]
     best: dict[int, int] = {}
     for fixed, each in {_line([*both]) for both in zip(small, large, strict=True)}:
         best[each] = max(fixed, best.get(each, fixed))
@@ -175,10 +199,11 @@ class PlanSubject:
         model (`nn.Module`): In training mode.
         workloads (`dict[int, Workload]`): By batch; give loss and batches.
         precision (`str`): See `PlanRow`.
+        fake (`FakeTensorMode`): That of the model's weights.
     """
 
-    def __init__(self, model: nn.Module, workloads: dict[int, Workload], precision: str) -> None:
-        self.model, self.workloads, self.precision = model, workloads, precision
+    def __init__(self, model: nn.Module, workloads: dict[int, Workload], precision: str, fake: FakeTensorMode) -> None:
+        self.model, self.workloads, self.precision, self.fake = model, workloads, precision, fake
 
     def follow(self, batch: int, checkpointed: bool) -> StepBytes:
         """Follow a step of so many images."""
@@ -188,23 +213,32 @@ class PlanSubject:
             backbone.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
         else:
             backbone.gradient_checkpointing_disable()
-        tensors = tree_map_only(Tensor, self._tensor, workload.batch)
+        tensors = self._tensors(workload.batch)
 
         def loss() -> Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "autocast"):
                 return self._loss(workload, tensors)
 
-        return follow_step(self.model, loss)
+        with assumed():
+            return follow_step(self.model, loss)
 
     def _loss(self, workload: Workload, batch: Batch) -> Tensor:
-        if not isinstance(workload, MetaClassification):
+        if "targets" not in batch and not isinstance(workload, MetaClassification):
             # The architecture's own: the task looks for images without labels first, which fake tensors do not tell.
             return self.model(pixel_values=batch["pixel_values"], labels=batch["labels"]).loss
         return workload.loss(self.model, batch)
 
+    def _tensors(self, batch: Batch) -> Batch:
+        """Without values, but for boxes, labels and sizes of objects."""
+        if "targets" not in batch:
+            return tree_map_only(Tensor, self._tensor, batch)
+        targets = [{k: self._tensor(v) if k == "masks" else v for k, v in one.items()} for one in batch["targets"]]
+        return {**batch, "pixel_values": self._tensor(batch["pixel_values"]), "targets": targets}
+
     def _tensor(self, tensor: Tensor) -> Tensor:
         lowered = self.precision == "bfloat16" and tensor.is_floating_point()
-        return torch.empty_like(tensor, dtype=torch.bfloat16 if lowered else None, device="cpu")
+        with self.fake:
+            return torch.empty_like(tensor, dtype=torch.bfloat16 if lowered else None, device="cpu")
 
 
 class MetaClassification(Workload):
@@ -245,7 +279,13 @@ def plan_workload(config: PlanConfig, batch: int) -> Workload:
         image_size=config.image_size,
         batch_size=batch,
     )
-    return build_workload(costs) if costs.dense else MetaClassification(costs)
+    if not costs.dense:
+        return MetaClassification(costs)
+    workload = build_workload(costs)
+    if "targets" in workload.batch:
+        pairs = zip(workload.batch["targets"], workload.batch["sizes"], strict=True)
+        workload.batch["targets"] = [assume_objects(target, size, config.objects) for target, size in pairs]
+    return workload
 
 
 @contextmanager
@@ -265,5 +305,7 @@ def plan_subject(workloads: dict[int, Workload], method: str, precision: str) ->
         model = model.to(torch.bfloat16) if precision == "bfloat16" else model
         model = apply_method(model, method, task_head(model)).train()
         first.finish(model, gradient_checkpointing=False)
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            yield PlanSubject(model.to_empty(device="cpu"), workloads, precision)
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with fake:
+            model = model.to_empty(device="cpu")
+        yield PlanSubject(model, workloads, precision, fake)

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mona_peft.finetuning.methods import METHODS
-from mona_peft.finetuning.models.names import CLASSIFICATION
+from mona_peft.finetuning.models.names import CLASSIFICATION, TASKS
 from mona_peft.finetuning.settings import Settings, option
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 PRECISIONS = ("float32", "bfloat16", "autocast")
-#: Losses of the other tasks match queries or anchors to objects, so that what they hold depends on values.
-PLANNED = (CLASSIFICATION, "semantic_segmentation")
 
 
 @dataclass
@@ -29,9 +27,12 @@ class PlanConfig(Settings):
     precision: list[str] = option(
         list(PRECISIONS), "Of float32, bfloat16 (weights, too) and autocast (bfloat16 over float32 weights)."
     )
-    task: str = option(CLASSIFICATION, f"What is trained: {' or '.join(PLANNED)}.", choices=PLANNED)
+    task: str = option(CLASSIFICATION, f"What is trained: one of {', '.join(TASKS)}.", choices=TASKS)
     architecture: str = option("", "Neck and heads of a dense task, such as upernet; the task's usual ones if unset.")
     architecture_options: dict[str, Any] = option({}, 'Settings of the architecture, as JSON: {"fpn_channels": 256}.')
+    objects: int = option(
+        8, "Objects an image of detection and instance segmentation; photographs of COCO have 7 on average.", least=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -32,6 +32,7 @@ NOTE = (
 def plan_table(config: PlanConfig, rows: Sequence[PlanRow]) -> str:
     """Write a plan as a Markdown table, with what it is of."""
     task = "" if config.task == "classification" else f", {config.task.replace('_', ' ')}"
+    task += f", {config.objects} objects an image" if config.task in ("detection", "instance_segmentation") else ""
     title = f"{config.model}{task}, {config.image_size} px, {config.memory}"
     lines = [HEAD, ["---"] * len(HEAD), *(_cells(row) for row in rows)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
