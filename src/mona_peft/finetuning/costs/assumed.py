@@ -1,8 +1,8 @@
 """What a plan assumes of detectors, whose losses go by values that fake tensors do not have.
 
 Boxes and labels are true tensors, so anchors are matched to them as in training. What goes by predictions is assumed:
-a prediction is found for each object, and proposals and positives are as many as the detector takes at most. Which ones
-they are does not change the memory.
+a prediction is found for each object, and proposals and positives are as many as the detector takes at most. Which
+ones they are does not change the memory.
 """
 
 from __future__ import annotations

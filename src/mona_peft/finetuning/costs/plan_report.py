@@ -27,16 +27,21 @@ NOTE = (
     "which gradients go back: an adapter saves gradients and AdamW's states, checkpointing saves activations. Tensors "
     "alone are counted; leave room for the driver and the allocator."
 )
+OBJECTS_NOTE = (
+    "Every image is taken to have as many objects as are said above. Cascade Mask R-CNN is taken to sample as many "
+    "regions and positives of it as its settings allow, which is the most a step can hold: the first ones hold less."
+)
 
 
 def plan_table(config: PlanConfig, rows: Sequence[PlanRow]) -> str:
     """Write a plan as a Markdown table, with what it is of."""
     task = "" if config.task == "classification" else f", {config.task.replace('_', ' ')}"
-    task += f", {config.objects} objects an image" if config.task in ("detection", "instance_segmentation") else ""
+    found = config.task in ("detection", "instance_segmentation")
+    task += f", {config.objects} objects an image" if found else ""
     title = f"{config.model}{task}, {config.image_size} px, {config.memory}"
     lines = [HEAD, ["---"] * len(HEAD), *(_cells(row) for row in rows)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{title}\n\n{table}\n\n{NOTE}"
+    return "\n\n".join([title, table, NOTE, *([OBJECTS_NOTE] if found else [])])
 
 
 def _cells(row: PlanRow) -> list[str]:
