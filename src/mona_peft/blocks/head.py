@@ -66,20 +66,18 @@ def _classifier(model: nn.Module) -> tuple[str, ...] | None:
     )
 
 
-def _outside(module: nn.Module, backbone: str, path: str = "") -> Iterator[str]:
+def _outside(module: nn.Module, backbone: str, prefix: str = "") -> Iterator[str]:
     """Paths of the largest modules that do not contain the backbone, and of parameters that are in none of them."""
-    if path and not f"{backbone}.".startswith(f"{path}."):
-        # PEFT cannot save lists and dictionaries of modules, but their items
-        if not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
-            if _has_parameters(module):
-                yield path
-            return
-    elif path == backbone:
-        return
-    prefix = f"{path}." if path else ""
     yield from (prefix + name for name, _ in module.named_parameters(recurse=False))
     for name, child in module.named_children():
-        yield from _outside(child, backbone, prefix + name)
+        path = prefix + name
+        if path == backbone:
+            continue
+        # PEFT cannot save lists and dictionaries of modules, but their items
+        if backbone.startswith(f"{path}.") or isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from _outside(child, backbone, f"{path}.")
+        elif _has_parameters(child):
+            yield path
 
 
 def _has_parameters(module: nn.Module) -> bool:
