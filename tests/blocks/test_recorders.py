@@ -156,9 +156,7 @@ def test_a_model_checkpointed_as_a_whole(build, reentrant):
 
     expected = gradients(lambda size: run(model, size))
     needs_grad = torch.zeros(1, requires_grad=True)
-    actual = gradients(
-        lambda size: checkpoint(lambda _: run(model, size), needs_grad, use_reentrant=reentrant)  # noqa: B023
-    )
+    actual = gradients(lambda size: checkpoint(lambda _: run(model, size), needs_grad, use_reentrant=reentrant))
     torch.testing.assert_close(actual, expected)
 
 

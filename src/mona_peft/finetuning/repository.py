@@ -235,10 +235,8 @@ def save_repository(model: nn.Module, processor: BaseImageProcessor | None, fold
     if isinstance(model, PeftModel):
         model.active_peft_config.revision = known_commit(bare.config.name_or_path) or model.active_peft_config.revision
         model.save_pretrained(str(folder))
-    elif getattr(model, "_hf_peft_config_loaded", False):  # after transformers' own add_adapter
-        bare.save_pretrained(folder)
-    elif all(parameter.requires_grad for parameter in model.parameters()):
-        bare.save_pretrained(folder)
+    elif getattr(model, "_hf_peft_config_loaded", False) or all(p.requires_grad for p in model.parameters()):
+        bare.save_pretrained(folder)  # trained whole, or after transformers' own add_adapter
     else:
         save_delta(model, folder)
     bare.config.architectures = [type(bare).__name__]

@@ -199,7 +199,7 @@ def read_shapes(path: Path) -> Shapes:
         raise RepositoryError(f"{path} is {found}; it must hold weights, and pickles are not loaded. {AGAIN}")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise RepositoryError(f"{path} is no whole safetensors file: {first_line(error)}. {AGAIN}") from error
 

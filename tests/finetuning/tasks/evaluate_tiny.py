@@ -9,8 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from mona_peft.finetuning.training import Trainer  # noqa: E402
-from tests.finetuning.tasks.tiny_dense import tiny_task, tiny_training  # noqa: E402
+from mona_peft.finetuning.training import Trainer
+from tests.finetuning.tasks.tiny_dense import tiny_task, tiny_training
 
 
 def main(architecture: str, backbone: str, output: str) -> None:

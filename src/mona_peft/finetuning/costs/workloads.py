@@ -100,7 +100,7 @@ class Dense(Workload):
         count = config.batch_size * config.processes
         data = kind.scenes({"train": count, "validation": count}, SceneSettings(size=config.image_size))
         settings: dict[str, object] = {"method": "full", "architecture_options": config.architecture_options}
-        settings |= {side: config.image_size for side in kind.sides}
+        settings |= dict.fromkeys(kind.sides, config.image_size)
         settings |= {"architecture": config.architecture} if config.architecture else {}
         with tempfile.TemporaryDirectory() as folder:  # the tasks build their models around a saved one
             _save(build_model(model_config(config.model, config.image_size)), Path(folder))

@@ -15,7 +15,6 @@ from mona_peft.finetuning.inference.predictor import Loaded
 from mona_peft.finetuning.models.architectures import ARCHITECTURES, architecture_of
 
 PIXELS, MASK, LOGITS, BOXES = "pixel_values", "pixel_mask", "logits", "boxes"
-NO_PADDING = "1 where the picture is, 0 where it was padded"
 
 #: Tensors that a model gives, in the order of its kind's outputs, of its inputs and the options of its call.
 Call = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any]], tuple[Tensor, ...]]

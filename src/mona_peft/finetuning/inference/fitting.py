@@ -9,8 +9,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mona_peft.blocks.head import find_head
-from mona_peft.finetuning.models.architectures import architecture_of
-from mona_peft.finetuning.models.building import head_paths
 from mona_peft.finetuning.repository import ADAPTER_CONFIG, DELTA_CONFIG, MODEL_CONFIG, Base, Repository, count
 from mona_peft.finetuning.validation import RepositoryError, check_expressions, compare_shapes
 
@@ -57,8 +55,7 @@ def check_delta(blank: PreTrainedModel, repository: Repository) -> None:
     assert repository.delta is not None
     shapes = {name: tuple(tensor.shape) for name, tensor in blank.state_dict().items()}
     recorded = repository.delta.get("tensors")
-    dense = architecture_of(blank.config) is not None
-    heads = [f"{path}." for path in (head_paths(blank) if dense else find_head(blank) or ())]
+    heads = [f"{path}." for path in find_head(blank) or ()]
     parameters = [name for name, _ in blank.named_parameters() if name.startswith(tuple(heads))]
     if not (recorded is None or (isinstance(recorded, list) and all(isinstance(name, str) for name in recorded))):
         raise RepositoryError(f"{repository.folder / DELTA_CONFIG}: tensors={recorded!r} must be a list of names.")

@@ -139,7 +139,7 @@ def _is_beyond(model: nn.Module, name: str) -> bool:
     for end, word in enumerate(words):
         path = ".".join(words[:end])
         for candidate in (path, f"{prefix}.{path}"):
-            if word.isdigit() and isinstance(modules.get(candidate), nn.ModuleList | nn.Sequential):
-                if int(word) >= len(modules[candidate]):
-                    return True
+            blocks = modules.get(candidate)
+            if word.isdigit() and isinstance(blocks, nn.ModuleList | nn.Sequential) and int(word) >= len(blocks):
+                return True
     return False

@@ -56,7 +56,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         refuse_special(path)
         with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # it is no mapping
             expected = (file.metadata() or {}).get(DIGEST)
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}).") from error

@@ -240,7 +240,7 @@ class ClassificationTask(DataTask[Tensors]):
         if self.data.multilabel:
             return {"map": True, "loss": False}
         top5 = ("top5_accuracy",) if len(self.data.class_names) > 5 else ()
-        return {name: True for name in ("accuracy", *top5, "mean_class_accuracy")} | {"loss": False}
+        return dict.fromkeys(("accuracy", *top5, "mean_class_accuracy"), True) | {"loss": False}
 
     def meter(self, split: str) -> Meter:
         """An empty [`ClassificationMeter`]."""

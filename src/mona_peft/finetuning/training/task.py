@@ -55,7 +55,7 @@ class Task(ABC, Generic[BatchT]):
     def build_model(self) -> nn.Module:
         """Give the model, prepared by [`apply_method`], on the CPU."""
 
-    def calibrate(self, model: nn.Module, device: torch.device, batch_size: int) -> None:  # noqa: B027
+    def calibrate(self, model: nn.Module, device: torch.device, batch_size: int) -> None:
         """Fit the new model to the training data where its method asks for that (see [`Method`]).
 
         Called before a training that starts from step 0, not before one that is resumed; every process does the same.
@@ -102,8 +102,8 @@ class Task(ABC, Generic[BatchT]):
         """Python code that loads the saved model from `repository` and predicts."""
         return f'import mona_peft\n\nmodel, processor = mona_peft.load("{repository}")'
 
-    def save(self, model: nn.Module, folder: Path) -> None:  # noqa: B027
+    def save(self, model: nn.Module, folder: Path) -> None:
         """Write what a user needs to predict into `folder / "model"`, the repository that may be pushed."""
 
-    def report(self, meter: Meter, split: str, folder: Path) -> None:  # noqa: B027
+    def report(self, meter: Meter, split: str, folder: Path) -> None:
         """Draw pictures of an evaluation into `folder`."""

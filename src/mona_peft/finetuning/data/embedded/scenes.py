@@ -126,7 +126,7 @@ def load_photographs(split: str) -> tuple[Image.Image, ...]:
     return tuple(photographs)
 
 
-def compose_scene(split: str, index: int, settings: SceneSettings = SceneSettings()) -> Scene:  # noqa: B008
+def compose_scene(split: str, index: int, settings: SceneSettings = SceneSettings()) -> Scene:
     """Compose scene number `index` of a split; the same arguments give the same scene.
 
     Args:
@@ -146,7 +146,7 @@ def compose_scene(split: str, index: int, settings: SceneSettings = SceneSetting
     labels: list[int] = []
     count = 0 if rng.random() < settings.empty_share else int(rng.integers(1, settings.max_objects + 1))
     for _ in range(count):
-        placed = _place(split, rng, settings, owner, labels)
+        placed = _place(split, rng, settings, owner)
         if placed is None:
             continue
         label, ink, colour = placed
@@ -197,7 +197,7 @@ def crop_photograph(split: str, rng: np.random.Generator, size: int) -> np.ndarr
 
 
 def _place(
-    split: str, rng: np.random.Generator, settings: SceneSettings, owner: np.ndarray, labels: list[int]
+    split: str, rng: np.random.Generator, settings: SceneSettings, owner: np.ndarray
 ) -> tuple[int, np.ndarray, np.ndarray] | None:
     """Draw a digit and a place for it: label, ink `(H, W)` in [0, 1], colour. `None` if it would hide too much."""
     scans, scan_labels = load_scans(split)

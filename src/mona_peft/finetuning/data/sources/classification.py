@@ -169,8 +169,9 @@ def _encoded(
     for split, rows in splits.items():
         kept = rows.select_columns([image, label])
         kept = kept if label == "label" else kept.rename_column(label, "label")
-        encode = _encode if isinstance(rows, datasets.Dataset) else partial(_encode_stream, config=config)
-        encoded[split] = encode(kept, image, names, multilabel, f"{source} {split}")
+        is_stream = not isinstance(rows, datasets.Dataset)
+        encode = partial(_encode_stream, image=image, config=config) if is_stream else _encode
+        encoded[split] = encode(kept, names, multilabel, f"{source} {split}")
     return ClassificationData(config.dataset or source, encoded, tuple(names), image, "label", multilabel)
 
 
@@ -186,7 +187,7 @@ def _labelled(splits: dict[str, Rows], label: str, source: str) -> dict[str, Row
     return labelled
 
 
-def _encode(split: datasets.Dataset, image: str, names: list[str], multilabel: bool, name: str) -> datasets.Dataset:
+def _encode(split: datasets.Dataset, names: list[str], multilabel: bool, name: str) -> datasets.Dataset:
     """The label as a number, or as a row of 1 and 0."""
     labels = encode_labels(arrow_column(split, "label"), names, name)
     column: Any = list(labels) if multilabel else labels
@@ -195,7 +196,7 @@ def _encode(split: datasets.Dataset, image: str, names: list[str], multilabel: b
 
 
 def _encode_stream(
-    stream: datasets.IterableDataset, image: str, names: list[str], multilabel: bool, name: str, config: DataConfig
+    stream: datasets.IterableDataset, names: list[str], multilabel: bool, name: str, image: str, config: DataConfig
 ) -> datasets.IterableDataset:
     """The same for a stream, whose rows are checked as they come."""
     inside = image_folder(_local_folder(config))
