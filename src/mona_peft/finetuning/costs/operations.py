@@ -11,9 +11,6 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
-from mona_peft.blocks.layout import TokenLayout
-from mona_peft.tuners.mona import Mona
-
 #: Operations that only look at memory in another way, or reserve it.
 FREE = {
     *("alias", "as_strided", "chunk", "detach", "detach_", "diagonal", "expand", "expand_as", "flatten", "narrow"),
@@ -55,44 +52,6 @@ def count_operations(call: Callable[[], object], device: torch.device | None = N
     innermost = [list(_innermost(event)) for event in outer]
     launched = sum(event.device_type == DeviceType.CUDA for event in events)
     return Count(sum(map(bool, innermost)), launched if on_gpu else sum(map(len, innermost)))
-
-
-def adapter_operations(
-    layout: TokenLayout, batch: int = 1, dim: int = 96, autocast: bool = False, extra: bool = False
-) -> dict[str, Count]:
-    """Count what one Mona adapter of the usual settings runs in training, and at inference.
-
-    Args:
-        layout (`TokenLayout`): Of its tokens.
-        batch (`int`): Images.
-        dim (`int`): Channels of the stream.
-        autocast (`bool`): Whether it runs under bfloat16 autocast.
-        extra (`bool`): Whether it stands after the MLP, where another adapter's delta is added first; otherwise it
-            stands after attention, where its own is given out.
-
-    Returns:
-        `dict[str, Count]`: Of `forward`, `backward` and `inference`.
-    """
-    mona = Mona(dim)
-    tokens = layout.prefix + layout.height * layout.width + layout.suffix
-    x, more, grad = (torch.randn(batch, tokens, dim) for _ in range(3))
-    x.requires_grad_()
-
-    def run() -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            out, delta = mona.stream(x, layout, more if extra else None, split=not extra)
-        return out if delta is None else torch.stack([out, delta])
-
-    result = run()
-    gradient = grad if extra else torch.stack([grad, grad])
-    inputs = [x, *mona.parameters()]
-    counts = {"forward": count_operations(run)}
-    counts["backward"] = count_operations(lambda: torch.autograd.grad(result, inputs, gradient, retain_graph=True))
-    with torch.no_grad():
-        mona.eval()
-        counts["inference"] = count_operations(run)
-    # The two results of a position after attention were joined here.
-    return counts if extra else {name: Count(*(n - 1 for n in count)) for name, count in counts.items()}
 
 
 def step_operations(model: nn.Module, loss: Callable[[], Tensor], device: torch.device) -> Count:
