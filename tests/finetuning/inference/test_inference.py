@@ -17,9 +17,9 @@ from mona_peft.finetuning.data.embedded.digits import load_adaptation_digits
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
 from mona_peft.finetuning.inference.loading import load
 from mona_peft.finetuning.inference.predict import PredictionConfig, find_images, predict
-from mona_peft.finetuning.tasks.classification import ClassificationTask, train_classifier
+from mona_peft.finetuning.tasks.classification import ClassificationTask
 from mona_peft.finetuning.training.evaluation import evaluate_model
-from tests.finetuning.tasks.tiny_classifier import configs, write_classifier
+from tests.finetuning.tasks.tiny_classifier import configs, train_classifier, write_classifier
 from tests.finetuning.training.launching import launch
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "predict.py"

@@ -28,12 +28,11 @@ from mona_peft.finetuning.tasks.classification import (
     ClassificationConfig,
     ClassificationMeter,
     ClassificationTask,
-    train_classifier,
 )
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.run import run_task
 from mona_peft.finetuning.training.run_folder import read_log
-from tests.finetuning.tasks.tiny_classifier import configs, write_classifier
+from tests.finetuning.tasks.tiny_classifier import configs, train_classifier, write_classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
 

@@ -11,6 +11,7 @@ from transformers import SwinForImageClassification, ViTImageProcessor
 
 from mona_peft.finetuning.data.sources.classification import DataConfig
 from mona_peft.finetuning.tasks.classification import ClassificationConfig
+from mona_peft.finetuning.tasks.running import run
 from mona_peft.finetuning.training import TrainingConfig
 from tests.support.models import swin_config
 
@@ -64,3 +65,8 @@ def as_flags(*settings: Any) -> list[str]:
             items = value if isinstance(value, list) else [value]
             words += [f"--{name}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in items)]
     return words
+
+
+def train_classifier(data: DataConfig, config: ClassificationConfig, training: TrainingConfig) -> dict[str, object]:
+    """Train as the command does, and give what is in `metrics.json`."""
+    return run("classification", data, config, training)

@@ -11,10 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mona_peft.finetuning.tasks.classification import train_classifier
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.run_folder import read_log
-from tests.finetuning.tasks.tiny_classifier import as_flags, configs, write_classifier
+from tests.finetuning.tasks.tiny_classifier import as_flags, configs, train_classifier, write_classifier
 from tests.finetuning.training.killing import kill_until_done
 from tests.finetuning.training.test_loop import config
 from tests.finetuning.training.toy import LineTask

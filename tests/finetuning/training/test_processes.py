@@ -7,9 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mona_peft.finetuning.tasks.classification import train_classifier
 from mona_peft.finetuning.training.run_folder import read_log
-from tests.finetuning.tasks.tiny_classifier import as_flags, configs, write_classifier
+from tests.finetuning.tasks.tiny_classifier import as_flags, configs, train_classifier, write_classifier
 from tests.finetuning.training.launching import FSDP_ON_CPU, ROOT, SCRIPT, launch
 
 

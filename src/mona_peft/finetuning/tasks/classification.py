@@ -44,9 +44,7 @@ from mona_peft.finetuning.pictures.classification import (
     draw_mistakes,
     worst_mistakes,
 )
-from mona_peft.finetuning.training.config import TrainingConfig
 from mona_peft.finetuning.training.loaders import eval_loader
-from mona_peft.finetuning.training.run import run_task
 from mona_peft.finetuning.training.task import Meter
 
 from .base import DataTask
@@ -280,17 +278,3 @@ def classification_tasks(data: DataConfig, seed: int) -> Callable[[Classificatio
     loaded = require_training(load_data(data, seed))
     warn_of_faults(loaded, data.dataset)
     return partial(ClassificationTask, loaded, shuffle_buffer=data.shuffle_buffer)
-
-
-def train_classifier(data: DataConfig, config: ClassificationConfig, training: TrainingConfig) -> dict[str, object]:
-    """Load data and model, train, evaluate and write everything out: what `train_classification.py` does.
-
-    Args:
-        data (`DataConfig`): Where the images come from.
-        config (`ClassificationConfig`): Model, method and recipe.
-        training (`TrainingConfig`): Settings of the loop.
-
-    Returns:
-        `dict[str, object]`: What is in `metrics.json`.
-    """
-    return run_task(classification_tasks(data, training.seed)(config), training)
