@@ -21,7 +21,7 @@ FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large") + (
 
 def coco_average_precision(
     rows: Sequence[Mapping[str, Any]], annotations: dict[str, Any], with_masks: bool = False
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Box AP and, where masks are predicted, mask AP, as COCOeval summarises them: `box_ap`, `mask_ap50`, ...
 
     Crowds, images without objects, boxes over the edge and empty masks mean what they mean to COCO's tools. A figure
@@ -76,7 +76,7 @@ def quiet_coco(annotations: dict[str, Any]) -> COCO:
 
 def summarise(
     truth: COCO, results: list[dict[str, Any]], kind: str, image_ids: list[int], prefix: str
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The twelve figures of COCOeval of results of one kind (`bbox` or `segm`)."""
     with redirect_stdout(io.StringIO()):
         found = truth.loadRes(results) if results else _no_results(truth)
@@ -86,7 +86,7 @@ def summarise(
         evaluation.accumulate()
         evaluation.summarize()
     values = [float(value) if value >= 0 else float("nan") for value in evaluation.stats]
-    figures: dict[str, Any] = {f"{prefix}{name}": value for name, value in zip(FIGURES, values, strict=True)}
+    figures: dict[str, object] = {f"{prefix}{name}": value for name, value in zip(FIGURES, values, strict=True)}
     precision = evaluation.eval["precision"][..., 0, -1]  # (IoUs, recalls, classes)
     by_class = [
         np.mean(values[values >= 0]) if (values := precision[..., k]).max() >= 0 else None
@@ -123,6 +123,6 @@ class CocoAveragePrecision(evaluate.Metric):
             ),
         )
 
-    def _compute(self, annotations: dict[str, Any], with_masks: bool = False, **columns: list) -> dict[str, Any]:
+    def _compute(self, annotations: dict[str, Any], with_masks: bool = False, **columns: list) -> dict[str, object]:
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return coco_average_precision(rows, annotations, with_masks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import datasets
 import evaluate
@@ -40,7 +39,7 @@ def voc_average_precision(
     references: Sequence[Mapping[str, object]],
     num_classes: int,
     iou: float = 0.5,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """AP at one IoU by class, and its mean over the classes with an object that counts.
 
     As in the development kit: a detection belongs to the object of its class that it overlaps most; the first
@@ -54,13 +53,13 @@ def voc_average_precision(
         iou (`float`): Least overlap of a right detection.
 
     Returns:
-        `dict[str, Any]`: `ap50` and `ap50_11point` (named by the IoU), and both by class.
+        `dict[str, object]`: `ap50` and `ap50_11point` (named by the IoU), and both by class.
 
     Raises:
         ValueError: If no image has an object that counts.
     """
     results = [_class_curve(predictions, references, label, iou) for label in range(num_classes)]
-    figures: dict[str, Any] = {}
+    figures: dict[str, object] = {}
     for name, eleven in ((f"ap{iou * 100:.0f}", False), (f"ap{iou * 100:.0f}_11point", True)):
         by_class = [None if curve is None else area_under_curve(*curve, eleven) for curve in results]
         present = [value for value in by_class if value is not None]
@@ -132,5 +131,5 @@ class VocAveragePrecision(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, num_classes: int, iou: float = 0.5) -> dict[str, Any]:
+    def _compute(self, predictions, references, num_classes: int, iou: float = 0.5) -> dict[str, object]:
         return voc_average_precision(predictions, references, num_classes, iou)

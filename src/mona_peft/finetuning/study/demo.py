@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from mona_peft.finetuning.environment import command_line, package_versions
 from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.inference.loading import load
-from mona_peft.finetuning.training.evaluation import evaluate_model
+from mona_peft.finetuning.training.evaluation import evaluate_model, number_of
 
 from .demo_pictures import draw_predictions
 from .plan import Plan
@@ -197,7 +197,7 @@ def _reload(study: Study, record: Record) -> dict[str, object]:
 def evaluate_saved(repository: Path) -> float:
     """Accuracy of a saved repository on the held-out scans of 5 to 9."""
     task = adaptation_task(str(repository), seed=0, shots=1, method="fixed")
-    return evaluate_model(task, load(repository).model, "test", batch_size=100)["accuracy"]
+    return number_of(evaluate_model(task, load(repository).model, "test", batch_size=100), "accuracy")
 
 
 if __name__ == "__main__":

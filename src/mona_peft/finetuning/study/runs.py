@@ -239,7 +239,7 @@ class Study:
         }
 
 
-def first_batch(trainer: Trainer) -> Any:
+def first_batch(trainer: Trainer) -> dict[str, object]:
     """The first training samples as a batch on the model's device, made apart from the loop's own loader."""
     dataset = trainer.task.dataset("train")
     samples = [dataset[index] for index in range(trainer.config.batch_size)]  # type: ignore[index]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +84,7 @@ class Trial(Trainer):
     def _finished(self) -> bool:
         return super()._finished() or time.perf_counter() > self.deadline
 
-    def _keep_if_best(self, figures: dict[str, Any]) -> None:
+    def _keep_if_best(self, figures: Mapping[str, object]) -> None:
         super()._keep_if_best(figures)
         self._note_time()
         if self.progress.best is None:

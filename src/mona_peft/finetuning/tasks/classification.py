@@ -80,11 +80,11 @@ class ClassificationMeter(Meter):
         order = joined["index"].argsort()
         return {name: tensor[order] for name, tensor in joined.items()}
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> dict[str, object]:
         """Loss with accuracy (top-1, top-5, mean over classes), or with mean average precision."""
         joined = {name: tensor.numpy() for name, tensor in self.collected().items()}
         scores, labels = joined["scores"], joined["labels"]
-        figures = {"loss": float(joined["loss"].mean())}
+        figures: dict[str, object] = {"loss": float(joined["loss"].mean())}
         if self.multilabel:
             result = MultilabelMeanAveragePrecision(keep_in_memory=True).compute(predictions=scores, references=labels)
             return figures | {"map": result["map"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -174,11 +174,11 @@ class ObjectMeter(Meter):
         found = sorted(self.found, key=lambda one: one["index"])
         return [(self.images[one["index"]].turned(one["turn"]), one) for one in found]
 
-    def compute(self) -> dict[str, Any]:
+    def compute(self) -> dict[str, object]:
         """Average precision by the protocol."""
         return self._compute_coco() if self.protocol == "coco" else self._compute_voc()
 
-    def _compute_voc(self) -> dict[str, Any]:
+    def _compute_voc(self) -> dict[str, object]:
         label_of = {category: label for label, category in enumerate(self.data.category_ids)}
         pairs = self.in_order()
         references = [self._reference(image, label_of) for image, _ in pairs]
@@ -194,7 +194,7 @@ class ObjectMeter(Meter):
             "difficult": [int(bool(a.get("difficult") or a.get("iscrowd"))) for a in image.annotations],
         }
 
-    def _compute_coco(self) -> dict[str, Any]:
+    def _compute_coco(self) -> dict[str, object]:
         pairs = [(measured(image, self.with_masks), one) for image, one in self.in_order()]
         ids, images = self.data.category_ids, [image for image, _ in pairs]
         rows = [

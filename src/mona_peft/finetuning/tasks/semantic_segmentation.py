@@ -138,7 +138,7 @@ class SegmentationMeter(Meter):
         """How many images were taken in."""
         return len(self.counts)
 
-    def compute(self) -> dict[str, Any]:
+    def compute(self) -> dict[str, object]:
         """Mean IoU, mean accuracy, pixel accuracy, and the IoU of each class."""
         return mean_iou(*torch.stack(self.counts).sum(0).numpy())
 

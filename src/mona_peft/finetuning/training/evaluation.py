@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
@@ -43,7 +44,7 @@ def evaluate(accelerator: Accelerator, task: Task, model: nn.Module, split: str,
     return meter
 
 
-def evaluate_model(task: Task, model: nn.Module, split: str, batch_size: int) -> dict[str, Any]:
+def evaluate_model(task: Task, model: nn.Module, split: str, batch_size: int) -> dict[str, object]:
     """Figures of a model outside training, with its number of samples.
 
     Args:
@@ -62,3 +63,10 @@ def evaluate_model(task: Task, model: nn.Module, split: str, batch_size: int) ->
     loader = accelerator.prepare_data_loader(eval_loader(dataset, task.collate(split), batch_size))
     meter = evaluate(accelerator, task, model.to(accelerator.device), split, loader)
     return {**meter.compute(), "num_samples": meter.num_samples}
+
+
+def number_of(figures: Mapping[str, object], name: str, otherwise: float = math.nan) -> float:
+    """One of the metrics of an evaluation; one that is not defined is left out of them."""
+    value = figures.get(name, otherwise)
+    assert isinstance(value, int | float), name
+    return value

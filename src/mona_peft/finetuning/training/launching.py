@@ -7,11 +7,10 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -76,10 +75,12 @@ class StopRequest:
         self.asked = False
         # A group on the CPU: asking must not wait for the GPU.
         several = accelerator.num_processes > 1 and distributed.is_initialized()
-        self.group: Any = distributed.new_group(backend="gloo") if several else None
+        group = distributed.new_group(backend="gloo") if several else None
+        assert not isinstance(group, int), "every process is in it"
+        self.group = group
 
     def __enter__(self) -> StopRequest:
-        self.previous: Any = None
+        self.previous: Callable[[int, FrameType | None], object] | int | None = None
         if threading.current_thread() is threading.main_thread():
             self.previous = signal.signal(signal.SIGTERM, self._ask)
         return self

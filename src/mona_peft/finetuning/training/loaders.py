@@ -17,6 +17,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 Key = tuple[int, int]
+#: Makes a batch of samples, whatever a task has for both.
+Collate = Callable[[list[Any]], object]
 
 
 @contextmanager
@@ -89,7 +91,7 @@ class SeededCollate:
         seed (`int`): Of the run.
     """
 
-    def __init__(self, collate: Callable[[list[Any]], object], seed: int) -> None:
+    def __init__(self, collate: Collate, seed: int) -> None:
         self.collate = collate
         self.seed = seed
 
@@ -99,9 +101,7 @@ class SeededCollate:
             return self.collate([item for _, item in keyed_items])
 
 
-def train_loader(
-    dataset: Dataset, collate: Callable[[list[Any]], object], batch_size: int, seed: int, num_workers: int = 0
-) -> DataLoader:
+def train_loader(dataset: Dataset, collate: Collate, batch_size: int, seed: int, num_workers: int = 0) -> DataLoader:
     """Loader of shuffled training batches; set `loader.batch_sampler.epoch` before each epoch."""
     return DataLoader(
         SeededSamples(dataset, seed),
@@ -111,9 +111,7 @@ def train_loader(
     )
 
 
-def eval_loader(
-    dataset: Dataset, collate: Callable[[list[Any]], object], batch_size: int, num_workers: int = 0
-) -> DataLoader:
+def eval_loader(dataset: Dataset, collate: Collate, batch_size: int, num_workers: int = 0) -> DataLoader:
     """Loader of batches in the order of the data set."""
     return DataLoader(dataset, batch_size=batch_size, collate_fn=collate, **common_settings(num_workers))
 

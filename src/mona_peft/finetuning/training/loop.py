@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,13 +16,14 @@ from mona_peft.finetuning.models.weights import count_not_finite
 from .averaging import AveragedWeights
 from .closing import evaluation_line
 from .config import TrainingConfig
-from .evaluation import evaluate
+from .evaluation import evaluate, number_of
 from .launching import StopRequest
 from .loaders import eval_loader
 from .optim import set_learning_rate
 from .preparation import REPOSITORY, PreparedRun
 from .progress import Stopwatch, peak_memory_gib, progress_bar
 from .run_folder import LOG_FILE, FigureLog
+from .streams import StreamLoader
 from .task import Meter, Task
 
 __all__ = ["REPOSITORY", "Progress", "Trainer"]
@@ -133,12 +133,13 @@ class Trainer(PreparedRun):
 
     def _train_epoch(self) -> None:
         """Train from where the run stands to the end of the epoch, or of the run."""
-        loader = self.loader
+        loader, done = self.loader, self.progress.batch
         if self.batch_sampler is not None:
             self.batch_sampler.epoch = self.progress.epoch
-        if self.progress.batch:
-            skip = loader.skip if self.batch_sampler is None else partial(self.accelerator.skip_first_batches, loader)
-            loader = skip(self.progress.batch)
+        if done and isinstance(loader, StreamLoader):
+            loader = loader.skip(done)
+        elif done:
+            loader = self.accelerator.skip_first_batches(loader, done)
         batches_per_epoch = len(self.loader)
         self.stopwatch.reset()
         for batch in self.stopwatch.waiting(loader):
@@ -153,7 +154,7 @@ class Trainer(PreparedRun):
                 if self._finished():
                     break
 
-    def train_batch(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def train_batch(self, batch: object) -> tuple[torch.Tensor, torch.Tensor | None]:
         """One forward and backward pass and, when gradients are complete, one optimiser step."""
         self.stopwatch.samples += self.config.batch_size * self.accelerator.num_processes
         grad_norm = None
@@ -248,7 +249,7 @@ class Trainer(PreparedRun):
         numbers = {f"{kind}/{name}": value for name, value in figures.items() if isinstance(value, int | float)}
         self.accelerator.log(numbers, step=step)
 
-    def evaluate(self, split: str) -> tuple[dict[str, Any], Meter] | None:
+    def evaluate(self, split: str) -> tuple[dict[str, object], Meter] | None:
         """Figures of the model as it stands on a split, and the filled meter; `None` if there is no such split."""
         if split not in self.eval_loaders:
             dataset = self.task.dataset(split)
@@ -263,14 +264,13 @@ class Trainer(PreparedRun):
         meter = evaluate(self.accelerator, self.task, self.model, split, prepared)
         return {**meter.compute(), "num_samples": meter.num_samples}, meter
 
-    def _tell(self, figures: dict[str, Any]) -> None:
+    def _tell(self, figures: Mapping[str, object]) -> None:
         """Print a line above the progress bar."""
         if self.bar.disable:
             return
         progress = self.progress
         epoch, best_epoch = (round(step / self.steps_per_epoch, 2) for step in (progress.step, progress.best_step))
-        loss = figures.get("loss", self.last_loss)
-        value = figures.get(self.metric, math.nan)
+        loss, value = number_of(figures, "loss", self.last_loss), number_of(figures, self.metric)
         self.bar.write(evaluation_line(epoch, loss, self.metric, value, progress.best, best_epoch))
 
     def _evaluate_and_keep_best(self) -> None:
@@ -286,10 +286,10 @@ class Trainer(PreparedRun):
         self._keep_if_best(figures)
         self._tell(figures)
 
-    def _keep_if_best(self, figures: dict[str, Any]) -> None:
+    def _keep_if_best(self, figures: Mapping[str, object]) -> None:
         """Keep the weights if these validation figures are the best so far."""
         progress = self.progress
-        value = figures.get(self.metric, math.nan)  # a figure that is not defined is left out
+        value = number_of(figures, self.metric)
         sign = 1 if self.greater_is_better else -1
         progress.evaluations_since_best += 1
         if math.isfinite(value) and (progress.best is None or sign * value > sign * progress.best):

@@ -6,7 +6,6 @@ import math
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +21,7 @@ from .best import BEST_WEIGHTS, BestWeights
 from .checkpointing import Checkpoint, Checkpointer
 from .config import FREE_ON_RESUME, TrainingConfig
 from .launching import check_launch, group_settings, naming_lost_processes
-from .loaders import train_loader
+from .loaders import EpochBatchSampler, train_loader
 from .optim import make_optimizer, make_schedule
 from .run_folder import METRICS_FILE, RunFolder, open_run
 from .sharding import check_sharding, is_sharded, regroup_parameters
@@ -137,10 +136,10 @@ class PreparedRun:
         if self.config.resume:
             self.checkpoint = self.checkpointer.find()
 
-    def _train_loader(self, dataset: Dataset) -> Any:
+    def _train_loader(self, dataset: Dataset) -> DataLoader | StreamLoader:
         """Batches of one epoch, or of the whole run where the data is a stream."""
         config, collate = self.config, self.task.collate("train")
-        self.batch_sampler: Any = None
+        self.batch_sampler: EpochBatchSampler | None = None
         if isinstance(dataset, IterableDataset):
             if config.max_steps is None:
                 raise ValueError("A stream has no length: give max_steps, and eval_steps to evaluate on the way.")
@@ -148,6 +147,7 @@ class PreparedRun:
             sizes = (config.batch_size, config.seed, config.num_workers)
             return StreamLoader(dataset, collate, *sizes, self.accelerator, length)
         loader = train_loader(dataset, collate, config.batch_size, config.seed, config.num_workers)
+        assert isinstance(loader.batch_sampler, EpochBatchSampler)
         self.batch_sampler = loader.batch_sampler
         return self.accelerator.prepare_data_loader(loader)
 

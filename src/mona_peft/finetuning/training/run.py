@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from accelerate.utils import find_executable_batch_size
 
@@ -56,7 +55,7 @@ def run_task(task: Task, config: TrainingConfig) -> dict[str, object]:
     return figures
 
 
-def _evaluate_split(trainer: Trainer, split: str, figures: dict[str, Any]) -> None:
+def _evaluate_split(trainer: Trainer, split: str, figures: dict[str, object]) -> None:
     """Add the figures of a split, where there is one, and draw its pictures.
 
     An error names what is safe already: the other processes cannot go on without this one, so it ends the run.

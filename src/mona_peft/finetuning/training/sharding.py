@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -22,7 +21,7 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.FSDP
 
 
-def check_sharding(plugin: Any, model: nn.Module) -> None:
+def check_sharding(plugin: FullyShardedDataParallelPlugin | None, model: nn.Module) -> None:
     """Refuse what accelerate cannot shard: with efficient loading FSDP2 sends parameters from process to process only.
 
     Args:

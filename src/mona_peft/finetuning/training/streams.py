@@ -7,14 +7,13 @@ past what it has seen, goes on with the same batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from .loaders import SeededCollate, common_settings, seeded
+from .loaders import Collate, SeededCollate, common_settings, seeded
 
 
 class SeededStream(IterableDataset):
@@ -75,7 +74,7 @@ class StreamLoader:
     def __init__(
         self,
         dataset: IterableDataset,
-        collate: Callable[[list[Any]], object],
+        collate: Collate,
         batch_size: int,
         seed: int,
         num_workers: int,
@@ -96,7 +95,7 @@ class StreamLoader:
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         for number, batch in enumerate(self.loader):
             if number >= self.length:
                 return

@@ -27,7 +27,7 @@ class Meter(ABC):
         """Take in what [`Task.predict`] gave, gathered from all processes, each sample once."""
 
     @abstractmethod
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> dict[str, object]:
         """Give the figures over everything taken in."""
 
     @property
@@ -90,7 +90,7 @@ class Task(ABC, Generic[BatchT]):
         """Give the meter's figures that can select the best weights, each with whether greater is better."""
         return {self.best_metric: self.greater_is_better}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Settings that make this task what it is: a run only resumes with the same ones. JSON values."""
         return {}
 

@@ -60,7 +60,7 @@ class CutoutsTestbed(OnDinov2, DenseTestbed):
             f"drawings pasted over photographs, {task_name.replace('_', ' ')}, DINOv2-S at {IMAGE_SIZE} pixels"
         )
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Data, backbone and recipe; folders may move."""
         settings = super().describe() | {"benchmark": f"cutouts-{self.task_name}", "dataset": "cutouts"}
         sizes = {split: len(rows) for split, rows in self.load(0).splits.items()}

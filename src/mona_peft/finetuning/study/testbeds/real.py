@@ -101,7 +101,7 @@ class RealTestbed(OnDinov2, ClassificationTestbed):
         few = f", {shots} images a class" if shots else ""
         self.title = f"{row.title}{few}, DINOv2-S at {IMAGE_SIZE} pixels"
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Data, backbone and recipe; folders may move."""
         settings = super().describe() | {"benchmark": self.name, "dataset": self.name, "data_dir": None}
         data = self.load(0)
