@@ -5,9 +5,9 @@ from dataclasses import replace
 import datasets
 import pytest
 
+from mona_peft.finetuning.data.data_set import describe_data
 from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
 from mona_peft.finetuning.data.embedded.scenes import SceneSettings
-from mona_peft.finetuning.data.fingerprint import describe_data
 from mona_peft.finetuning.data.sources.ade20k import scene_segmentation
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
 from tests.finetuning.data import layouts

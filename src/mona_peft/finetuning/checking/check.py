@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from mona_peft.finetuning.data.contents import DataSet
+from mona_peft.finetuning.data.data_set import DataSet
 from mona_peft.finetuning.data.faults import Finding, count_classes, find_faults
 from mona_peft.finetuning.data.images import Source
 

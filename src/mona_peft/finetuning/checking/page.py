@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mona_peft.finetuning.data.contents import DataSet
+from mona_peft.finetuning.data.data_set import DataSet
 from mona_peft.finetuning.data.faults import Finding
 from mona_peft.finetuning.files import write_text
 

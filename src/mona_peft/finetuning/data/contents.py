@@ -8,32 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow.compute as pc
 
-from .classification.dataset import ClassificationData, arrow_column
-from .dense.objects import ObjectData
-from .dense.segmentation import SegmentationData
+from .classification.dataset import arrow_column
 from .images import Source
-from .sources.stored_rows import HubImage, stored_images
-
-#: A data set of any kind.
-DataSet = ClassificationData | ObjectData | SegmentationData
-
-
-def sources_of(data: DataSet, split: str) -> Sequence[Source]:
-    """The images of a split; of a stream, none.
-
-    Args:
-        data (`DataSet`): The data set.
-        split (`str`): A split that it has.
-    """
-    if isinstance(data, ClassificationData):
-        rows = data.splits[split]
-        return stored_images(rows, data.image_column) if isinstance(rows, datasets.Dataset) else []
-    if isinstance(data, ObjectData):
-        return [one.source for one in data.splits[split]]
-    return [one.image for one in data.splits[split]]
+from .sources.stored_rows import HubImage
 
 
 def shared_images(

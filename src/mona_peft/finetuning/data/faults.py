@@ -13,7 +13,8 @@ import numpy as np
 from mona_peft.finetuning.environment import is_first_process
 
 from .classification.dataset import ClassificationData, arrow_column
-from .contents import DataSet, shared_images, sources_of
+from .contents import shared_images
+from .data_set import DataSet, sources_of
 from .dense.boxes import box_fault
 from .dense.objects import ObjectData
 from .dense.segmentation import SegmentationData

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.image_processing_utils import BaseImageProcessor
 
 from mona_peft.finetuning import sections
-from mona_peft.finetuning.data.fingerprint import describe_data
+from mona_peft.finetuning.data.data_set import describe_data
 from mona_peft.finetuning.model_card import usage_for
 from mona_peft.finetuning.repository import save_repository
 from mona_peft.finetuning.training.task import BatchT, Task

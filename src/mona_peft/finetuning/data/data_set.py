@@ -1,0 +1,46 @@
+"""A data set of any kind: its images, and what tells it from another without reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import datasets
+
+from .classification.dataset import ClassificationData
+from .dense.objects import ObjectData
+from .dense.segmentation import SegmentationData
+from .images import Source
+from .sources.stored_rows import stored_images
+
+#: A data set of any kind.
+DataSet = ClassificationData | ObjectData | SegmentationData
+
+
+def sources_of(data: DataSet, split: str) -> Sequence[Source]:
+    """The images of a split; of a stream, none.
+
+    Args:
+        data (`DataSet`): The data set.
+        split (`str`): A split that it has.
+    """
+    if isinstance(data, ClassificationData):
+        rows = data.splits[split]
+        return stored_images(rows, data.image_column) if isinstance(rows, datasets.Dataset) else []
+    if isinstance(data, ObjectData):
+        return [one.source for one in data.splits[split]]
+    return [one.image for one in data.splits[split]]
+
+
+def describe_data(data: DataSet) -> dict[str, object]:
+    """What a run records of its data set, as JSON values: it only resumes on the same.
+
+    Args:
+        data (`DataSet`): The data set.
+    """
+    sizes = {split: len(rows) for split, rows in data.splits.items() if hasattr(rows, "__len__")}
+    return {
+        "dataset": data.name,
+        "class_names": list(data.class_names),
+        "split_sizes": sizes,
+        "data_fingerprint": data.fingerprint(),
+    }
