@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mona_peft.finetuning.command_line import read_command_line
 from mona_peft.finetuning.data.sources.config import SourceConfig
@@ -75,7 +74,7 @@ def run_demo(task: str, architecture: str, demo: DemoConfig | DenseDemoConfig) -
 
 def train(
     task: str,
-    data: Any,
+    data: SourceConfig,
     config: ModelConfig,
     training: TrainingConfig,
     search: TuneConfig,
@@ -85,7 +84,7 @@ def train(
 
     Args:
         task (`str`): A key of `TASK_SETTINGS`.
-        data (`Any`): Settings of the data.
+        data (`SourceConfig`): Settings of the data.
         config (`ModelConfig`): Settings of the task.
         training (`TrainingConfig`): Settings of the loop.
         search (`TuneConfig`): Settings of the search.
@@ -95,7 +94,7 @@ def train(
 
     data = with_validation(data, given)
     training = with_usual(training, given, task, config.method)
-    training = with_folder(training, data.dataset, config.method)
+    training = with_folder(training, data.dataset or "", config.method)
     if search.tune is None:
         return run(task, data, config, training)
     return run_tuned(task, data, config, training, search)

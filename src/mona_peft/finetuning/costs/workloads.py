@@ -99,7 +99,7 @@ class Dense(Workload):
         kind = DENSE_KINDS[config.task]
         count = config.batch_size * config.processes
         data = kind.scenes({"train": count, "validation": count}, SceneSettings(size=config.image_size))
-        settings: dict[str, object] = {"method": "full", "architecture_options": config.architecture_options}
+        settings: dict[str, Any] = {"method": "full", "architecture_options": config.architecture_options}
         settings |= dict.fromkeys(kind.sides, config.image_size)
         settings |= {"architecture": config.architecture} if config.architecture else {}
         with tempfile.TemporaryDirectory() as folder:  # the tasks build their models around a saved one

@@ -6,7 +6,6 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 
@@ -70,6 +69,7 @@ def _digest(source: Source) -> bytes:
     if isinstance(source, Path):
         content = source.read_bytes()
     else:
-        stored: Any = source()
+        stored = source()
+        assert isinstance(stored, dict), "a row of a table"
         content = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
     return hashlib.sha256(content).digest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import torch
 
 from mona_peft.finetuning.environment import say
 from mona_peft.finetuning.tasks.config import ModelConfig
+from mona_peft.finetuning.tasks.running import MakeTask
 from mona_peft.finetuning.training.config import FREE_ON_RESUME, TrainingConfig
 from mona_peft.finetuning.training.loop import Trainer
 from mona_peft.finetuning.training.ownership import LIST_FILE, OwnFiles, lock_folder
@@ -115,7 +116,7 @@ def require_optuna() -> Any:
 
 
 def tune(
-    make: Callable[[Any], Task], config: ModelConfig, training: TrainingConfig, search: TuneConfig
+    make: MakeTask, config: ModelConfig, training: TrainingConfig, search: TuneConfig
 ) -> tuple[ModelConfig, TrainingConfig]:
     """Search the settings of the method, and give those with the best value on the validation split.
 
@@ -176,7 +177,7 @@ def _claim(folder: Path, training: TrainingConfig) -> None:
 
 
 def _search(
-    make: Callable[[Any], Task],
+    make: MakeTask,
     task: Task,
     config: ModelConfig,
     training: TrainingConfig,
@@ -238,7 +239,7 @@ def _check_settings(study: optuna.Study, folder: Path, settings: dict[str, objec
 
 def _try_settings(
     study: optuna.Study,
-    make: Callable[[Any], Task],
+    make: MakeTask,
     config: ModelConfig,
     training: TrainingConfig,
     space: SearchSpace,

@@ -5,27 +5,32 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 from torch import nn
 from transformers.image_processing_utils import BaseImageProcessor
 
 from mona_peft.finetuning import sections
-from mona_peft.finetuning.data.data_set import describe_data
+from mona_peft.finetuning.data.data_set import DataSet, describe_data
 from mona_peft.finetuning.model_card import usage_for
 from mona_peft.finetuning.repository import save_repository
 from mona_peft.finetuning.training.task import BatchT, Task
 
+from .config import ModelConfig
 
-class DataTask(Task[BatchT]):
-    """A task on a data set with `name` and `splits`.
+DataT = TypeVar("DataT", bound=DataSet)
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+
+
+class DataTask(Task[BatchT], Generic[BatchT, DataT, ConfigT]):
+    """A task on a data set.
 
     Args:
-        data (`Any`): The data set.
+        data (`DataSet`): The data set.
         config (`ModelConfig`): Model, method and recipe.
     """
 
-    def __init__(self, data: Any, config: Any) -> None:
+    def __init__(self, data: DataT, config: ConfigT) -> None:
         self.data = data
         self.config = config
 

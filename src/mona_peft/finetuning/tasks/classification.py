@@ -93,7 +93,7 @@ class ClassificationMeter(Meter):
         return figures | top_k | by_class
 
 
-class ClassificationTask(DataTask[Tensors]):
+class ClassificationTask(DataTask[Tensors, ClassificationData, ClassificationConfig]):
     """Fine-tune a pretrained classifier on an image data set.
 
     Args:

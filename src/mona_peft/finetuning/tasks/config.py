@@ -172,6 +172,11 @@ class DenseConfig(ModelConfig):
 
         check_architecture(self.architecture, self.architecture_options)
 
+    @property
+    def metric(self) -> str:
+        """The metric that selects the best weights."""
+        raise TypeError(f"{type(self).__name__} does not say which metric selects the best weights.")
+
     def _set_sides(self) -> None:
         """Let `image_size` decide the sides, each in the proportion that it has by default.
 

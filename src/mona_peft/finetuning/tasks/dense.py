@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import nn
 from torch.utils.data import Dataset
@@ -17,8 +17,8 @@ from mona_peft.finetuning.models.building import build_model, head_paths
 from mona_peft.finetuning.models.classifier import load_processor
 from mona_peft.finetuning.training.task import BatchT
 
-from .base import DataTask
-from .config import DenseConfig, ObjectConfig, SemanticSegmentationConfig
+from .base import DataT, DataTask
+from .config import DenseConfig
 
 
 def image_settings(config: DenseConfig, processor: BaseImageProcessor | None = None) -> DenseSettings:
@@ -28,26 +28,24 @@ def image_settings(config: DenseConfig, processor: BaseImageProcessor | None = N
         config (`DenseConfig`): Sizes, and the name of the backbone.
         processor (`BaseImageProcessor`, *optional*): The backbone's image processor; loaded if left out.
     """
-    found: Any = processor or load_processor(config.model)
+    found: Any = processor or load_processor(config.model)  # of some class that has these
     mean, std = tuple(found.image_mean), tuple(found.image_std)
     return DenseSettings(config.short_side, config.long_side, mean, std)
 
 
-class DenseTask(DataTask[BatchT]):
+DenseConfigT = TypeVar("DenseConfigT", bound=DenseConfig)
+
+
+class DenseTask(DataTask[BatchT, DataT, DenseConfigT], Generic[BatchT, DataT, DenseConfigT]):
     """Base of the dense tasks.
 
     Args:
-        data (`Any`): Splits and classes.
-        config (`ObjectConfig` or `SemanticSegmentationConfig`): Model, method and recipe.
+        data (`DataSet`): Splits and classes.
+        config (`DenseConfig`): Model, method and recipe.
         processor (`BaseImageProcessor`, *optional*): Image processor, where the backbone's folder has none.
     """
 
-    def __init__(
-        self,
-        data: Any,
-        config: ObjectConfig | SemanticSegmentationConfig,
-        processor: BaseImageProcessor | None = None,
-    ) -> None:
+    def __init__(self, data: DataT, config: DenseConfigT, processor: BaseImageProcessor | None = None) -> None:
         super().__init__(data, config)
         self.best_metric = config.metric
         self.settings = image_settings(config, processor)

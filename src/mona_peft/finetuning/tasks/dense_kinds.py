@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from mona_peft.finetuning.data.dense.objects import ObjectData
+from mona_peft.finetuning.data.dense.segmentation import SegmentationData
 from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
 from mona_peft.finetuning.data.sources.ade20k import scene_segmentation
 from mona_peft.finetuning.data.sources.dense import (
@@ -16,6 +17,7 @@ from mona_peft.finetuning.data.sources.dense import (
 )
 from mona_peft.finetuning.training.task import Task
 
+from .config import ObjectConfig
 from .detection import DetectionConfig, DetectionTask
 from .instance_segmentation import InstanceSegmentationConfig, InstanceSegmentationTask
 from .semantic_segmentation import SemanticSegmentationConfig, SemanticSegmentationTask
@@ -35,10 +37,10 @@ class DenseKind:
     """
 
     make: Callable[..., Task]
-    settings: type[Any]
-    data_settings: type[Any]
-    load: Callable[..., Any]
-    scenes: Callable[..., Any]
+    settings: type[ObjectConfig | SemanticSegmentationConfig]
+    data_settings: type[ObjectDataConfig | SegmentationDataConfig]
+    load: Callable[..., ObjectData | SegmentationData]
+    scenes: Callable[..., ObjectData | SegmentationData]
     sides: tuple[str, ...] = ("short_side", "long_side")
 
 

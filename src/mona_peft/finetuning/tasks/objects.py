@@ -37,6 +37,7 @@ from mona_peft.finetuning.models.outputs import Batch
 from mona_peft.finetuning.pictures.drawing import draw_objects, draw_sheet
 from mona_peft.finetuning.training.task import Meter
 
+from .config import ObjectConfig
 from .dense import DenseTask
 
 PICTURES = 8
@@ -207,7 +208,7 @@ class ObjectMeter(Meter):
         return {k: v for k, v in figures.items() if not (isinstance(v, float) and math.isnan(v))}
 
 
-class ObjectTask(DenseTask[Batch]):
+class ObjectTask(DenseTask[Batch, ObjectData, ObjectConfig]):
     """Base of detection and instance segmentation.
 
     Args:

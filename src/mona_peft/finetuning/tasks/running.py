@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from mona_peft.finetuning.data.faults import warn_of_faults
-from mona_peft.finetuning.data.sources.config import SourceConfig
+from mona_peft.finetuning.data.sources.config import DataConfig, SourceConfig
 from mona_peft.finetuning.models.names import CLASSIFICATION
 from mona_peft.finetuning.training.config import TrainingConfig
 from mona_peft.finetuning.training.run import run_task
@@ -17,16 +16,20 @@ from .classification import classification_tasks
 from .config import ModelConfig
 from .dense_kinds import DENSE_KINDS
 
+#: Makes a task of its settings.
+MakeTask = Callable[..., Task]
 
-def make_tasks(task: str, data: Any, seed: int) -> Callable[[Any], Task]:
+
+def make_tasks(task: str, data: SourceConfig, seed: int) -> MakeTask:
     """Load the data once, and give what makes a task on it of the settings of a task.
 
     Args:
         task (`str`): A key of `TASK_SETTINGS`.
-        data (`Any`): Settings of the data.
+        data (`SourceConfig`): Settings of the data.
         seed (`int`): Draws a validation split.
     """
     if task == CLASSIFICATION:
+        assert isinstance(data, DataConfig)
         return classification_tasks(data, seed)
     kind = DENSE_KINDS[task]
     loaded = kind.load(data, seed)

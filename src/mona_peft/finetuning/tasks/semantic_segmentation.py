@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -47,13 +47,13 @@ class SegmentationBatch(TypedDict, total=False):
 
     Args:
         pixel_values (`Tensor`): `(B, 3, H, W)`.
-        labels (`Any`): In training a `Tensor` `(B, H, W)`, in evaluation a list of tensors, each of its own size.
+        labels (`Tensor` or `list[Tensor]`): In training `(B, H, W)`, in evaluation one by one, each of its own size.
         sizes (`Tensor`, *optional*): `(B, 2)`, of test images without their padding.
         index (`Tensor`, *optional*): `(B,)`, of test images.
     """
 
     pixel_values: Tensor
-    labels: Any
+    labels: Tensor | list[Tensor]
     sizes: Tensor
     index: Tensor
 
@@ -143,7 +143,7 @@ class SegmentationMeter(Meter):
         return mean_iou(*torch.stack(self.counts).sum(0).numpy())
 
 
-class SemanticSegmentationTask(DenseTask[SegmentationBatch]):
+class SemanticSegmentationTask(DenseTask[SegmentationBatch, SegmentationData, SemanticSegmentationConfig]):
     """Fine-tune a segmenter.
 
     Args:
@@ -196,6 +196,7 @@ class SemanticSegmentationTask(DenseTask[SegmentationBatch]):
     def loss(self, model: nn.Module, batch: SegmentationBatch) -> Tensor:
         """Cross entropy, weighted if asked for; UperNet adds 0.4 times that of its auxiliary head."""
         labels = batch["labels"]
+        assert isinstance(labels, Tensor), "a training batch"
         if (labels != IGNORED).any():
             weights = {} if self.weights is None else {"class_weights": self.weights.to(labels.device)}
             return model(pixel_values=batch["pixel_values"], labels=labels, **weights).loss

@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -121,13 +120,13 @@ def read_legend(path: Path) -> Legend:
     return Legend(path, tuple(names), keys, tuple(numbers.get(entries[key], IGNORED) for key in keys), bool(coloured))
 
 
-def _key(where: str, value: Any) -> int:
+def _key(where: str, value: object) -> int:
     numbers = value if isinstance(value, list) else [value]
     most = 255 if isinstance(value, list) else 65535
-    good = all(type(number) is int and 0 <= number <= most for number in numbers)
-    if not good or len(numbers) not in (1, 3):
+    good = [number for number in numbers if type(number) is int and 0 <= number <= most]
+    if len(good) < len(numbers) or len(good) not in (1, 3):
         raise ValueError(f"{where}: {value} is neither a number nor a colour of three numbers from 0 to 255.")
-    return numbers[0] if len(numbers) == 1 else numbers[0] << 16 | numbers[1] << 8 | numbers[2]
+    return good[0] if len(good) == 1 else good[0] << 16 | good[1] << 8 | good[2]
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, str, object]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from mona_peft.finetuning.data.dense import objects, segmentation
 from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage
-from mona_peft.finetuning.data.dense.segmentation import SegmentationData
+from mona_peft.finetuning.data.dense.segmentation import LabelledImage, SegmentationData
 from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
 from mona_peft.finetuning.data.images import Source
 from mona_peft.finetuning.data.orientation import FRAMES
@@ -25,6 +25,8 @@ from .layouts import recognise, say_read, shapes
 from .mask_layouts import MASK_LAYOUTS, named_classes
 from .object_layouts import OBJECT_LAYOUTS
 from .voc_detection import load_voc_detection
+
+DenseData = TypeVar("DenseData", ObjectData, SegmentationData)
 
 
 def check_frame(frame: str | None) -> None:
@@ -209,11 +211,11 @@ def refuse_missing(data: ObjectData | SegmentationData) -> None:
             )
 
 
-def _sources(sample: Any) -> tuple[Source, ...]:
+def _sources(sample: ObjectImage | LabelledImage) -> tuple[Source, ...]:
     return (sample.source,) if isinstance(sample, ObjectImage) else (sample.image, sample.label_map)
 
 
-def _hold_out(data: Any, config: SourceConfig, seed: int) -> Any:
+def _hold_out(data: DenseData, config: SourceConfig, seed: int) -> DenseData:
     """The data set with a validation split cut off the training split, where it has none and that was asked for."""
     if "validation" in data.splits or "train" not in data.splits or not config.validation_fraction:
         return data

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import datasets
 
+from mona_peft.finetuning.data.classification.dataset import ClassificationData
+from mona_peft.finetuning.data.dense.objects import ObjectData
+from mona_peft.finetuning.data.dense.segmentation import SegmentationData
 from mona_peft.finetuning.data.splits import SPLIT_NAMES
 from mona_peft.finetuning.environment import looks_like_path
 from mona_peft.finetuning.validation import first_line
@@ -22,8 +25,8 @@ from .config import SourceConfig
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
 LABEL_NAMES = ("label", "labels", "fine_label", "cls", "class", "category", "target")
 
-
 Split = TypeVar("Split")
+Data = TypeVar("Data", ClassificationData, ObjectData, SegmentationData)
 
 
 def check_source(source: str, known: str) -> None:
@@ -114,7 +117,7 @@ def pick_splits(available: Mapping[str, Split], wanted: Mapping[str, str | None]
     return picked
 
 
-def pick_named(data: Any, config: SourceConfig) -> Any:
+def pick_named(data: Data, config: SourceConfig) -> Data:
     """A data set, which has its splits by role, with those that the settings name, where they name any."""
     wanted = config.named_splits()
     return replace(data, splits=pick_splits(data.splits, wanted)) if any(wanted.values()) else data

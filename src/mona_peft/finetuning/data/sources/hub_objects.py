@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 
@@ -47,14 +46,14 @@ class TableRow:
         source (`HubImage`): The image.
         width (`int`): Pixels.
         height (`int`): Pixels.
-        objects (`list[dict]`): By the names of `FIELDS`.
+        objects (`list[Annotation]`): By the names of `FIELDS`.
     """
 
     where: str
     source: HubImage
     width: int
     height: int
-    objects: list[dict[str, Any]]
+    objects: list[Annotation]
 
 
 def load_hub_objects(
@@ -118,7 +117,7 @@ def _objects_column(features: datasets.Features, given: str | None, name: str) -
     return found
 
 
-def _fields(feature: object) -> dict[str, Any]:
+def _fields(feature: object) -> dict[str, object]:
     """The fields of a column of objects, be it a list of objects or an object of lists."""
     inner = getattr(feature, "feature", feature)
     return inner if isinstance(inner, dict) else {}
@@ -158,7 +157,7 @@ def _read_rows(
     return rows
 
 
-def _objects(stored: Any, where: str) -> list[dict[str, Any]]:
+def _objects(stored: dict | list | None, where: str) -> list[Annotation]:
     """The objects of a row, a mapping each.
 
     Raises:
@@ -184,9 +183,10 @@ def _objects(stored: Any, where: str) -> list[dict[str, Any]]:
     return objects
 
 
-def _is_box(box: Any) -> bool:
-    numbers = isinstance(box, list | tuple) and all(isinstance(value, int | float) for value in box)
-    return numbers and len(box) == 4 and are_finite(box)
+def _is_box(box: object) -> bool:
+    if not isinstance(box, list | tuple) or len(box) != 4:
+        return False
+    return all(isinstance(value, int | float) for value in box) and are_finite(box)
 
 
 def _class_names(rows: Sequence[TableRow], feature: object, given: Sequence[str], name: str) -> list[str]:
