@@ -222,6 +222,11 @@ def _whole_shapes(folder: Path) -> Shapes:
     return {key: shape for name in sorted(set(names)) for key, shape in read_shapes(folder / name).items()}
 
 
+def bare_model(model: nn.Module) -> Any:
+    """The model inside a `PeftModel`, adapters in place; another model as it is. It may be of any library."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def save_repository(model: nn.Module, processor: BaseImageProcessor | None, folder: Path) -> Path:
     """Write weights, config with label names, and image processor.
 
@@ -231,7 +236,7 @@ def save_repository(model: nn.Module, processor: BaseImageProcessor | None, fold
         folder (`Path`): Created where missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    bare: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    bare = bare_model(model)
     if isinstance(model, PeftModel):
         model.active_peft_config.revision = known_commit(bare.config.name_or_path) or model.active_peft_config.revision
         model.save_pretrained(str(folder))

@@ -8,7 +8,7 @@ an adapter acts on inside the block, the residual stream, a projection or attent
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -58,12 +58,12 @@ def without_adapters(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def watching(model: nn.Module, specs: Any = None) -> Iterator[list[Contribution]]:
+def watching(model: nn.Module, specs: Sequence[BlockSpec] | None = None) -> Iterator[list[Contribution]]:
     """Collect the contributions of the adapted blocks of `model` to what runs meanwhile, in the order of the blocks.
 
     Args:
         model (`nn.Module`): The model inside the `PeftModel`, adapters in place. One image runs at a time.
-        specs (`list[BlockSpec]`, *optional*): Of blocks that the table does not know, as its configuration has them.
+        specs (`Sequence[BlockSpec]`, *optional*): Of blocks that the table does not know, from its configuration.
     """
     found: list[Contribution] = []
     handles = []
@@ -99,7 +99,7 @@ def _watch(
     block: nn.Module,
     args: tuple,
     kwargs: dict[str, Any],
-    output: Any,
+    output: Tensor | tuple,
 ) -> None:
     """Forward hook of a block."""
     layout = kwargs.get("tap_layout") or source.layout(args, kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mona_peft.finetuning.inference.classification import LoadedClassifier
 from mona_peft.finetuning.inference.dense import LoadedDense
 from mona_peft.finetuning.inference.loading import load
+from mona_peft.finetuning.inference.predictor import Loaded
 from mona_peft.finetuning.pictures.heat import draw_heat, picture_of
 
 from .contributions import Contribution, watching, without_adapters
@@ -132,7 +133,7 @@ class AppModels:
         return Finding(scores={entry["label"]: entry["score"] for entry in found})
 
 
-def draw_maps(loaded: Any, pixels: Tensor, contributions: list[Contribution]) -> list[tuple[Image.Image, str]]:
+def draw_maps(loaded: Loaded, pixels: Tensor, contributions: list[Contribution]) -> list[tuple[Image.Image, str]]:
     """A heat map and its caption for each block, over the picture as the model got it."""
     normalised = getattr(loaded.processor, "do_normalize", False)
     names = ("image_mean", "image_std")
@@ -168,5 +169,5 @@ def name_models(repositories: list[str], base_model: str | None = None) -> dict[
     return names
 
 
-def _ends(paths: Any, end: tuple[str, ...]) -> int:
+def _ends(paths: Iterable[tuple[str, ...]], end: tuple[str, ...]) -> int:
     return sum(path[-len(end) :] == end for path in paths)

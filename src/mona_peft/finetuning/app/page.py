@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from mona_peft.finetuning.data.images import UnreadableImage, open_image
 from mona_peft.finetuning.model_card import escape
 
 from .models import AppModels, Finding
+
+if TYPE_CHECKING:
+    import gradio
 
 LOCALHOST = "127.0.0.1"
 HEIGHT = 260  # of the pictures, on the screen
@@ -27,7 +32,7 @@ the mean change as a share of the mean norm of the stream, and the largest norm.
 head."""
 
 
-def build_page(models: AppModels) -> Any:
+def build_page(models: AppModels) -> gradio.Blocks:
     """The page as Gradio's `Blocks`; nothing of it speaks to another machine."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio
@@ -63,7 +68,7 @@ def build_page(models: AppModels) -> Any:
     return page
 
 
-def show(models: AppModels, path: str | None, name: str) -> list[Any]:
+def show(models: AppModels, path: str | None, name: str) -> list[object]:
     """What the page's message, pictures, labels and maps become for a file, whatever it holds."""
     if not path:
         return ["", *_column(None, None), *_column(None, None), []]
@@ -82,11 +87,11 @@ def _warn(text: str) -> str:
     return f"**{escape(text)}**"
 
 
-def _empty() -> list[Any]:
+def _empty() -> list[object]:
     return [*_column(None, None), *_column(None, None), []]
 
 
-def _column(found: Finding | None, image: Any) -> list[Any]:
+def _column(found: Finding | None, image: Image.Image | None) -> list[object]:
     """A picture, and bars where there are scores."""
     import gradio
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,7 +99,7 @@ def size_multiple(loaded: Loaded) -> int:
     return multiple if isinstance(loaded, LoadedClassifier) else math.lcm(multiple, PAD_TO)
 
 
-def prepare_photographs(loaded: Any, kind: Kind, frame: Frame) -> dict[str, Tensor]:
+def prepare_photographs(loaded: Loaded, kind: Kind, frame: Frame) -> dict[str, Tensor]:
     """The photographs as one batch of the frame, prepared as the model was trained.
 
     Raises:
@@ -133,7 +132,7 @@ def resize(inputs: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Ten
     return resized
 
 
-def preparation(loaded: Any, frame: Frame) -> dict[str, Any]:
+def preparation(loaded: Loaded, frame: Frame) -> dict[str, object]:
     """What has to be done to a picture: size, mean, standard deviation and the like."""
     if not isinstance(loaded, LoadedClassifier):
         stored = DenseSettings.from_processor(loaded.processor)

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 from unittest import mock
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from transformers.utils.generic import torch_int
 
+from mona_peft.finetuning.repository import bare_model
 from mona_peft.finetuning.validation import first_line
 
 from .frames import LEAST, Frame
@@ -89,7 +89,8 @@ def trace(outputs: Outputs, inputs: Mapping[str, Tensor], frame: Frame, replaced
     state = outputs.model.state_dict()
     arguments = (*inputs.values(), *(state[name].clone() for name in replaced.values()))
     # Height and width come last, of the pixels and of their mask.
-    shapes: list[Any] = [{0: Dim.DYNAMIC, **_sides(x, frame)} for x in inputs.values()] + [{} for _ in replaced]
+    shapes: list[dict[int, object]] = [{0: Dim.DYNAMIC, **_sides(x, frame)} for x in inputs.values()]
+    shapes += [{} for _ in replaced]
     if frame.multiple:
         # Swin keeps sizes that it was called with, which would be symbols here.
         outputs = copy.deepcopy(outputs)
@@ -103,10 +104,10 @@ def trace(outputs: Outputs, inputs: Mapping[str, Tensor], frame: Frame, replaced
                     traceable, arguments, dynamic_shapes={"tensors": tuple(shapes)}, strict=False
                 )
     except Exception as error:  # whatever the model's code does with sizes
-        model = outputs.model.get_base_model() if isinstance(outputs.model, PeftModel) else outputs.model
         dynamic = "dynamic height and width" if frame.multiple else "a dynamic batch"
         reason = re.sub(r"\bs\d+\b", "?", first_line(error))  # torch names unknown sizes like s43
-        raise ValueError(f"{type(model).__name__} cannot be exported with {dynamic}: {reason}") from error
+        name = type(bare_model(outputs.model)).__name__
+        raise ValueError(f"{name} cannot be exported with {dynamic}: {reason}") from error
     return Graph(program, [*inputs, *replaced], list(outputs.kind.outputs))
 
 
@@ -150,11 +151,11 @@ def _positions_interpolated(model: nn.Module, frame: Frame) -> Iterator[None]:
         yield
 
 
-def _traced_int(number: Any) -> Any:
+def _traced_int(number: object) -> object:
     return number if isinstance(number, torch.SymInt) else torch_int(number)
 
 
-def _sides(x: Tensor, frame: Frame) -> dict[int, Any]:
+def _sides(x: Tensor, frame: Frame) -> dict[int, object]:
     """Height and width as dimensions, where they are dynamic."""
     if not frame.multiple:
         return {}

@@ -13,6 +13,7 @@ from mona_peft.finetuning.inference.classification import LoadedClassifier
 from mona_peft.finetuning.inference.dense import LoadedDense
 from mona_peft.finetuning.inference.predictor import Loaded
 from mona_peft.finetuning.models.architectures import ARCHITECTURES, architecture_of
+from mona_peft.finetuning.repository import bare_model
 
 PIXELS, MASK, LOGITS, BOXES = "pixel_values", "pixel_mask", "logits", "boxes"
 
@@ -54,8 +55,7 @@ def _classify(model: nn.Module, inputs: Mapping[str, Tensor], options: Mapping[s
 
 
 def _candidates(model: nn.Module, inputs: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    bare: Any = getattr(model, "get_base_model", lambda: model)()
-    return bare.candidates(inputs[PIXELS])
+    return bare_model(model).candidates(inputs[PIXELS])
 
 
 CLASSIFIER = Kind({LOGITS: "(batch, classes)"}, _classify)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +55,7 @@ def read_config(repository: Repository, base: Base | None, code: bool) -> Pretra
     return config
 
 
-def find_model_class(repository: Repository, config: PretrainedConfig, code: bool) -> Any:
+def find_model_class(repository: Repository, config: PretrainedConfig, code: bool) -> type[PreTrainedModel]:
     """The class of the model, where it is a classifier or a dense model; of an adapter without configuration, any.
 
     Raises:
@@ -69,12 +68,9 @@ def find_model_class(repository: Repository, config: PretrainedConfig, code: boo
     if code and "AutoModelForImageClassification" in (content.get("auto_map") or {}):
         reference = content["auto_map"]["AutoModelForImageClassification"]
         return get_class_from_dynamic_module(reference, str(repository.folder))
-    places = (transformers, torchvision_classifier)
-    named = isinstance(name, str) and name.isidentifier()
-    model_class = next((getattr(place, name) for place in places if hasattr(place, name)), None) if named else None
-    proper = isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)
-    fitting = proper and isinstance(config, model_class.config_class or ())  # type: ignore[union-attr]
-    if not fitting or (repository.config is not None and not is_classifier(model_class)):
+    model_class = _model_class(name)
+    fitting = model_class is not None and isinstance(config, model_class.config_class or ())
+    if model_class is None or not fitting or (repository.config is not None and not is_classifier(model_class)):
         raise RepositoryError(
             f"{repository.folder / MODEL_CONFIG}: architectures names {name!r}, which is no image classifier of the "
             f"model type {config.model_type!r}, nor a segmenter or detector of this package. Correct 'architectures'."
@@ -82,7 +78,16 @@ def find_model_class(repository: Repository, config: PretrainedConfig, code: boo
     return model_class
 
 
-def _class_name(repository: Repository, config: PretrainedConfig) -> Any:
+def _model_class(name: object) -> type[PreTrainedModel] | None:
+    """The model of transformers, or of this package, whose class has this name."""
+    if not isinstance(name, str) or not name.isidentifier():
+        return None
+    places = (transformers, torchvision_classifier)
+    found = next((getattr(place, name) for place in places if hasattr(place, name)), None)
+    return found if isinstance(found, type) and issubclass(found, PreTrainedModel) else None
+
+
+def _class_name(repository: Repository, config: PretrainedConfig) -> object:
     if repository.config is None and repository.adapter is not None:
         mapping = repository.adapter.get("auto_mapping") or {}
         if mapping.get("base_model_class"):
@@ -91,7 +96,7 @@ def _class_name(repository: Repository, config: PretrainedConfig) -> Any:
     return names[0] if isinstance(names, list) and names else names
 
 
-def is_classifier(model_class: Any) -> bool:
+def is_classifier(model_class: type) -> bool:
     """Whether transformers lists a class among its image classifiers (or it came with the repository)."""
     listed: set[str] = set()
     for names in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.values():
@@ -99,7 +104,7 @@ def is_classifier(model_class: Any) -> bool:
     return model_class.__name__ in listed or not model_class.__module__.startswith("transformers.")
 
 
-def blank_model(model_class: Any, config: PretrainedConfig) -> PreTrainedModel:
+def blank_model(model_class: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
     """The model on the meta device: names and shapes, without memory."""
     with explained(f"The model of the configuration ({MODEL_CONFIG})"), torch.device("meta"):
         return model_class(config)

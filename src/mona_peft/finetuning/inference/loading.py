@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +38,7 @@ __all__ = ["Loaded", "load"]
 _building = threading.Lock()
 
 # Makes the bare model of a repository: from its class, its configuration, the repository and the base model.
-Build = Callable[[Any, PretrainedConfig, Repository, Base | None], PreTrainedModel]
+Build = Callable[[type[PreTrainedModel], PretrainedConfig, Repository, Base | None], PreTrainedModel]
 
 
 def load(
@@ -143,7 +142,7 @@ def _adopt_classes(blank: PreTrainedModel, repository: Repository) -> None:
 
 
 def load_weights(
-    model_class: Any, config: PretrainedConfig, repository: Repository, base: Base | None
+    model_class: type[PreTrainedModel], config: PretrainedConfig, repository: Repository, base: Base | None
 ) -> PreTrainedModel:
     """The whole model, or the base model with a head that the repository fills."""
     if base is None:

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-from peft import PeftModel
 from PIL import Image
 from torch import nn
+
+from mona_peft.finetuning.repository import bare_model
 
 
 class Loaded(NamedTuple):
@@ -32,7 +33,7 @@ class Loaded(NamedTuple):
 
     def bare_model(self) -> Any:
         """The model inside the `PeftModel`, adapters in place."""
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return bare_model(self.model)
 
     def to_model(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels where the model is, in its type."""

@@ -8,17 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.model_card import MARK, usage_for, write_card
 from mona_peft.finetuning.models.architectures import ARCHITECTURES, architecture_of
-from mona_peft.finetuning.repository import ADAPTER_CONFIG, LABELS, save_repository
+from mona_peft.finetuning.repository import ADAPTER_CONFIG, LABELS, bare_model, save_repository
 
 from .building import is_classifier
 
@@ -58,7 +57,7 @@ def save(
             processor cannot be saved.
     """
     folder = Path(folder)
-    bare: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    bare = bare_model(model)
     if processor is not None and not hasattr(processor, "save_pretrained"):
         raise ValueError(
             f"processor={type(processor).__name__} has no save_pretrained; give an image processor of transformers, "
@@ -69,9 +68,9 @@ def save(
         _name_classes(bare.config, labels)
         save_repository(model, processor, folder)
     else:
-        _save_foreign(model, bare, processor, labels, folder)
+        _save_foreign(model, processor, labels, folder)
     if before is None:
-        facts = _facts(model, bare, dataset)
+        facts = _facts(model, dataset)
         write_card(folder, facts, dict(figures or {}), usage_for(facts.get("task"), str(folder)), command=False)
     else:
         (folder / CARD).write_bytes(before)
@@ -87,7 +86,7 @@ def _written_by_hand(card: Path) -> bytes | None:
     return None if MARK in text or any(blank in text for blank in BLANK) else content
 
 
-def _name_classes(config: Any, labels: Sequence[str] | None) -> None:
+def _name_classes(config: PretrainedConfig, labels: Sequence[str] | None) -> None:
     if labels is None:
         return
     names = _checked(labels)
@@ -107,14 +106,16 @@ def _checked(labels: Sequence[str]) -> list[str]:
     return names
 
 
-def _save_foreign(model: nn.Module, bare: Any, processor: Any, labels: Sequence[str] | None, folder: Path) -> None:
+def _save_foreign(
+    model: nn.Module, processor: BaseImageProcessor | None, labels: Sequence[str] | None, folder: Path
+) -> None:
     """An adapter on a model of another library, with the name of a timm model, which PEFT does not record."""
     if not isinstance(model, PeftModel):
         raise ValueError(
             f"{type(model).__name__} is no PeftModel and no model of transformers: save it with its own library."
         )
     names = None if labels is None else _checked(labels)
-    pretrained = getattr(bare, "pretrained_cfg", None) or {}
+    pretrained = getattr(bare_model(model), "pretrained_cfg", None) or {}
     model.save_pretrained(str(folder))
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     if not config.get("base_model_name_or_path") and pretrained.get("hf_hub_id"):
@@ -125,8 +126,9 @@ def _save_foreign(model: nn.Module, bare: Any, processor: Any, labels: Sequence[
         processor.save_pretrained(folder)
 
 
-def _facts(model: nn.Module, bare: Any, dataset: str | None) -> dict[str, str]:
+def _facts(model: nn.Module, dataset: str | None) -> dict[str, str]:
     """What the card tells of the model, as far as the model knows it."""
+    bare = bare_model(model)
     pretrained = getattr(bare, "pretrained_cfg", None) or {}
     known = {
         "task": _task_of(bare),
@@ -137,7 +139,7 @@ def _facts(model: nn.Module, bare: Any, dataset: str | None) -> dict[str, str]:
     return {key: value for key, value in known.items() if value}
 
 
-def _task_of(bare: Any) -> str | None:
+def _task_of(bare: nn.Module) -> str | None:
     """What a model solves; a model of another library is taken for a classifier."""
     if not isinstance(bare, PreTrainedModel):
         return "image-classification"

@@ -55,7 +55,7 @@ def quiet_loading() -> Iterator[None]:
 
 
 def load_fitting(
-    model_class: Any,
+    model_class: type[PreTrainedModel],
     name_or_path: str,
     config: PretrainedConfig,
     may_differ: Callable[[nn.Module], Sequence[str]],
@@ -82,9 +82,10 @@ def load_fitting(
             model.
     """
     with quiet_loading():
-        model, info = model_class.from_pretrained(
+        loaded: Any = model_class.from_pretrained(  # its type does not know of the loading info
             name_or_path, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **options
         )
+    model, info = loaded
     problems = misfits(model, info, tuple(may_differ(model)))
     if problems:
         raise ValueError(

@@ -109,7 +109,7 @@ def contiguous(model: nn.Module) -> dict[str, Tensor]:
     return {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
 
 
-def pretrained(architecture: str) -> tuple[dict[str, Tensor], Any, list[str]]:
+def pretrained(architecture: str) -> tuple[dict[str, Tensor], BitImageProcessor, list[str]]:
     """Torchvision's default weights of a classifier, the image processor that goes with them, and their labels.
 
     Raises:

@@ -14,9 +14,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mona_peft.finetuning.inference.classification import LabelScore, LoadedClassifier, label_scores
@@ -144,7 +144,9 @@ class AdapterRouter:
                 result[row] = values
         return result
 
-    def predict(self, images: Iterable[Any], adapter_names: Sequence[str], top_k: int = 5) -> list[list[LabelScore]]:
+    def predict(
+        self, images: Iterable[Image.Image], adapter_names: Sequence[str], top_k: int = 5
+    ) -> list[list[LabelScore]]:
         """The likeliest labels of each image by its own adapter, best first, as `{"label", "score"}`.
 
         Args:

@@ -37,7 +37,7 @@ class SharedBase:
         self.origin: tuple[str, str | None] | None = None  # where it is from, and at which commit
 
     def build(
-        self, model_class: Any, config: PretrainedConfig, repository: Repository, base: Base | None
+        self, model_class: type[PreTrainedModel], config: PretrainedConfig, repository: Repository, base: Base | None
     ) -> PreTrainedModel:
         """A model with the tensors of the base model and a head of its own, empty until the adapter fills it.
 
@@ -61,7 +61,9 @@ class SharedBase:
         """How often each tensor has been written to: the same before and after an adapter is put in."""
         return [tensor._version for tensor in tensors(self.model)] if self.model is not None else []
 
-    def _check(self, model_class: Any, config: PretrainedConfig, repository: Repository, base: Base) -> None:
+    def _check(
+        self, model_class: type[PreTrainedModel], config: PretrainedConfig, repository: Repository, base: Base
+    ) -> None:
         assert self.model is not None and self.origin is not None
         folder, revision = self.origin
         others = {revision, repository.base_revision} - {None}
@@ -78,7 +80,9 @@ class SharedBase:
                 "router of its own."
             )
 
-    def _with_new_head(self, model_class: Any, config: PretrainedConfig, repository: Repository) -> PreTrainedModel:
+    def _with_new_head(
+        self, model_class: type[PreTrainedModel], config: PretrainedConfig, repository: Repository
+    ) -> PreTrainedModel:
         assert self.model is not None
         model: Any = share(self.model)
         blank = blank_model(model_class, config)
