@@ -39,7 +39,7 @@ def mean_iou(counts):
 def test_mean_iou_is_that_of_the_confusion_matrix():
     rng = np.random.default_rng(0)
     maps = list(label_maps(rng, 12, classes=4))
-    found = mean_iou([pixel_counts(predicted, labels, 6) for predicted, labels in maps])
+    found = mean_iou([pixel_counts(predicted, labels, 6, 255) for predicted, labels in maps])
     flat = [torch.cat([pair[side].flatten() for pair in maps]).numpy() for side in (0, 1)]
     matrix = confusion_matrix(flat[1][flat[1] != 255], flat[0][flat[1] != 255], labels=range(6))
     right, labelled, predicted = np.diag(matrix), matrix.sum(1), matrix.sum(0)
@@ -52,8 +52,8 @@ def test_mean_iou_is_that_of_the_confusion_matrix():
 
 
 def test_mean_iou_is_not_the_mean_over_images():
-    one = pixel_counts(torch.zeros(1, 10, dtype=torch.long), torch.zeros(1, 10, dtype=torch.long), 2)
-    other = pixel_counts(torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.long), 2)
+    one = pixel_counts(torch.zeros(1, 10, dtype=torch.long), torch.zeros(1, 10, dtype=torch.long), 2, 255)
+    other = pixel_counts(torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.long), 2, 255)
     found = mean_iou([one, other])
     assert found["iou_by_class"] == pytest.approx([10 / 12, 0.0])
     assert found["pixel_accuracy"] == pytest.approx(10 / 12)
@@ -258,5 +258,5 @@ def test_the_metrics_of_evaluate_are_the_plain_functions():
     columns = {name: [entry[name] for entry in entries] for name in names}
     found = CocoAveragePrecision(keep_in_memory=True).compute(**columns, annotations=truth, with_masks=True)
     np.testing.assert_equal(coco_average_precision(entries, truth, with_masks=True), found)
-    counts = [pixel_counts(*pair, 4) for pair in label_maps(np.random.default_rng(1), 5, 4)]
+    counts = [pixel_counts(*pair, 4, 255) for pair in label_maps(np.random.default_rng(1), 5, 4)]
     assert plain_mean_iou(*torch.stack(counts).sum(0).numpy()) == mean_iou(counts)

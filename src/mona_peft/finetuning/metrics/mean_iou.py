@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 
-def pixel_counts(predicted: torch.Tensor, labels: torch.Tensor, num_classes: int, ignored: int = 255) -> torch.Tensor:
+def pixel_counts(predicted: torch.Tensor, labels: torch.Tensor, num_classes: int, ignored: int) -> torch.Tensor:
     """Pixels of each class in one image, `(3, num_classes)`: right, predicted, labelled. Ignored pixels count nowhere.
 
     Args:

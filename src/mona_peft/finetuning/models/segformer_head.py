@@ -79,10 +79,11 @@ class BackboneSegformer(PreTrainedModel):
         class_weights: Tensor | None = None,
         **kwargs: Any,
     ) -> SemanticSegmenterOutput:
-        """Logits `(B, classes, H, W)`, and the loss where labels `(B, H, W)` (255 is left out) are given."""
+        """Logits `(B, classes, H, W)`, and the loss where labels `(B, H, W)` are given."""
         logits = self.decode_head(self.backbone(pixel_values).feature_maps)
         logits = F.interpolate(logits, size=pixel_values.shape[-2:], mode="bilinear", align_corners=False)
-        loss = None if labels is None else pixel_loss(logits, labels, class_weights, 255)
+        ignored = self.decode_head.config.semantic_loss_ignore_index
+        loss = None if labels is None else pixel_loss(logits, labels, class_weights, ignored)
         return SemanticSegmenterOutput(loss=loss, logits=logits)
 
 
