@@ -42,12 +42,12 @@ def build_model(
     row = check_architecture(architecture, options)
     name_or_path = absolute_if_folder(name_or_path)
     labels = label_maps(class_names)
-    checkpoint = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
-    if checkpoint.model_type == row.config_class.model_type:
+    pretrained = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    if pretrained.model_type == row.config_class.model_type:
         for name, value in {**labels, **options}.items():
-            setattr(checkpoint, name, value)
-        set_drop_path(getattr(checkpoint, "backbone_config", None) or checkpoint, drop_path)
-        model = row.model_class.from_pretrained(name_or_path, config=checkpoint, ignore_mismatched_sizes=True)
+            setattr(pretrained, name, value)
+        set_drop_path(getattr(pretrained, "backbone_config", None) or pretrained, drop_path)
+        model = row.model_class.from_pretrained(name_or_path, config=pretrained, ignore_mismatched_sizes=True)
     else:
         backbone = backbone_config(name_or_path, out_indices or row.stages, drop_path)
         config = row.config_class(backbone_config=backbone, **labels, **options)
