@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from peft import PeftMixedModel, PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
@@ -115,7 +114,8 @@ def summary(model: nn.Module) -> Summary:
 def _task_model(model: nn.Module) -> tuple[str, nn.Module]:
     """The model inside PEFT's wrappers, and the prefix of its parameters' names."""
     if isinstance(model, (PeftModel, PeftMixedModel)):
-        inner: Any = model.base_model.model
+        inner = model.base_model.model
+        assert isinstance(inner, nn.Module)
         return "base_model.model.", inner
     inner = model.model if isinstance(model, BaseTuner) else model
     return ("" if inner is model else "model."), inner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .report import MEGABYTE
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 # What is varied, as its axis says it.
 AXES = {"batch_size": "batch, images", "image_size": "image side, pixels", "model": "model"}
-Points = list[tuple[Any, list[Row]]]
+Points = list[tuple[int | str, list[Row]]]
 
 
 def adapter_share(row: Row) -> float:
@@ -59,7 +60,7 @@ def draw_lines(series: dict[str, Points], title: str, path: Path) -> None:
     plt = _pyplot()
     figure, axes = plt.subplots(3, len(series), figsize=(max(7, 4.5 * len(series)), 10), squeeze=False)
     for column, (name, points) in zip(axes.T, series.items(), strict=True):
-        points = sorted(points, key=lambda point: point[0]) if name != "model" else points
+        points = sorted(points, key=lambda point: int(point[0])) if name != "model" else points
         for number, method in enumerate(row.method for row in points[0][1]):
             rows = [next(row for row in rows if row.method == method) for _, rows in points]
             _draw_method(column, [value for value, _ in points], rows, f"C{number}")
@@ -73,8 +74,8 @@ def draw_lines(series: dict[str, Points], title: str, path: Path) -> None:
     _save(figure, title, path)
 
 
-def _draw_method(axes: Any, places: list[Any], rows: list[Row], color: str) -> None:
-    style = {"color": color, "marker": "o", "markersize": 4, "label": rows[0].method}
+def _draw_method(axes: Sequence[Axes], places: list[int | str], rows: list[Row], color: str) -> None:
+    style: dict[str, Any] = {"color": color, "marker": "o", "markersize": 4, "label": rows[0].method}
     below = [1e3 * (row.step.median - row.step.low) for row in rows]
     above = [1e3 * (row.step.high - row.step.median) for row in rows]
     axes[0].errorbar(places, [1e3 * row.step.median for row in rows], [below, above], capsize=2, **style)
@@ -84,7 +85,7 @@ def _draw_method(axes: Any, places: list[Any], rows: list[Row], color: str) -> N
         axes[2].plot(places, [adapter_share(row) for row in rows], **style)
 
 
-def _finish(axis: Axes, name: str, places: list[Any], label: str) -> None:
+def _finish(axis: Axes, name: str, places: list[int | str], label: str) -> None:
     """Name the axes; amounts and sizes are logarithmic, as they grow by factors."""
     axis.set(xlabel=AXES[name], ylabel=label)
     axis.grid(alpha=0.3, which="both")
@@ -99,7 +100,7 @@ def _finish(axis: Axes, name: str, places: list[Any], label: str) -> None:
         axis.tick_params(axis="y", which="minor", labelleft=False)
 
 
-def _pyplot() -> Any:
+def _pyplot() -> ModuleType:
     import matplotlib
 
     matplotlib.use("Agg")

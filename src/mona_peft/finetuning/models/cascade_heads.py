@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +141,7 @@ class CascadeHeads(nn.Module):
             targets (`list[Objects]`): By image `boxes`, `labels` from 1, `masks` `(N, H, W)`.
         """
         losses: dict[str, Tensor] = {}
-        stage: Any
+        stage: RoIHeads
         for number, (stage, weight) in enumerate(zip(self.stages, self.settings.loss_weights, strict=True)):
             sampled, matched, labels, _ = stage.select_training_samples(list(proposals), targets)
             logits, boxes = self._boxes(stage, features, sampled, sizes)
@@ -163,7 +162,7 @@ class CascadeHeads(nn.Module):
     ) -> list[Objects]:
         """Detections by image: boxes of the last stage, logits and masks averaged over the stages. Labels from 1."""
         by_stage = []
-        stage: Any
+        stage: RoIHeads
         for number, stage in enumerate(self.stages):
             logits, boxes, offsets, rois = self._boxes_and_offsets(stage, features, proposals, sizes)
             by_stage.append(logits)
@@ -189,7 +188,7 @@ class CascadeHeads(nn.Module):
     def _masks(self, features, boxes: list[Tensor], labels: list[Tensor], sizes) -> list[Tensor]:
         """Masks `(N, 1, M, M)` in [0, 1] of detections, averaged over the stages."""
         by_stage = []
-        stage: Any
+        stage: RoIHeads
         for stage in self.stages:
             logits = stage.mask_predictor(stage.mask_head(stage.mask_roi_pool(features, boxes, sizes)))
             by_stage.append(maskrcnn_inference(logits.float(), labels))

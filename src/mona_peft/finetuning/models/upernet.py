@@ -1,7 +1,7 @@
 """UperNet as the paper's ADE20K recipe has it: transformers', with mmsegmentation's dropout, norms and first weights.
 
 transformers' heads have no dropout, batch norm alone, and draw every weight from one normal distribution; its loss
-knows no weights by class. Parameters have the same names, so checkpoints load either way (of `head_norm: group` in
+knows no weights by class. Parameters have the same names, so weights load either way (of `head_norm: group` in
 this class alone).
 """
 
@@ -98,18 +98,18 @@ class OfficialUperNet(UperNetForSemanticSegmentation):
                 continue
             head.classifier = PixelClassifier(head.channels, len(config.id2label or {}), dropout)
             self._init_weights(head.classifier)
-            modules: list[Any] = [module for module in head.modules() if isinstance(module, UperNetConvModule)]
-            for module in modules:
-                module.batch_norm = make_norm(module.conv.out_channels)
+            for module in head.modules():
+                if isinstance(module, UperNetConvModule):
+                    module.batch_norm = make_norm(module.conv.out_channels)  # type: ignore[assignment]
 
-    def _init_weights(self, module: Any) -> None:
+    def _init_weights(self, module: nn.Module) -> None:
         """First weights of a module of the heads; `init` leaves out what was loaded."""
-        norm: Any = module if isinstance(module, _BatchNorm) else None
-        if norm is not None:  # transformers knows the kinds of batch norm by name, and not all
-            for value, ones in ((norm.weight, True), (norm.bias, False), (norm.running_mean, False)):
-                (init.ones_ if ones else init.zeros_)(value)
-            init.ones_(norm.running_var)
-            init.zeros_(norm.num_batches_tracked)
+        if isinstance(module, _BatchNorm):  # transformers knows the kinds of batch norm by name, and not all
+            norm: Any = module  # by its type it may have no tensors
+            for value in (norm.weight, norm.running_var):
+                init.ones_(value)
+            for value in (norm.bias, norm.running_mean, norm.num_batches_tracked):
+                init.zeros_(value)
         elif read_heads(self.config)[2] == "normal" or not isinstance(module, nn.Conv2d):
             super()._init_weights(module)
         else:
@@ -129,7 +129,7 @@ class OfficialUperNet(UperNetForSemanticSegmentation):
         return_dict: bool | None = None,
         class_weights: Tensor | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> SemanticSegmenterOutput | tuple:
         """Transformers' own, and with `class_weights` `(classes,)` the weighted losses of both heads."""
         if pixel_values is None or labels is None or class_weights is None or self.config.num_labels == 1:
             return super().forward(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -98,7 +99,7 @@ class Trial(Trainer):
         return f"Stopped by SIGTERM in trial {self.trial.number}; the same command with --resume goes on."
 
 
-def require_optuna() -> Any:
+def require_optuna() -> ModuleType:
     """Optuna, with warnings alone.
 
     Raises:

@@ -11,7 +11,6 @@ import re
 # Python has no other parser of its patterns.
 from re import _constants as codes  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
-from typing import Any
 
 REPEATS = (codes.MAX_REPEAT, codes.MIN_REPEAT, codes.POSSESSIVE_REPEAT)
 CHOICES = (codes.BRANCH, codes.GROUPREF, codes.GROUPREF_EXISTS)
@@ -44,7 +43,7 @@ def check_pattern(name: str, pattern: str) -> None:
         )
 
 
-def _cost(tree: Any, repeated: bool) -> int:
+def _cost(tree: parser.SubPattern, repeated: bool) -> int:
     """What a parsed pattern may cost; where a repeat holds a choice, more than is allowed."""
     total = 0
     for code, argument in tree:
@@ -61,7 +60,7 @@ def _cost(tree: Any, repeated: bool) -> int:
     return total
 
 
-def _parts(argument: object) -> list[Any]:
+def _parts(argument: object) -> list[parser.SubPattern]:
     """The patterns inside one element of a parsed pattern."""
     if isinstance(argument, parser.SubPattern):
         return [argument]

@@ -15,6 +15,7 @@ from mona_peft.blocks.checkpointing import tolerate_tuple_embeddings
 from mona_peft.blocks.modules import keep_frozen_statistics
 from mona_peft.compat import CompatibleTuner, ExcludedModule
 
+from .config import BlockTunerConfig
 from .loading import before_next_load, check_keys, check_shapes, own_entries
 from .mixed_batch import rows_name_adapters
 from .saved import check_saved, wrap_saved
@@ -55,13 +56,14 @@ class BlockTuner(CompatibleTuner):
     target_module_mapping: dict[str, list[str]] = {}
     _targets: Collection[str]
     _excluded: set[str]
-    _injected: Any  # the configuration of the adapter that is being injected, a copy
+    _injected: BlockTunerConfig  # the configuration of the adapter that is being injected, a copy
     #: Adapters made for weights that did not come yet, and how often their tensors had been changed by then.
     _awaiting: Mapping[str, int] = {}
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Add an adapter to `model`; see `BaseTuner.inject_adapter`."""
-        config: Any = self.peft_config[adapter_name]
+        config = self.peft_config[adapter_name]
+        assert isinstance(config, BlockTunerConfig)
         check_saved(model, config.modules_to_save)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         wrap_saved(model, config, adapter_name, activate=adapter_name in self.active_adapters)
@@ -89,6 +91,7 @@ class BlockTuner(CompatibleTuner):
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
         # The blocks are found in the model, `target_modules=None` stays as the user gave it.
+        assert isinstance(peft_config, BlockTunerConfig)
         self._injected = copy.copy(peft_config)
         return self._injected
 

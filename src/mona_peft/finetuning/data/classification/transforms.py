@@ -136,6 +136,6 @@ def evaluation_processor(
     )
 
 
-def _to_tensor(settings: ImageSettings) -> list[Callable[[Any], Any]]:
+def _to_tensor(settings: ImageSettings) -> list[v2.Transform]:
     """PIL image to a normalised float tensor `(3, H, W)`."""
     return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(settings.mean, settings.std)]

@@ -190,7 +190,7 @@ def _labelled(splits: dict[str, Rows], label: str, source: str) -> dict[str, Row
 def _encode(split: datasets.Dataset, names: list[str], multilabel: bool, name: str) -> datasets.Dataset:
     """The label as a number, or as a row of 1 and 0."""
     labels = encode_labels(arrow_column(split, "label"), names, name)
-    column: Any = list(labels) if multilabel else labels
+    column = list(labels) if multilabel else labels
     feature = _label_feature(names, multilabel)
     return split.remove_columns("label").add_column("label", column, feature=feature)
 

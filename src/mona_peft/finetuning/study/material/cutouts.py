@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from mona_peft.finetuning.data.dense.masks import Annotation
 from mona_peft.finetuning.data.embedded.scene_objects import mask_annotation
 from mona_peft.finetuning.data.embedded.scenes import crop_photograph, hides_too_much, read_objects
 
@@ -103,7 +104,7 @@ def write_scenes(target: Path, split: str, cutouts: Sequence[Cutout], count: int
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def compose(split: str, cutouts: Sequence[Cutout], rng: np.random.Generator) -> tuple[Image.Image, list[Any]]:
+def compose(split: str, cutouts: Sequence[Cutout], rng: np.random.Generator) -> tuple[Image.Image, list[Annotation]]:
     """Paste one to three drawings, of classes drawn first, over a photograph.
 
     Args:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from .download import Download
 from .pictures import Picture, split_things, write_pictures
@@ -73,6 +72,6 @@ def find_pictures(folders: dict[str, Path]) -> Iterator[Picture]:
         yield from (_picture(one, "twitter", "test", folders) for one in mine)
 
 
-def _picture(one: dict[str, Any], vendor: str, split: str, folders: dict[str, Path]) -> Picture:
+def _picture(one: Mapping[str, str], vendor: str, split: str, folders: dict[str, Path]) -> Picture:
     label = one["subcategory"].replace(" & ", "-")
     return Picture(folders[vendor] / "img" / vendor / "64" / one["image"], label, split, one["short_name"])

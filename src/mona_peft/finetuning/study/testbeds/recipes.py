@@ -5,15 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from mona_peft.finetuning.data.classification.dataset import ClassificationData
+from mona_peft.finetuning.data.dense.objects import ObjectData
+from mona_peft.finetuning.data.dense.segmentation import SegmentationData
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data, require_training
 from mona_peft.finetuning.data.sources.config import DenseDataConfig, SourceConfig
 from mona_peft.finetuning.study.splits import CHOSEN_ON, StudySplits, study_splits
 from mona_peft.finetuning.study.variants import Variant
+from mona_peft.finetuning.tasks.base import ConfigT, DataT
 from mona_peft.finetuning.tasks.classification import ClassificationConfig, ClassificationTask
-from mona_peft.finetuning.tasks.config import ModelConfig, ObjectConfig, SemanticSegmentationConfig
+from mona_peft.finetuning.tasks.config import ObjectConfig, SemanticSegmentationConfig
 from mona_peft.finetuning.tasks.dense_kinds import DENSE_KINDS
 from mona_peft.finetuning.training import Task, TrainingConfig
 from mona_peft.finetuning.training.config import FREE_ON_RESUME
@@ -31,7 +34,7 @@ METRIC_NAMES = {
 }
 
 
-class RecipeTestbed(Testbed):
+class RecipeTestbed(Testbed, Generic[DataT, ConfigT]):
     """A data set with the recipe of a run.
 
     Args:
@@ -48,7 +51,7 @@ class RecipeTestbed(Testbed):
         self,
         task_name: str,
         data: SourceConfig,
-        config: ModelConfig,
+        config: ConfigT,
         training: TrainingConfig,
         select_on: str = "validation",
         fraction: float = 0.1,
@@ -61,11 +64,11 @@ class RecipeTestbed(Testbed):
         self.fraction = fraction
 
     @abstractmethod
-    def load(self, seed: int) -> Any:
+    def load(self, seed: int) -> DataT:
         """Load the data set, with its `splits`."""
 
     @abstractmethod
-    def make(self, data: Any, config: Any) -> Task:
+    def make(self, data: DataT, config: ConfigT) -> Task:
         """Give the task on loaded data."""
 
     def describe(self) -> dict[str, object]:
@@ -75,7 +78,7 @@ class RecipeTestbed(Testbed):
         kept = {name: value for name, value in settings.items() if name not in free}
         return {"benchmark": self.task_name, **kept, CHOSEN_ON: self.splits(self.base.seed)[1].chosen_on}
 
-    def splits(self, seed: int) -> tuple[Any, StudySplits]:
+    def splits(self, seed: int) -> tuple[DataT, StudySplits]:
         """The data set, and what of it is trained on, chosen on and reported.
 
         Raises:
@@ -105,14 +108,15 @@ class RecipeTestbed(Testbed):
             changes["model"] = variant.backbone
         if variant.drop_path is not None:
             changes["drop_path"] = variant.drop_path
-        return self.make(replace(data, splits=made.splits), replace(self.config, **changes))
+        parts: dict[str, Any] = {"splits": made.splits}  # of the kind that the data has
+        return self.make(replace(data, **parts), replace(self.config, **changes))
 
     def training(self, learning_rate: float, seed: int) -> TrainingConfig:
         """The recipe at this rate and seed."""
         return replace(self.base, learning_rate=learning_rate, seed=seed)
 
 
-class ClassificationTestbed(RecipeTestbed):
+class ClassificationTestbed(RecipeTestbed[ClassificationData, ClassificationConfig]):
     """A data set with the recipe of a classification run.
 
     Args:
@@ -141,7 +145,11 @@ class ClassificationTestbed(RecipeTestbed):
         return ClassificationTask(data, config)
 
 
-class DenseTestbed(RecipeTestbed):
+DenseData = ObjectData | SegmentationData
+DenseSettings = ObjectConfig | SemanticSegmentationConfig
+
+
+class DenseTestbed(RecipeTestbed[DenseData, DenseSettings]):
     """A dense data set with the recipe of a run.
 
     Args:
@@ -156,21 +164,21 @@ class DenseTestbed(RecipeTestbed):
         self,
         task_name: str,
         data: DenseDataConfig,
-        config: ObjectConfig | SemanticSegmentationConfig,
+        config: DenseSettings,
         training: TrainingConfig,
         **choice: Any,
     ) -> None:
         super().__init__(task_name, data, config, training, **choice)
         self.title = f"{data.dataset}, {task_name.replace('_', ' ')}, {Path(config.model).name}"
         self.metric, self.metric_name = config.metric, METRIC_NAMES[config.metric]
-        self.loaded: Any = None
+        self.loaded: DenseData | None = None
 
-    def load(self, seed: int) -> Any:
+    def load(self, seed: int) -> DenseData:
         """Load the data set, once: nothing of it is drawn."""
         if self.loaded is None:
             self.loaded = DENSE_KINDS[self.task_name].load(self.data)
         return self.loaded
 
-    def make(self, data: Any, config: Any) -> Task:
+    def make(self, data: DenseData, config: DenseSettings) -> Task:
         """Give the dense task."""
         return DENSE_KINDS[self.task_name].make(data, config)
