@@ -63,7 +63,7 @@ def test_what_has_no_average_is_refused(folders, tmp_path):
         (folders[:1], "1 folder of results was given"),
         ([folders[0], str(tmp_path / "none")], "There is no results.json in .*none"),
         ([folders[0], folders[0]], r"Two folders hold results on the same data \(flowers, swin\)"),
-        ([folders[0], other], "different figures .accuracy, mean average precision"),
+        ([folders[0], other], "different metrics .accuracy, mean average precision"),
         ([folders[0], str(tmp_path / "damaged")], "damaged/results.json is no result of mona-peft compare"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -101,5 +101,5 @@ def test_the_papers_three_classification_sets(tmp_path):
     text = (tmp_path / "accuracy" / "table.md").read_text()
     assert "|  | flowers102 | oxford\\_pets | voc2007 | average |" in text
     assert "flowers102: the validation split; oxford\\_pets: 1 of 2 training images, held out" in text
-    with pytest.raises(ValueError, match="no figure 'map'; choose one of .*accuracy, top5_accuracy"):
+    with pytest.raises(ValueError, match="no metric 'map'; choose one of .*accuracy, top5_accuracy"):
         run("compare", *words, "--metric", "map", "--report_only")

@@ -22,7 +22,7 @@ def test_the_other_rates_are_chosen_from(tmp_path, capsys):
     assert {(one.label, one.learning_rate) for one in diverged} >= {("mona", 1e30)}
     said = capsys.readouterr().out
     for one in diverged:
-        assert one.validation == 0 and one.figure("accuracy") == one.figure("top5_accuracy") == 0
+        assert one.validation == 0 and one.metric("accuracy") == one.metric("top5_accuracy") == 0
         assert f"{one.label}, rate 1e+30, seed 0 counts as zero: The loss" in said
     assert all(one.validation > 0 for one in records if not one.diverged)
     assert not any((tmp_path / "study" / "running").glob("*")), "nothing of the run is left"

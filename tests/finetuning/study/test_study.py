@@ -139,7 +139,7 @@ def test_a_damaged_line_of_committed_runs_is_named(tmp_path):
         study.take_in(tmp_path / "records.jsonl")
 
 
-def test_runs_that_are_nearly_alike_are_all_done(tmp_path):
+def test_runs_that_are_nearly_the_same_are_all_done(tmp_path):
     variants = (Variant("kernels 3/5", "mona"), Variant("kernels 3:5", "mona"))
     study = FakeStudy(Plan(variants, (0.12345671, 0.12345672), seeds=1), tmp_path, figure)
     assert study.run(max_runs=9) == 4 and study.missing() == []

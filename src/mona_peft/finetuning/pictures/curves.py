@@ -1,4 +1,4 @@
-"""Loss, learning rate and validation figures over the run, as a picture."""
+"""Loss, learning rate and validation metrics over the run, as a picture."""
 
 from __future__ import annotations
 

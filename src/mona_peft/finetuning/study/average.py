@@ -28,7 +28,7 @@ class AverageRow:
 
     Args:
         label (`str`): The method.
-        means (`list[float]`): Mean test figure by set; `None` where the set has no finished row of it.
+        means (`list[float]`): Mean test metric by set; `None` where the set has no finished row of it.
         stds (`list[float]`): Standard deviation over the seeds, by set.
         average (`float`): Of the means; `None` where one is missing.
     """
@@ -46,7 +46,7 @@ def load_studies(folders: Sequence[str]) -> list[Results]:
         folders (`Sequence[str]`): Folders of results.
 
     Raises:
-        ValueError: If there are fewer than two, one has no results, two are of the same data, or their figures differ.
+        ValueError: If there are fewer than two, one has no results, two are of the same data, or their metrics differ.
     """
     if len(folders) < 2:
         raise ValueError(f"An average is over several data sets; {len(folders)} folder of results was given.")
@@ -64,8 +64,8 @@ def load_studies(folders: Sequence[str]) -> list[Results]:
     names = list(dict.fromkeys(study.metric_name for study in studies))
     if len(names) > 1:
         raise ValueError(
-            f"The studies show different figures ({', '.join(names)}), which have no average; compare --metric gives "
-            "another figure of the same runs. (VOC2007: --voc_labels single, as in the paper.)"
+            f"The studies show different metrics ({', '.join(names)}), which have no average; compare --metric gives "
+            "another metric of the same runs. (VOC2007: --voc_labels single, as in the paper.)"
         )
     return studies
 

@@ -1,6 +1,6 @@
 """Figures of committed results in the sentences of a document, such as `(digits: mona 89.7 ± 4.4, lora 76.0 ± 5.6)`.
 
-The name is a folder of results; each figure is mean and standard deviation of the test figure in percent.
+The name is a folder of results; each figure is mean and standard deviation of the test metric in percent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def refresh_citations(text: str, results: Path) -> str:
     """Put the figures of the results as they are into a document.
 
     Args:
-        text (`str`): The document; what names no folder of results is left as it is.
+        text (`str`): The document; citations that name no folder of results stay.
         results (`Path`): Folder of the results' folders.
 
     Raises:

@@ -220,18 +220,18 @@ def collect(study: Study, reference: str, metric: str | None = None) -> tuple[Re
     Args:
         study (`Study`): With its runs.
         reference (`str`): Label of the variant that the others are tested against.
-        metric (`str`, *optional*): Test figure to show, or `VALIDATION`; the testbed's test figure if left out.
+        metric (`str`, *optional*): Test metric to show, or `VALIDATION`; the testbed's test metric if left out.
 
     Raises:
-        ValueError: If there is no run, or no such figure.
+        ValueError: If there is no run, or no such metric.
     """
     testbed, records = study.testbed, study.records()
     if not records:
         raise ValueError(f"There is no finished run in {study.runs}; run the study without --report_only.")
     metric = metric or testbed.metric
     whole = [record for record in records if not record.diverged]
-    if any(metric not in record.figures() for record in whole):
-        raise ValueError(f"The runs have no figure {metric!r}; choose one of {', '.join(whole[0].figures())}.")
+    if any(metric not in record.metrics() for record in whole):
+        raise ValueError(f"The runs have no metric {metric!r}; choose one of {', '.join(whole[0].metrics())}.")
     left, searched = Counter(key.label for key in study.missing()), study.plan.searched
     finished = [record for record in records if not left[record.label]]
     rows = make_rows(finished, metric, testbed.greater_is_better, searched, reference)
@@ -251,7 +251,7 @@ def collect(study: Study, reference: str, metric: str | None = None) -> tuple[Re
 
 
 def name_of(metric: str, testbed: Testbed) -> str:
-    """What a table calls a figure of the testbed's runs."""
+    """What a table calls a metric of the testbed's runs."""
     if metric == VALIDATION:
         return f"validation {testbed.metric_name}"
     return testbed.metric_name if metric == testbed.metric else METRIC_NAMES.get(metric, metric)

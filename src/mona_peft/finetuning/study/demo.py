@@ -1,7 +1,7 @@
 """The demos: a study of three methods that is printed, and whose models stay.
 
-Every method gets the same grid of learning rates and chooses from it on the validation split; what is printed is of
-the test split. `python -m mona_peft.finetuning.study.demo FOLDER` evaluates a model of the demo on digits.
+Every method gets the same grid of learning rates and chooses from it on the validation split; the table is of the
+test split. `python -m mona_peft.finetuning.study.demo FOLDER` evaluates a model of the demo on digits.
 """
 
 from __future__ import annotations

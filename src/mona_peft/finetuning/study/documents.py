@@ -74,7 +74,7 @@ def tables(results: Path) -> dict[str, str]:
 
 
 def fill(document: str, found: Mapping[str, str]) -> str:
-    """A document with its tables as the files have them; what has no markers in it is left out."""
+    """A document with its tables as the files have them; tables without markers in it are left out."""
     for name, table in found.items():
         if markers(name)[0] in document:
             document = replace_block(document, table, name)

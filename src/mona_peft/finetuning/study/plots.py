@@ -39,19 +39,19 @@ def _scatter(rows: Sequence[Row], value: Callable[[Row], float], x_label: str, m
 
 
 def plot_parameters(rows: Sequence[Row], metric_name: str) -> Figure:
-    """The test figure against the parameters trained in the backbone, on a logarithmic axis that holds zero."""
+    """The test metric against the parameters trained in the backbone, on a logarithmic axis that holds zero."""
     figure = _scatter(rows, lambda row: row.backbone_trainable, "parameters trained in the backbone", metric_name)
     figure.axes[0].set_xscale("symlog", linthresh=1000)
     return figure
 
 
 def plot_seconds(rows: Sequence[Row], metric_name: str) -> Figure:
-    """The test figure against training time."""
+    """The test metric against training time."""
     return _scatter(rows, lambda row: row.seconds, "seconds a run", metric_name)
 
 
 def plot_memory(rows: Sequence[Row], metric_name: str) -> Figure:
-    """The test figure against what training holds besides the weights."""
+    """The test metric against what training holds besides the weights."""
     label = "activations, gradients and optimiser states, MiB"
     return _scatter(rows, lambda row: row.memory_bytes / MEBIBYTE, label, metric_name)
 
@@ -90,11 +90,11 @@ def plot_loss_curves(curves: dict[str, list[list[list[float]]]], smoothing: floa
 
 
 def plot_rates(records: Sequence[Record], metric_name: str) -> Figure:
-    """The validation figure over the learning rates tried, the mean over seeds: how much a wrong rate costs.
+    """The validation metric over the learning rates tried, the mean over seeds: how much a wrong rate costs.
 
     Args:
         records (`Sequence[Record]`): All of a study.
-        metric_name (`str`): What to call the figure.
+        metric_name (`str`): What to call the metric.
     """
     figure, axes = _figure()
     for label in dict.fromkeys(record.label for record in records):
@@ -110,14 +110,14 @@ def plot_rates(records: Sequence[Record], metric_name: str) -> Figure:
 
 
 def plot_curves(chosen: dict[str, list[Record]], metric_name: str, greater_is_better: bool = True) -> Figure:
-    """The validation figure over training time, the mean over seeds; all steps of a run take the same time.
+    """The validation metric over training time, the mean over seeds; all steps of a run take the same time.
 
-    With LoRA among them, a line shows its final figure, and the legend when each method reaches that.
+    With LoRA among them, a line shows its final metric, and the legend when each method reaches that.
 
     Args:
         chosen (`dict[str, list[Record]]`): By label, as [`chosen_records`] gives them.
-        metric_name (`str`): What to call the figure.
-        greater_is_better (`bool`): Which way the figure improves.
+        metric_name (`str`): What to call the metric.
+        greater_is_better (`bool`): Which way the metric improves.
     """
     figure, axes = _figure()
     curves = {label: curve for label, group in chosen.items() if (curve := _curve(group)) is not None}
@@ -145,13 +145,13 @@ def _curve(group: Sequence[Record]) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def reaching(seconds: np.ndarray, values: np.ndarray, target: float, greater_is_better: bool = True) -> str:
-    """When a curve reaches a figure, in words; straight between two evaluations.
+    """When a curve reaches a value, in words; straight between two evaluations.
 
     Args:
         seconds (`np.ndarray`): `(n,)`, of the evaluations.
-        values (`np.ndarray`): `(n,)`, their figures.
-        target (`float`): The figure.
-        greater_is_better (`bool`): Which way figures improve.
+        values (`np.ndarray`): `(n,)`, their metrics.
+        target (`float`): The value.
+        greater_is_better (`bool`): Which way metrics improve.
     """
     reached = values >= target if greater_is_better else values <= target
     if not reached.any():

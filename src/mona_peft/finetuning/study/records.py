@@ -17,7 +17,7 @@ from mona_peft.finetuning.files import write_json, write_text
 TESTBED_KEY = "benchmark"
 
 
-#: Name of the figure that rates and weights are chosen by, where a table shows it in place of a test figure.
+#: Name of the metric that rates and weights are chosen by, where a table shows it in place of a test metric.
 VALIDATION = "validation"
 
 
@@ -53,8 +53,8 @@ class Record:
         group (`str`): The setting that it varies, in an ablation.
         learning_rate (`float`): Of the run.
         seed (`int`): Of the run.
-        validation (`float`): Best figure on the validation split, the only one that choices are made by.
-        test (`dict[str, float]`): Figures on the test split, of the weights with that best figure.
+        validation (`float`): Best metric on the validation split, the only one that choices are made by.
+        test (`dict[str, float]`): Metrics on the test split, of the weights with that best one.
         backbone_trainable (`int`): Parameters trained in the backbone, the method's own included.
         backbone_total (`int`): All parameters of the backbone, the method's own included.
         head_trainable (`int`): Parameters of the head.
@@ -63,12 +63,12 @@ class Record:
         memory_bytes (`int`): What training holds besides the weights; see `training_memory`.
         bytes_on_disk (`int`): Size of the saved weights.
         losses (`list[list[float]]`): Pairs of step and training loss.
-        validations (`list[list[float]]`): Pairs of step and validation figure.
+        validations (`list[list[float]]`): Pairs of step and validation metric.
         data (`str`): Fingerprint of the data, with the training images that the seed drew.
         versions (`dict[str, str]`): Of the packages that computed it.
         created (`str`): When it ended, in UTC.
         drop_path (`float`, *optional*): The variant's own drop path.
-        diverged (`str`): Why the run has no figures: its loss or a weight was not finite. They count as zero.
+        diverged (`str`): Why the run has no metrics: its loss or a weight was not finite. They count as zero.
     """
 
     label: str
@@ -99,13 +99,13 @@ class Record:
         """Which run it is."""
         return RunKey(self.label, self.learning_rate, self.seed)
 
-    def figures(self) -> dict[str, float]:
-        """What a table can show: the test figures, and the validation figure under its own name."""
+    def metrics(self) -> dict[str, float]:
+        """What a table can show: the test metrics, and the validation metric under its own name."""
         return {**self.test, VALIDATION: self.validation}
 
-    def figure(self, name: str) -> float:
+    def metric(self, name: str) -> float:
         """One of them; zero for a run that diverged."""
-        return 0.0 if self.diverged else self.figures()[name]
+        return 0.0 if self.diverged else self.metrics()[name]
 
     def save(self, folder: Path) -> Path:
         """Write the record, whole or not at all."""

@@ -52,7 +52,7 @@ class Results:
     Args:
         title (`str`): What was compared on.
         command (`str`): What made them.
-        metric_name (`str`): What to call the test figure.
+        metric_name (`str`): What to call the test metric.
         reference (`str`): What the others are tested against.
         settings (`dict[str, Any]`): Of testbed and plan.
         versions (`dict[str, str]`): Of the packages.
@@ -125,7 +125,7 @@ def write_report(
         folder (`Path`): Created where missing.
         results (`Results`): The table and where it comes from.
         records (`Sequence[Record]`): The runs behind it, for the loss curves.
-        greater_is_better (`bool`): Which way figures improve.
+        greater_is_better (`bool`): Which way metrics improve.
         searched (`int`, *optional*): How many seeds the whole grid was run with.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ class Study:
         testbed (`Testbed`): Data, backbone and recipe.
         plan (`Plan`): What to run.
         folder (`Path`): Of the study; results are in `runs`.
-        prepared (`Path`, *optional*): Where what all runs need is, such as pretrained backbones; in `folder` if left
+        prepared (`Path`, *optional*): Folder of what all runs need, such as pretrained backbones; in `folder` if left
             out.
         keep_models (`bool`): Whether the folders of the runs stay, in `models`, trained models and all.
         measure_memory (`bool`): Whether to count what training holds in memory. It draws random numbers.

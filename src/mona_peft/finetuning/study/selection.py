@@ -12,24 +12,24 @@ CHOICES = ("validation", "test")
 
 
 def choose_rate(records: Iterable[Record], greater_is_better: bool = True, seeds: int | None = None) -> float:
-    """The learning rate with the best mean validation figure; of equals the lowest.
+    """The learning rate with the best mean validation metric; of equals the lowest.
 
     Args:
         records (`Iterable[Record]`): Of one variant.
-        greater_is_better (`bool`): Which way the figure improves.
+        greater_is_better (`bool`): Which way the metric improves.
         seeds (`int`, *optional*): Only look at this many seeds, those that every rate was tried with.
 
     Raises:
         ValueError: If there is no record.
     """
-    figures: dict[float, list[float]] = {}
+    found: dict[float, list[float]] = {}
     for record in records:
         if seeds is None or record.seed < seeds:
-            figures.setdefault(record.learning_rate, []).append(record.validation)
-    if not figures:
+            found.setdefault(record.learning_rate, []).append(record.validation)
+    if not found:
         raise ValueError("No run to choose a learning rate from; run the study first.")
     sign = 1 if greater_is_better else -1
-    return max(sorted(figures), key=lambda rate: sign * mean(figures[rate]))
+    return max(sorted(found), key=lambda rate: sign * mean(found[rate]))
 
 
 def chosen_records(

@@ -29,14 +29,14 @@ class Row:
         group (`str`): The setting that it varies, in an ablation.
         learning_rate (`float`): Chosen on the validation split.
         at_grid_end (`bool`): Whether it is the lowest or the highest of several tried: another might be better still.
-        seeds (`int`): How many runs the figures are of.
-        mean (`float`): Of the test figure.
+        seeds (`int`): How many runs there are.
+        mean (`float`): Of the test metric.
         std (`float`): Sample standard deviation of it.
         low (`float`): Lower end of the 95% bootstrap interval of the mean.
         high (`float`): Upper end.
         p_value (`float`, *optional*): Paired t-test against the reference; `None` for the reference itself, or where
             there is nothing to test.
-        validation (`float`): Mean validation figure.
+        validation (`float`): Mean validation metric.
         backbone_trainable (`int`): Parameters trained in the backbone.
         backbone_share (`float`): Their share of the backbone's parameters.
         head_trainable (`int`): Parameters of the head.
@@ -75,13 +75,13 @@ def make_rows(
 
     Args:
         records (`Sequence[Record]`): All of them; rates are chosen here.
-        metric (`str`): Which test figure, or `VALIDATION`.
-        greater_is_better (`bool`): Which way figures improve.
+        metric (`str`): Which test metric, or `VALIDATION`.
+        greater_is_better (`bool`): Which way metrics improve.
         searched (`int`, *optional*): How many seeds the whole grid was run with; all if left out.
         reference (`str`): Label of the variant that the others are tested against.
     """
     chosen = chosen_records(records, greater_is_better, searched)
-    by_seed = {label: {r.seed: r.figure(metric) for r in group} for label, group in chosen.items()}
+    by_seed = {label: {r.seed: r.metric(metric) for r in group} for label, group in chosen.items()}
     tried = {label: {r.learning_rate for r in records if r.label == label} for label in chosen}
     return [_row(group, tried[label], by_seed, metric, reference) for label, group in chosen.items()]
 
@@ -90,7 +90,7 @@ def _row(
     group: list[Record], tried: set[float], by_seed: dict[str, dict[int, float]], metric: str, reference: str
 ) -> Row:
     first = group[0]
-    values = [record.figure(metric) for record in group]
+    values = [record.metric(metric) for record in group]
     low, high = bootstrap_interval(values)
     compared = first.label != reference and reference in by_seed
     return Row(
@@ -116,14 +116,14 @@ def _row(
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A variant with runs still to do: its rate may change with them, so its test figures are not looked at.
+    """A variant with runs still to do: its rate may change with them, so its test metrics are not looked at.
 
     Args:
         label (`str`): The variant.
         runs (`int`): Runs done.
         left (`int`): Runs known to be left.
         learning_rate (`float`): The best so far.
-        validation (`float`): Mean validation figure at that rate.
+        validation (`float`): Mean validation metric at that rate.
     """
 
     label: str
@@ -141,7 +141,7 @@ def find_unfinished(
     Args:
         records (`Sequence[Record]`): Of the study.
         left (`Mapping[str, int]`): Runs still to do by label.
-        greater_is_better (`bool`): Which way figures improve.
+        greater_is_better (`bool`): Which way metrics improve.
         searched (`int`, *optional*): How many seeds the whole grid is run with.
     """
     found = []

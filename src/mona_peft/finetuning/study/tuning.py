@@ -230,7 +230,7 @@ def _open_study(folder: Path, seed: int, greater_is_better: bool) -> optuna.Stud
 
 
 def _check_settings(study: optuna.Study, folder: Path, settings: dict[str, object]) -> None:
-    """Record what is searched with, or check that it is what it was."""
+    """Record the settings of the search, or check that they have not changed."""
     before = study.user_attrs.get("settings")
     if before is None:
         study.set_user_attr("settings", settings)

@@ -23,7 +23,7 @@ from mona_peft.finetuning.training.config import FREE_ON_RESUME
 
 from .testbed import Testbed
 
-#: What tables call figures.
+#: What tables call metrics.
 METRIC_NAMES = {
     "top5_accuracy": "top-5 accuracy",
     "mean_iou": "mean IoU",
@@ -79,7 +79,7 @@ class RecipeTestbed(Testbed, Generic[DataT, ConfigT]):
         return {"benchmark": self.task_name, **kept, CHOSEN_ON: self.splits(self.base.seed)[1].chosen_on}
 
     def splits(self, seed: int) -> tuple[DataT, StudySplits]:
-        """The data set, and what of it is trained on, chosen on and reported.
+        """The data set, and the splits to train on, to choose on and to report.
 
         Raises:
             ValueError: If a split is missing that cannot be made of others, or one is named to choose and to report.

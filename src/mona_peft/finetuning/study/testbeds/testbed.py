@@ -17,7 +17,7 @@ class Testbed(ABC):
 
     #: What to call it in tables and plots.
     title: str = ""
-    #: The figure of the test split that tables show, what to call it, and which way it improves.
+    #: The metric of the test split that tables show, what to call it, and which way it improves.
     metric: str = "accuracy"
     metric_name: str = "accuracy"
     greater_is_better: bool = True
@@ -50,7 +50,7 @@ class Testbed(ABC):
         return ()
 
     def describe(self) -> dict[str, object]:
-        """Settings that make the testbed what it is: a study only continues with the same ones. JSON values."""
+        """Settings that tell the testbed from another: a study only continues with the same ones. JSON values."""
         return {}
 
     def sizes(self) -> str:
