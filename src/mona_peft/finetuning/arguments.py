@@ -45,7 +45,7 @@ class Program:
 
 
 class Parser(argparse.ArgumentParser):
-    """A flag for each field of some dataclasses; what is not given is not in the result.
+    """A flag for each field of some dataclasses; the result has only those that are given.
 
     Args:
         config_types (`Sequence[type]`): Dataclasses with disjoint field names.

@@ -15,7 +15,7 @@ TEMPORARY = ".incomplete"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; what is there in the end is flushed to disk and replaces `path`.
+    """Give a temporary name to write to; the file there in the end is flushed to disk and replaces `path`.
 
     Raises:
         ValueError: If `path` is a folder.

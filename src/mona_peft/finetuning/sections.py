@@ -7,7 +7,7 @@ by_method:
   lora: {options: {lora_alpha: 1}}
 ```
 
-A method gets its own section and no other's; what stands outside is for every method, but `method_options`, which
+A method gets its own section and no other's; settings outside are for every method, but `method_options`, which
 belong to the `method` next to them. A flag wins over both.
 """
 

@@ -33,7 +33,7 @@ EXPRESSION = re.compile(r"[*+?{]")
 EXPRESSION_SECONDS = 10.0
 AGAIN = "Save the repository again, or download it again."
 
-# Tries every expression on every name, as PEFT does; what does not compile is no expression.
+# Tries every expression on every name, as PEFT does; a text that does not compile is no expression.
 TRY_EXPRESSIONS = """
 import json, re, sys
 expressions, names = json.load(sys.stdin)

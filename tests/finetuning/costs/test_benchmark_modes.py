@@ -123,22 +123,22 @@ def test_lines_show_the_share_of_adapters_with_labelled_axes(tmp_path, monkeypat
 
 def train_together(config):
     """Steps of each method; whether the processes end up the same, and with batches of their own."""
-    alike, batches = [], []
+    same, batches = [], []
     for subject in build_subjects(config).values():
         for _ in range(2):
             subject.step()
         trained = torch.cat([p.detach().flatten() for p in subject.model.parameters() if p.requires_grad])
-        for values, results in ((trained, alike), (subject.batch["pixel_values"].flatten(), batches)):
+        for values, results in ((trained, same), (subject.batch["pixel_values"].flatten(), batches)):
             others = [torch.empty_like(values) for _ in range(config.processes)]
             distributed.all_gather(others, values)
             results.append(torch.equal(others[0], others[1]))
-    return alike, batches, torch.get_num_threads()
+    return same, batches, torch.get_num_threads()
 
 
 @pytest.mark.slow
 def test_processes_train_one_model_on_batches_of_their_own():
-    alike, batches, threads = run_in_processes(train_together, nano(processes=2, threads=1, methods=["lora", "mona"]))
-    assert alike == [True] * 3 and batches == [False] * 3 and threads == 1
+    same, batches, threads = run_in_processes(train_together, nano(processes=2, threads=1, methods=["lora", "mona"]))
+    assert same == [True] * 3 and batches == [False] * 3 and threads == 1
 
 
 @pytest.mark.slow

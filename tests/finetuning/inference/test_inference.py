@@ -156,7 +156,7 @@ def test_wrong_settings_are_refused():
 
 
 @pytest.mark.slow
-def test_script_predicts_a_data_set_alike_in_two_processes(runs, tmp_path):
+def test_script_predicts_a_data_set_the_same_way_in_two_processes(runs, tmp_path):
     model = runs / "mona" / "model"
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     flags = ["--model", str(model), "--dataset", "digits", "--cpu", "--output"]

@@ -107,7 +107,7 @@ def test_mixed_batches_train(base):
     assert np.isfinite(train_classifier(data, classification, training)["test"]["loss"])
 
 
-def test_head_starts_anew_unless_it_knows_the_classes(base):
+def test_head_starts_fresh_unless_it_knows_the_classes(base):
     torch.manual_seed(1)
     seven = [f"LABEL_{number}" for number in range(7)]
     kept = load_classifier(str(base), seven)

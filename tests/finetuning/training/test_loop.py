@@ -212,12 +212,12 @@ def test_a_run_calibrates_once_when_it_starts_and_not_when_it_resumes(tmp_path):
     Trainer(without, config(tmp_path, num_epochs=1, eval_batch_size=9, resume=True, no_checkpoints=True))
     assert without.calls == [("cpu", 9)]
     shutil.rmtree(tmp_path / "checkpoint-00000006")
-    anew = CalibratedTask()
-    trainer = Trainer(anew, config(tmp_path, num_epochs=1, resume=True))
-    assert anew.calls == [("cpu", 4)] and trainer.bare_model[0].bias.eq(7).all()
+    restarted = CalibratedTask()
+    trainer = Trainer(restarted, config(tmp_path, num_epochs=1, resume=True))
+    assert restarted.calls == [("cpu", 4)] and trainer.bare_model[0].bias.eq(7).all()
 
 
-def test_resume_without_checkpoint_starts_anew(tmp_path):
+def test_resume_without_checkpoint_starts_over(tmp_path):
     Trainer(LineTask(), config(tmp_path))
     shutil.rmtree(tmp_path / "none", ignore_errors=True)
     resumed = Trainer(LineTask(), config(tmp_path, resume=True))

@@ -102,7 +102,7 @@ def requirements() -> list[str]:
 
 
 def _copy_repository(source: Path, target: Path) -> None:
-    """Copy what a model is loaded from as it would be pushed: without names of folders of this machine."""
+    """Copy the files that a model is loaded from as they would be pushed: without names of folders of this machine."""
     for upload in uploads(source, target.name):
         if not any(fnmatch(upload.path_in_repo, pattern) for pattern in REPOSITORY_FILES):
             continue

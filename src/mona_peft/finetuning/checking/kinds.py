@@ -1,4 +1,4 @@
-"""What each kind of data set is: how it is loaded, read to the end, and drawn."""
+"""How each kind of data set is loaded, read to the end, and drawn."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The command `mona-peft`: what its words are, one module a command. Nothing here imports torch before it is used."""
+"""The command `mona-peft`, one module a command. Nothing here imports torch before it is used."""

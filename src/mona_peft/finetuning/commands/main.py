@@ -73,7 +73,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def run(*words: str) -> object:
-    """Run a command as Python code does: what it gives comes back, errors are raised.
+    """Run a command from Python: its result comes back, errors are raised.
 
     Args:
         *words: Of the command line.
@@ -82,7 +82,7 @@ def run(*words: str) -> object:
 
 
 def find(words: Sequence[str], commands: Commands | None = None, before: str = "mona-peft") -> Job:
-    """What the words say is to be done, all of them checked.
+    """The job that the words ask for, all of them checked.
 
     Raises:
         ValueError: If there is no such command, or its words cannot be.

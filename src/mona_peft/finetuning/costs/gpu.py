@@ -52,7 +52,7 @@ class GpuConfig(Settings):
 
 
 def measure_gpu(config: GpuConfig) -> dict[str, object]:
-    """Measure every case on every model, print its table, and write one file after each: what is done is not lost.
+    """Measure every case on every model, print its table, and write one file after each, so that nothing is lost.
 
     Args:
         config (`GpuConfig`): What to measure.

@@ -38,7 +38,7 @@ def count_operations(call: Callable[[], object], device: torch.device | None = N
     """Count the operations of a call; views and reserving memory are free.
 
     Args:
-        call (`Callable`): Is called once before, so that what is made once for all does not count.
+        call (`Callable`): Is called once before, so that work done once for all does not count.
         device (`torch.device`, *optional*): Where it runs; the CPU by default.
     """
     on_gpu = device is not None and device.type == "cuda"

@@ -175,7 +175,7 @@ def _name(stored: Stored) -> str:
 def _scale_to_8_bit(image: Image.Image) -> Image.Image:
     """Scale a grey image of 16 bits (or wider integers, taken as 16-bit) or of floats in [0, 1] to 8 bits.
 
-    Floats above 1 are taken as 0 to 255 already; what is no number becomes 0.
+    Floats above 1 are taken as 0 to 255 already; NaN becomes 0.
     """
     scaled = np.nan_to_num(np.asarray(image).astype(np.float32), nan=0)
     most = scaled.max(initial=0)

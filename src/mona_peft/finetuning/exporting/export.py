@@ -42,7 +42,7 @@ def export(
 ) -> Check:
     """Write base model, adapter and head to one file, with labels and how a picture is prepared as metadata.
 
-    A classifier, a segmenter or a detector; what the outputs are is in the metadata, too. The batch is dynamic. The
+    A classifier, a segmenter or a detector; the metadata tell what its outputs are. The batch is dynamic. The
     file is loaded and compared with PyTorch on photographs at two batch sizes; it appears only if it agrees.
 
     Args:

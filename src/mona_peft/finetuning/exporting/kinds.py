@@ -26,7 +26,7 @@ class Kind:
     """One row of the table.
 
     Args:
-        outputs (`dict[str, str]`): What the graph gives, with what that is.
+        outputs (`dict[str, str]`): Outputs of the graph, each with its meaning.
         call (`Callable`): Runs a model and picks them.
         class_axis (`int`): Axis of the first output that the classes are along.
         masked (`bool`): Whether the graph also takes a mask of the pixels that are no padding.
@@ -129,7 +129,7 @@ def _detectors() -> list[str]:
 
 
 class Outputs(nn.Module):
-    """A model with the call of its kind: what a graph is traced from, and compared with.
+    """A model with the call of its kind, which a graph is traced from and compared with.
 
     Args:
         model (`nn.Module`): In evaluation mode.

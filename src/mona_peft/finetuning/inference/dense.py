@@ -51,7 +51,7 @@ class LoadedDense(Loaded):
 
     @torch.inference_mode()
     def _predict_one(self, image: Image.Image, threshold: float) -> dict[str, Any]:
-        # One image at a time: what is padded to a common size is not quite what the same image gives alone.
+        # One image at a time: padded to a common size, an image does not give quite the same.
         config = self.bare_model().config
         architecture = architecture_of(config)
         assert architecture is not None

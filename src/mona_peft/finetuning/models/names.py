@@ -1,4 +1,4 @@
-"""Names of the tasks and of their architectures; the first is the usual one. What they are is in `architectures`."""
+"""Names of the tasks and of their architectures; the first is the usual one. `architectures` says more."""
 
 SEGMENTERS = ("upernet", "segformer")
 DETECTORS = ("retinanet", "detr", "conditional_detr")

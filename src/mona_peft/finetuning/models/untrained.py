@@ -1,4 +1,4 @@
-"""A model by name with random weights: what is looked at is how it is built, so no weights are loaded."""
+"""A model by name with random weights, for looks at how it is built."""
 
 from __future__ import annotations
 

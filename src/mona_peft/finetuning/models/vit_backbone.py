@@ -54,7 +54,7 @@ class ViTBackbone(BackboneMixin, ViTPreTrainedModel):
         self.post_init()
 
     def forward(self, pixel_values: Tensor, *args: Any, **kwargs: Any) -> BackboneOutput:
-        """Feature maps of an image whose sides are multiples of the patch size (what is left over is cut off)."""
+        """Feature maps of an image whose sides are multiples of the patch size (the rest is cut off)."""
         outputs = self.vit(pixel_values, output_hidden_states=True, interpolate_pos_encoding=True)
         patch: Any = self.config.patch_size
         height, width = (side // patch for side in pixel_values.shape[-2:])

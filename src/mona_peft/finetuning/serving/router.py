@@ -226,7 +226,7 @@ class AdapterRouter:
         try:
             mixed = mix([adapter.loaded.model for adapter in adapters])
             logits = mixed(pixel_values=pixels, adapter_names=[row_name(numbers[name]) for name in names]).logits
-        except UnknownRows:  # in this architecture the method adapts what is no row of an image
+        except UnknownRows:  # in this architecture the method adapts modules that see no row for each image
             self._unmixable.add(str(adapters[0].mixing_key))
             return self._one_by_one(adapters, pixels, names)
         classes = [adapters[numbers[name]].loaded.bare_model().config.num_labels for name in names]

@@ -31,7 +31,7 @@ class BestWeights:
         self.state: dict[str, torch.Tensor] = {}
 
     def keep(self, model: nn.Module) -> None:
-        """Keep what trains of the prepared model as it is now."""
+        """Keep the weights of the prepared model that train, as they are now."""
         state = self.accelerator.get_state_dict(model)
         if not self.accelerator.is_main_process and self.path is not None:
             return

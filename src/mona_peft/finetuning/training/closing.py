@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 SPLITS = ("validation", "test")
-#: What a run may have written, by what it is.
+#: Files that a run may have written, by their kind.
 PLACES = {
     "trained model": "model",
     "curves": "curves.png",

@@ -287,7 +287,7 @@ class Trainer(PreparedRun):
         self._tell(figures)
 
     def _keep_if_best(self, figures: Mapping[str, object]) -> None:
-        """Keep the weights if these validation figures are the best so far."""
+        """Keep the weights if these validation metrics are the best so far."""
         progress = self.progress
         value = number_of(figures, self.metric)
         sign = 1 if self.greater_is_better else -1

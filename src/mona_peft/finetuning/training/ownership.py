@@ -65,7 +65,7 @@ class OwnFiles:
             self.add(*(self._present() - before))
 
     def remove(self, name: str) -> None:
-        """Delete a listed file or folder; what is not listed stays."""
+        """Delete a listed file or folder; others stay."""
         if name not in self.names:
             return
         path = self.folder / name

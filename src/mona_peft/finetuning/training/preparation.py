@@ -81,7 +81,7 @@ class PreparedRun:
         return naming_lost_processes(self.accelerator, self.config.process_timeout)
 
     def _init_trackers(self, trackers: list[str]) -> None:
-        """Start the experiment trackers; what they write is the run's own."""
+        """Start the experiment trackers; the files that they write are the run's own."""
         if self.run_folder is not None:
             for name in ("mona-peft", *trackers):
                 if trackers and not (self.run_folder.path / name).exists():

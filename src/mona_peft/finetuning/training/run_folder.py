@@ -37,7 +37,7 @@ class RunFolder:
         self.settings = settings
 
     def confirm(self, **facts: object) -> None:
-        """Record what is known of the run only now, or check that it is what it was.
+        """Record facts of the run that are known only now, or check that they have not changed.
 
         Raises:
             ValueError: If the run had other facts.

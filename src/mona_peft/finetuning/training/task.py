@@ -91,7 +91,7 @@ class Task(ABC, Generic[BatchT]):
         return {self.best_metric: self.greater_is_better}
 
     def describe(self) -> dict[str, object]:
-        """Settings that make this task what it is: a run only resumes with the same ones. JSON values."""
+        """Settings that tell this task from another: a run only resumes with the same ones. JSON values."""
         return {}
 
     def facts(self) -> dict[str, str]:

@@ -114,8 +114,8 @@ def check_segmentation(annotation: Annotation, height: int, width: int) -> None:
 def run_lengths(counts: str | bytes) -> list[int]:
     """The run lengths of a compressed RLE.
 
-    Each number is written in groups of five bits from the lowest, a character a group, and from the third on, only
-    what it is more than the one before the last.
+    Each number is written in groups of five bits from the lowest, a character a group, and from the third on, as
+    its difference from the one before the last.
 
     Raises:
         ValueError: If a character cannot be, or the last number does not end.

@@ -27,7 +27,7 @@ PHOTOGRAPHS = {
     "test": ("sklearn/flower.jpg", "skimage/motorcycle_left.png"),
 }
 CLASS_NAMES = tuple(str(digit) for digit in ADAPT_DIGITS)
-#: Semantic classes; label 0 is what is no digit.
+#: Semantic classes; label 0 is the background.
 SEMANTIC_NAMES = ("photograph", *CLASS_NAMES)
 # Ink above this share of full ink belongs to the digit; between the two it belongs to neither side.
 INK, RIM = 0.5, 0.2

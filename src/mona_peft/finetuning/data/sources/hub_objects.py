@@ -24,7 +24,7 @@ from .labels import find_class_names
 from .stored_rows import HubImage, stored_images
 
 COLUMNS = ("objects", "annotations", "faces", "detections")
-#: By what it is in COCO: what the field may be called.
+#: By the name of a field in COCO: the names that it may have.
 FIELDS = {
     "bbox": ("bbox", "bboxes", "box", "boxes"),
     "category_id": (

@@ -17,7 +17,7 @@ class Layout:
     Args:
         name (`str`): What it is called.
         shape (`str`): What is in such a folder.
-        find (`Callable`): What of it is in a folder; nothing, where the folder is in another layout.
+        find (`Callable`): Finds its parts in a folder; nothing, where the folder is in another layout.
         load (`Callable`): Loads what was found, by the settings: `load(root, found, config, bad)`. Images that cannot
             be read go to the list `bad` and are left out; where it is `None`, they are refused.
         names_classes (`bool`): Whether its files say what the classes are called.
@@ -33,7 +33,7 @@ class Layout:
 
 
 def recognise(root: Path, layouts: Sequence[Layout]) -> tuple[Layout, Any] | None:
-    """The layout of a folder and what of it was found there; nothing if it is in none."""
+    """The layout of a folder and the parts found there; nothing if it is in none."""
     for layout in layouts:
         if found := layout.find(root):
             return layout, found
@@ -46,14 +46,14 @@ def shapes(layouts: Sequence[Layout]) -> str:
 
 
 def say_read(name: str, layout: str, splits: Mapping[str, object], class_names: Sequence[str], what: str) -> None:
-    """Say in one line as what a data set was read.
+    """Say in one line in which layout a data set was read.
 
     Args:
         name (`str`): Of the data set.
         layout (`str`): Its layout.
         splits (`Mapping[str, object]`): Its splits.
         class_names (`Sequence[str]`): By label.
-        what (`str`): Of what there is a number in each split, such as images.
+        what (`str`): What is counted in each split, such as images.
     """
     sizes = ", ".join(f"{len(rows)} {split}" for split, rows in splits.items() if hasattr(rows, "__len__"))
     shown = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")

@@ -53,7 +53,7 @@ def to_image(
     image_id: int,
     ids: dict[str, int],
     exif_frame: str | None,
-    named_alike: Path | None = None,
+    same_name: Path | None = None,
 ) -> ObjectImage:
     """An annotation as an image with objects.
 
@@ -63,7 +63,7 @@ def to_image(
         image_id (`int`): Unique in its split.
         ids (`dict[str, int]`): Category ids by class.
         exif_frame (`str`, *optional*): See `ObjectImage.frame`.
-        named_alike (`Path`, *optional*): The picture with the annotation's own name, for one that names none there is.
+        same_name (`Path`, *optional*): The picture with the annotation's own name, for one that names none there is.
 
     Raises:
         ValueError: If it is broken, or names an unknown class or a file outside its image folder.
@@ -71,8 +71,8 @@ def to_image(
     objects = tuple(_to_annotation(one, ids) for one in annotation.objects(tuple(ids)))
     height, width = (int(annotation.number(f"size/{side}")) for side in ("height", "width"))
     source = files.file(annotation.text("filename"), annotation.path)
-    if named_alike is not None and not source.exists():
-        source = named_alike
+    if same_name is not None and not source.exists():
+        source = same_name
     image = ObjectImage(image_id, height, width, source, objects, exif_frame)
     try:
         check_entry(image, dict.fromkeys(ids.values(), ""))

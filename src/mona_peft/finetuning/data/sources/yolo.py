@@ -184,8 +184,8 @@ def _listed(listing: Path, root: Path, inside: DataFolder) -> Iterator[tuple[Pat
         if not line.strip():
             continue
         where, name = f"{listing}, line {number}", os.path.normpath(line.strip())
-        beside = os.path.normpath(os.path.join(os.path.relpath(listing.parent, root), name))
-        chosen = next((one for one in (name, beside) if (root / one).is_file()), name)
+        at_listing = os.path.normpath(os.path.join(os.path.relpath(listing.parent, root), name))
+        chosen = next((one for one in (name, at_listing) if (root / one).is_file()), name)
         image = inside.file(chosen, where)
         if not image.is_file():
             raise FileNotFoundError(f"{where} lists {line.strip()!r}, which is not there. Add it or remove the line.")
