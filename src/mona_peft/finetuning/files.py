@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 TEMPORARY = ".incomplete"
+#: A JSON object, as a file holds it.
+Json = dict[str, Any]
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -21,6 +20,7 @@ from .environment import (
     package_versions,
     public_name,
 )
+from .files import Json
 
 SPLITS = ("validation", "test")
 #: Characters that mean something in Markdown, HTML or a table.
@@ -62,15 +62,13 @@ CITATION = """@inproceedings{yin2025mona,
 }"""
 
 
-def write_card(
-    folder: Path, facts: Mapping[str, str], figures: Mapping[str, Any], usage: str, command: bool = True
-) -> Path:
+def write_card(folder: Path, facts: Mapping[str, str], figures: Json, usage: str, command: bool = True) -> Path:
     """Write `README.md` with the metadata that the Hub reads.
 
     Args:
         folder (`Path`): The repository.
         facts (`Mapping[str, str]`): Where known `task`, `base_model`, `dataset`, `method`.
-        figures (`Mapping[str, Any]`): Metrics of each split, under its name.
+        figures (`Json`): Metrics of each split, under its name.
         usage (`str`): Python code that loads the model and predicts.
         command (`bool`): Whether to tell the command that runs.
     """
@@ -96,7 +94,7 @@ def write_card(
     return path
 
 
-def card_metadata(name: str, facts: Mapping[str, str], figures: Mapping[str, Any], folder: Path) -> ModelCardData:
+def card_metadata(name: str, facts: Mapping[str, str], figures: Json, folder: Path) -> ModelCardData:
     """The metadata: library, licence, base model, task, data set and results; nothing that is only guessed."""
     base, dataset = facts.get("base_model"), public_name(str(facts.get("dataset", "unknown")))
     task, on_hub = facts.get("task", ""), is_hub_id(base)
@@ -206,7 +204,7 @@ def _summary(facts: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def _results_table(figures: Mapping[str, Any]) -> str:
+def _results_table(figures: Json) -> str:
     if not any(_numbers(figures.get(split, {})) for split in SPLITS):
         return "The author gave none."
     rows = ["| split | metric | value |", "|---|---|---|"]

@@ -22,6 +22,7 @@ from mona_peft.finetuning.models.places import find_model
 from mona_peft.finetuning.models.weights import save_weights, trainable_names
 
 from .environment import TORCHVISION
+from .files import Json
 from .validation import (
     RepositoryError,
     Shapes,
@@ -54,17 +55,17 @@ class Repository:
     Args:
         name (`str`): As it was asked for.
         folder (`Path`): Where its files are.
-        config (`dict[str, Any]`, *optional*): Of the model; an adapter may have none.
-        adapter (`dict[str, Any]`, *optional*): Configuration of the adapter, if it is one.
-        delta (`dict[str, Any]`, *optional*): Configuration of the delta, if it is one.
+        config (`Json`, *optional*): Of the model; an adapter may have none.
+        adapter (`Json`, *optional*): Configuration of the adapter, if it is one.
+        delta (`Json`, *optional*): Configuration of the delta, if it is one.
         shapes (`Shapes`): Of its tensors.
     """
 
     name: str
     folder: Path
-    config: dict[str, Any] | None
-    adapter: dict[str, Any] | None
-    delta: dict[str, Any] | None
+    config: Json | None
+    adapter: Json | None
+    delta: Json | None
     shapes: Shapes
 
     @property

@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 
 from mona_peft.tuners.base.field_types import fits
 
+from .files import Json
+
 Shapes = dict[str, tuple[int, ...]]
 
 MOST_BYTES = 16 * 2**20
@@ -59,7 +61,7 @@ def first_line(error: BaseException) -> str:
     return words[:300] or type(error).__name__
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Json:
     """Read a configuration file.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mona_peft.finetuning.environment import command_line, package_versions
+from mona_peft.finetuning.files import Json
 from mona_peft.finetuning.settings import Settings, option
 
 from .config import CostsConfig
@@ -93,7 +94,7 @@ def costs_of(config: GpuConfig, model: str, case: str) -> CostsConfig:
     return CostsConfig(**shared | CASES[case])
 
 
-def gpu_summary(results: dict[str, Any]) -> str:
+def gpu_summary(results: Json) -> str:
     """The tables of a file of results, a run each, with the machine and the command that made it."""
     machine = results["machine"]
     place = f"{machine.get('gpu', machine['cpu'])}, torch {machine['torch']}"

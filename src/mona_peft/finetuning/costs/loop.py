@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from transformers import SwinConfig, SwinForImageClassification, ViTImageProcess
 
 from mona_peft.finetuning.data.classification.dataset import stack_samples
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
+from mona_peft.finetuning.files import Json
 from mona_peft.finetuning.tasks.classification import ClassificationConfig, ClassificationTask
 from mona_peft.finetuning.training import Trainer, TrainingConfig
 from mona_peft.finetuning.training.optim import make_optimizer
@@ -166,7 +167,7 @@ def timed_loop(task: ClassificationTask, config: TrainingConfig, clock: Callable
     return trainer.run()
 
 
-def loop_sentence(results: Mapping[str, Any]) -> str:
+def loop_sentence(results: Json) -> str:
     """What a file of `scripts/benchmark_loop.py` says."""
     steps, config = results["seconds"], results["config"]
     overhead, loading = (steps[OURS] / steps[BARE] - 1), 1 - steps[READY] / steps[OURS]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from mona_peft.finetuning.files import Json
 
 from .config import FLOOR, CostsConfig
 from .suite import Row, from_json
@@ -36,7 +37,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def summary(results: dict[str, Any]) -> str:
+def summary(results: Json) -> str:
     """The table of a file of results, with the machine and the command that made it."""
     config, machine = CostsConfig(**results["config"]), results["machine"]
     made = f"made by `{results['command']}`" if results.get("command") else "made before the command was recorded"
@@ -44,7 +45,7 @@ def summary(results: dict[str, Any]) -> str:
     return f"{config.describe()}; {place}; {made}.\n\n{table(from_json(results))}\n\n{NOTE}"
 
 
-def sentence(results: dict[str, Any]) -> str:
+def sentence(results: Json) -> str:
     """The costs of adapters and full fine-tuning as one sentence."""
     rows = {row.method: row for row in from_json(results)}
     floor, named = rows[FLOOR], {"mona": "Mona", "lora": "LoRA", "full": "full fine-tuning"}

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import ViTImageProcessor
 
+from mona_peft.finetuning.files import Json
 from mona_peft.finetuning.inference.loading import load
 from mona_peft.finetuning.methods import apply_method
 from mona_peft.finetuning.models.classifier import load_classifier
@@ -132,7 +132,7 @@ def _time(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, f
     return best
 
 
-def serving_summary(results: Mapping[str, Any]) -> str:
+def serving_summary(results: Json) -> str:
     """Markdown: what made the results, and a row for each number of adapters and each way to serve them."""
     rows, settings = results["rows"], results["settings"]
     made = f"`{results['command']}`" if "command" in results else results["note"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from mona_peft.finetuning.environment import command_line, package_versions
+from mona_peft.finetuning.files import Json
 
 from .config import CLOCKS, CostsConfig
 from .measure import Timing, peak_bytes, time_interleaved
@@ -102,7 +102,7 @@ def as_json(config: CostsConfig, rows: list[Row]) -> dict[str, object]:
     }
 
 
-def from_json(results: dict[str, Any]) -> list[Row]:
+def from_json(results: Json) -> list[Row]:
     """The rows that [`as_json`] gave."""
     rows = []
     for values in results["rows"]:

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from mona_peft.finetuning.environment import package_versions
+from mona_peft.finetuning.files import Json
 from mona_peft.finetuning.inference.classification import LoadedClassifier
 from mona_peft.finetuning.inference.loading import load
 from mona_peft.finetuning.inference.predictor import Loaded
@@ -131,7 +132,7 @@ class _File:
     tolerance: float
 
 
-def _write(file: _File, graph: Graph, facts: dict[str, Any], check_run: Callable[[Run], Check]) -> Check:
+def _write(file: _File, graph: Graph, facts: Json, check_run: Callable[[Run], Check]) -> Check:
     runtime, path = RUNTIMES[file.format], file.path
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.incomplete{path.suffix}")
@@ -153,7 +154,7 @@ def _write(file: _File, graph: Graph, facts: dict[str, Any], check_run: Callable
 
 
 @contextmanager
-def _explained(facts: dict[str, Any], format: str) -> Iterator[None]:
+def _explained(facts: Json, format: str) -> Iterator[None]:
     """Say which model a failure of an exporter or a runtime is about."""
     try:
         yield
@@ -170,7 +171,7 @@ def _explained(facts: dict[str, Any], format: str) -> Iterator[None]:
         raise ValueError(f"{facts['model']} {reason}") from error
 
 
-def _facts(loaded: Loaded, outputs: Outputs, graph: Graph, frame: Frame) -> dict[str, Any]:
+def _facts(loaded: Loaded, outputs: Outputs, graph: Graph, frame: Frame) -> Json:
     bare = loaded.bare_model()
     config: Any = getattr(bare, "config", None)
     labels = getattr(config, "id2label", None) or getattr(bare, "id2label", None) or {}

@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from mona_peft.finetuning.files import Json
 
 from .graph import Graph
 
@@ -36,7 +37,7 @@ class Runtime:
     suffix: str
     precisions: tuple[str, ...]
     write: Callable[[Graph, Path, str], None]
-    store: Callable[[Path, Graph, dict[str, Any]], None]
+    store: Callable[[Path, Graph, Json], None]
     load: Callable[[Path], Run]
 
 
@@ -73,7 +74,7 @@ def write_onnx(graph: Graph, path: Path, precision: str) -> None:
             plain.unlink()
 
 
-def store_onnx(path: Path, graph: Graph, facts: dict[str, Any]) -> None:
+def store_onnx(path: Path, graph: Graph, facts: Json) -> None:
     """Write facts into the metadata of an ONNX file."""
     import onnx
 
@@ -103,7 +104,7 @@ def write_torch(graph: Graph, path: Path, precision: str) -> None:
     torch.export.save(graph.program, path)
 
 
-def store_torch(path: Path, graph: Graph, facts: dict[str, Any]) -> None:
+def store_torch(path: Path, graph: Graph, facts: Json) -> None:
     """Write facts about an exported program into its file."""
     torch.export.save(graph.program, path, extra_files={FACTS: json.dumps(facts)})
 
@@ -125,7 +126,7 @@ RUNTIMES = {
 }
 
 
-def read_facts(path: str | Path) -> dict[str, Any]:
+def read_facts(path: str | Path) -> Json:
     """What an exported file says of itself: labels, how to prepare a picture, its sizes and how it was checked.
 
     Raises:

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import datasets
 import torch
@@ -17,6 +16,7 @@ from tqdm.auto import tqdm
 
 from mona_peft.finetuning.data.images import UnreadableImage, open_image
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
+from mona_peft.finetuning.files import Json
 
 from .classification import LabelScore, LoadedClassifier
 from .config import PredictionConfig
@@ -142,7 +142,7 @@ def write_results(rows: list[dict[str, object]], path: Path) -> None:
         datasets.Dataset.from_list(rows).to_csv(str(path))
 
 
-def format_results(rows: list[dict[str, Any]], most: int = 20) -> str:
+def format_results(rows: list[Json], most: int = 20) -> str:
     """The first results as a table, and the accuracy where the true labels are known."""
     width = max(len(row["image"]) for row in rows[:most])
     lines = [f"{row['image']:<{width}}  {row['score']:7.2%}  {row['label']}" for row in rows[:most]]

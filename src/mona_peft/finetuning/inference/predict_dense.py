@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from mona_peft.finetuning.data.dense.masks import encode_mask
 from mona_peft.finetuning.data.images import UnreadableImage, to_rgb
+from mona_peft.finetuning.files import Json
 
 from .dense import LoadedDense
 from .items import LABEL_MAP, Item
@@ -71,7 +72,7 @@ def _write_pictures(loaded: LoadedDense, image: Image.Image, found: dict[str, An
         Image.fromarray(found["labels"].astype(depth)).save(folder / f"{stem}{LABEL_MAP}.png")
 
 
-def format_dense(rows: list[dict[str, Any]], most: int = 20) -> str:
+def format_dense(rows: list[Json], most: int = 20) -> str:
     """The first results as text."""
     lines = []
     for row in rows[:most]:

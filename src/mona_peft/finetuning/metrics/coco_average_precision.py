@@ -13,6 +13,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mona_peft.finetuning.files import Json
+
 # Names of the twelve figures that COCOeval summarises, in its order.
 FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large") + (
     "ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large",
@@ -60,7 +62,7 @@ def _to_results(row: Mapping[str, Any], size: tuple[int, int], with_masks: bool)
     return results
 
 
-def quiet_coco(annotations: dict[str, Any]) -> COCO:
+def quiet_coco(annotations: Json) -> COCO:
     """COCO's index of annotations, without what its constructor prints."""
     index = COCO()
     # loadRes and COCOeval write into what they are given.
@@ -74,9 +76,7 @@ def quiet_coco(annotations: dict[str, Any]) -> COCO:
     return index
 
 
-def summarise(
-    truth: COCO, results: list[dict[str, Any]], kind: str, image_ids: list[int], prefix: str
-) -> dict[str, object]:
+def summarise(truth: COCO, results: list[Json], kind: str, image_ids: list[int], prefix: str) -> dict[str, object]:
     """The twelve figures of COCOeval of results of one kind (`bbox` or `segm`)."""
     with redirect_stdout(io.StringIO()):
         found = truth.loadRes(results) if results else _no_results(truth)
@@ -123,6 +123,6 @@ class CocoAveragePrecision(evaluate.Metric):
             ),
         )
 
-    def _compute(self, annotations: dict[str, Any], with_masks: bool = False, **columns: list) -> dict[str, object]:
+    def _compute(self, annotations: Json, with_masks: bool = False, **columns: list) -> dict[str, object]:
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return coco_average_precision(rows, annotations, with_masks)

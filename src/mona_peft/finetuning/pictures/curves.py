@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from mona_peft.finetuning.files import Json
 
 TIMED = {"step_seconds", "samples_per_second", "data_wait", "memory_gib"}
 NOT_DRAWN = {"kind", "step", "epoch", "num_samples", "grad_norm", *TIMED}
 
 
-def draw_curves(records: Sequence[dict[str, Any]], picture: Path) -> None:
+def draw_curves(records: Sequence[Json], picture: Path) -> None:
     """Draw a panel for each metric from the records of a run.
 
     Args:
-        records (`Sequence[dict[str, Any]]`): Those of `metrics.jsonl`, each with its `kind` and `step`.
+        records (`Sequence[Json]`): Those of `metrics.jsonl`, each with its `kind` and `step`.
         picture (`Path`): The PNG to write; none is written where there is no metric.
     """
     from matplotlib.figure import Figure

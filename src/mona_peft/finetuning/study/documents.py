@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from mona_peft.finetuning.costs.gpu import FILE as GPU_FILE
 from mona_peft.finetuning.costs.gpu import gpu_summary
@@ -17,7 +16,7 @@ from mona_peft.finetuning.costs.loop import loop_sentence
 from mona_peft.finetuning.costs.report import sentence as costs_sentence
 from mona_peft.finetuning.costs.report import summary as costs_summary
 from mona_peft.finetuning.costs.serving import serving_summary
-from mona_peft.finetuning.files import read_json
+from mona_peft.finetuning.files import Json, read_json
 
 from .demo import METHODS
 from .report import RESULTS_FILE, Results, markers, read_block, replace_block
@@ -86,7 +85,7 @@ def shown(document: str, found: Mapping[str, str]) -> dict[str, str]:
     return {name: read_block(document, name) for name in found if markers(name)[0] in document}
 
 
-def demo_table(result: Mapping[str, Any]) -> str:
+def demo_table(result: Json) -> str:
     """The demo on digits: what trains, the figure on the test split, and the size on disk."""
     rows = [
         f"| {TITLES[row['method']]} | {row['backbone_trainable']:,} | {_percent(row['test'])} | "
@@ -97,7 +96,7 @@ def demo_table(result: Mapping[str, Any]) -> str:
     return "\n".join([f"Made by `{result['command']}`.", "", *head, *rows])
 
 
-def dense_demo_table(results: Sequence[Mapping[str, Any]]) -> str:
+def dense_demo_table(results: Sequence[Json]) -> str:
     """The dense demos, a model a line; a method that was not measured has no figure."""
     lines = [
         f"| model, test metric | {' | '.join(TITLES[name] for name in METHODS)} |",

@@ -10,9 +10,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mona_peft.finetuning.files import write_json
+from mona_peft.finetuning.files import Json, write_json
 from mona_peft.finetuning.methods import METHODS, find_class
 
 from .records import Record
@@ -103,10 +102,10 @@ def peft_config(record: Record) -> dict[str, object] | None:
     return {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
 
 
-def metrics(record: Record, settings: dict[str, Any]) -> list[dict[str, Any]]:
+def metrics(record: Record, settings: Json) -> list[Json]:
     """The evaluations in their order; the last is on the test split."""
     losses = {step: loss for step, loss in record.losses}
-    entries: list[dict[str, Any]] = [
+    entries: list[Json] = [
         {
             "step": step,
             "valid accuracy": value,

@@ -9,11 +9,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
-from mona_peft.finetuning.files import write_json
+from mona_peft.finetuning.files import Json, write_json
 
 from .plots import (
     plot_curves,
@@ -54,7 +53,7 @@ class Results:
         command (`str`): What made them.
         metric_name (`str`): What to call the test metric.
         reference (`str`): What the others are tested against.
-        settings (`dict[str, Any]`): Of testbed and plan.
+        settings (`Json`): Of testbed and plan.
         versions (`dict[str, str]`): Of the packages.
         rows (`list[Row]`): The table.
         unfinished (`list[Unfinished]`): Variants that are not in the table yet.
@@ -64,12 +63,12 @@ class Results:
     command: str
     metric_name: str
     reference: str
-    settings: dict[str, Any]
+    settings: Json
     versions: dict[str, str]
     rows: list[Row]
     unfinished: list[Unfinished] = field(default_factory=list)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """As JSON values."""
         unfinished = {"unfinished": [asdict(one) for one in self.unfinished]} if self.unfinished else {}
         kept = {name: value for name, value in vars(self).items() if name != "unfinished"}

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from mona_peft.finetuning.costs.memory import training_memory
 from mona_peft.finetuning.environment import package_versions
-from mona_peft.finetuning.files import write_json
+from mona_peft.finetuning.files import Json, write_json
 from mona_peft.finetuning.repository import weights_size
 from mona_peft.finetuning.settings import with_new_names
 from mona_peft.finetuning.training import Trainer
@@ -246,6 +246,6 @@ def first_batch(trainer: Trainer) -> dict[str, object]:
     return send_to_device(trainer.task.collate("train")(samples), trainer.accelerator.device)
 
 
-def settings_of(folder: Path) -> dict[str, Any]:
+def settings_of(folder: Path) -> Json:
     """What `study.json` says of the study in `folder`."""
     return json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))

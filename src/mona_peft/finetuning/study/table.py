@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from statistics import mean
-from typing import Any
+
+from mona_peft.finetuning.files import Json
 
 from .records import Record
 from .selection import chosen_records
@@ -214,6 +215,6 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, object]]:
     return [asdict(row) for row in rows]
 
 
-def rows_from_json(values: Sequence[dict[str, Any]]) -> list[Row]:
+def rows_from_json(values: Sequence[Json]) -> list[Row]:
     """The inverse of [`to_json`]."""
     return [Row(**value) for value in values]

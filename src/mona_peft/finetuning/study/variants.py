@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from mona_peft.finetuning.files import Json
 from mona_peft.finetuning.methods import METHODS, lora_scaling
 
 # In the order of the paper's table of methods.
@@ -83,11 +83,11 @@ def method_variants(
     return variants
 
 
-def settings_text(variant: Mapping[str, Any]) -> str:
+def settings_text(variant: Json) -> str:
     """The settings of a variant's method in words, LoRA's with the factor that they scale its updates by.
 
     Args:
-        variant (`Mapping[str, Any]`): The fields of a `Variant`, as files hold them.
+        variant (`Json`): The fields of a `Variant`, as files hold them.
     """
     options = dict(variant["options"])
     if variant["method"] == "lora":

@@ -11,13 +11,12 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from mona_peft.finetuning.files import TEMPORARY, file_digest, flush, read_json, write_json
+from mona_peft.finetuning.files import TEMPORARY, Json, file_digest, flush, read_json, write_json
 from mona_peft.finetuning.models.weights import load_weights, read_weights, save_weights
 
 from .averaging import AVERAGED, AveragedWeights
@@ -37,12 +36,12 @@ class Checkpoint:
 
     Args:
         path (`Path`): Its folder.
-        state (`dict[str, Any]`): Progress of the loop when it was saved.
+        state (`Json`): Progress of the loop when it was saved.
         heals_best (`bool`): Whether its weights have to take the place of the damaged file of the best ones.
     """
 
     path: Path
-    state: dict[str, Any]
+    state: Json
     heals_best: bool = False
 
 
@@ -77,12 +76,12 @@ class Checkpointer:
         accelerator.register_save_state_pre_hook(self._save_model)
         accelerator.register_load_state_pre_hook(self._load_model)
 
-    def save(self, step: int, state: dict[str, Any]) -> Path:
+    def save(self, step: int, state: Json) -> Path:
         """Save a checkpoint after `step` optimiser steps.
 
         Args:
             step (`int`): Number in the name.
-            state (`dict[str, Any]`): Progress of the loop, JSON values.
+            state (`Json`): Progress of the loop, JSON values.
         """
         final = self.folder / f"checkpoint-{step:08d}"
         temporary = final.with_name(final.name + TEMPORARY)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+
+from mona_peft.finetuning.files import Json
 
 SPLITS = ("validation", "test")
 #: Files that a run may have written, by their kind.
@@ -36,12 +37,12 @@ def evaluation_line(
     return f"epoch {epoch:g}  loss {loss:.4f}  {metric} {value:.4f}{shown}"
 
 
-def closing_text(folder: Path, figures: Mapping[str, Any], metrics: Iterable[str]) -> str:
+def closing_text(folder: Path, figures: Json, metrics: Iterable[str]) -> str:
     """Figures of the splits, where everything is, and the command that predicts.
 
     Args:
         folder (`Path`): Of the run.
-        figures (`Mapping[str, Any]`): What is in `metrics.json`.
+        figures (`Json`): What is in `metrics.json`.
         metrics (`Iterable[str]`): The figures to show.
     """
     splits = [split for split in SPLITS if split in figures]
@@ -52,7 +53,7 @@ def closing_text(folder: Path, figures: Mapping[str, Any], metrics: Iterable[str
     return "\n" + "\n\n".join([*parts, f"{predict} FILE_OR_FOLDER"])
 
 
-def _table(figures: Mapping[str, Any], splits: list[str], metrics: Iterable[str]) -> str:
+def _table(figures: Json, splits: list[str], metrics: Iterable[str]) -> str:
     rows = [["", *splits]]
     for name in dict.fromkeys([*metrics, "num_samples"]):
         values = [figures[split].get(name) for split in splits]

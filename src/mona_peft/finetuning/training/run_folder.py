@@ -6,11 +6,11 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from filelock import FileLock
 
-from mona_peft.finetuning.files import TEMPORARY, read_json, replacing, write_json
+from mona_peft.finetuning.files import TEMPORARY, Json, read_json, replacing, write_json
 from mona_peft.finetuning.settings import with_new_names
 
 from .ownership import LIST_FILE, LOCK_FILE, OwnFiles, lock_folder
@@ -189,7 +189,7 @@ class FigureLog:
             file.write(json.dumps(record) + "\n")
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[Json]:
     """Records of a `metrics.jsonl`.
 
     A last line cut off by a kill is left out; so is a damaged one, with a warning that names it.

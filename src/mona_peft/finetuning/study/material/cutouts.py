@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,7 @@ from PIL import Image
 from mona_peft.finetuning.data.dense.masks import Annotation
 from mona_peft.finetuning.data.embedded.scene_objects import mask_annotation
 from mona_peft.finetuning.data.embedded.scenes import crop_photograph, hides_too_much, read_objects
+from mona_peft.finetuning.files import Json
 
 from .clipart import fetch_clipart, find_pictures
 from .pictures import SPLITS
@@ -87,11 +88,11 @@ def read_cutout(path: Path) -> Image.Image | None:
     return image.crop(image.getchannel("A").getbbox())
 
 
-def write_scenes(target: Path, split: str, cutouts: Sequence[Cutout], count: int) -> dict[str, Any]:
+def write_scenes(target: Path, split: str, cutouts: Sequence[Cutout], count: int) -> Json:
     """Write the scenes of a split and give their annotations in COCO's format."""
     (target / split).mkdir()
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images: list[Json] = []
+    annotations: list[Json] = []
     for number in range(1, count + 1):
         rng = np.random.default_rng([SEED, SPLITS.index(split), number])
         picture, objects = compose(split, cutouts, rng)
