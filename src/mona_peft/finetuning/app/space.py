@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import SpaceCard, SpaceCardData
 from packaging.requirements import Requirement
@@ -108,7 +107,8 @@ def _copy_repository(source: Path, target: Path) -> None:
             continue
         path = target / upload.path_in_repo
         path.parent.mkdir(parents=True, exist_ok=True)
-        content: Any = upload.path_or_fileobj
+        content = upload.path_or_fileobj
+        assert isinstance(content, str | Path | bytes)
         path.write_bytes(content if isinstance(content, bytes) else Path(content).read_bytes())
 
 

@@ -39,7 +39,7 @@ class ReadyTask(ClassificationTask):
     """The same task on training images that were read and transformed once."""
 
     @cached_property
-    def samples(self) -> Any:
+    def samples(self) -> list[object]:
         """Those of the training split."""
         files = super().dataset("train")
         return [files[number] for number in range(IMAGES)]  # type: ignore[index]
@@ -54,7 +54,7 @@ class TimedTrainer(Trainer):
 
     clock: Callable[[], float] = staticmethod(time.perf_counter)
 
-    def train_batch(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def train_batch(self, batch: object) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Note the time, and train."""
         self.starts.append(self.clock())
         return super().train_batch(batch)

@@ -71,5 +71,5 @@ def _digest(source: Source) -> bytes:
     else:
         stored = source()
         assert isinstance(stored, dict), "a row of a table"
-        content = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
+        content = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"] or "").read_bytes()
     return hashlib.sha256(content).digest()

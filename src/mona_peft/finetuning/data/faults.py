@@ -177,8 +177,8 @@ def duplicates(data: DataSet, most_read: int | None = None) -> list[Finding]:
 
 def _place(source: Source) -> str:
     """Where an image is: its file, or its row in a table."""
-    stored = source() if isinstance(source, HubImage) else {}
-    return str(stored.get("path") or source)
+    path = source().get("path") if isinstance(source, HubImage) else None
+    return str(path or source)
 
 
 def _classes(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -20,7 +20,20 @@ BACKGROUND = (255, 255, 255)
 #: Label of pixels that belong to no class.
 IGNORED = 255
 
-Stored = dict[str, Any] | Path | Image.Image | None
+
+class StoredImage(TypedDict):
+    """An undecoded `datasets.Image`.
+
+    Args:
+        path (`str`, *optional*): Of its file.
+        bytes (`bytes`, *optional*): Of the file, where they are in the table.
+    """
+
+    path: str | None
+    bytes: bytes | None
+
+
+Stored = StoredImage | Path | Image.Image | None
 #: Where an image is: a file, or what gives the stored image; of a table, it knows its `row`.
 Source = Path | Callable[[], Stored]
 
@@ -152,7 +165,7 @@ def _turn(image: Image.Image, orientation: int) -> Image.Image:
     return image if orientation == 1 else ImageOps.exif_transpose(image)
 
 
-def _source(stored: dict[str, Any] | Path | None) -> io.BytesIO | str:
+def _source(stored: StoredImage | Path | None) -> io.BytesIO | str:
     """What PIL opens: bytes, or the path of a regular file."""
     if stored is None:
         raise ValueError("there is none")

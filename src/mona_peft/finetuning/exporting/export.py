@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mona_peft.finetuning.environment import package_versions
 from mona_peft.finetuning.files import Json
@@ -102,14 +102,14 @@ def _check_arguments(format: str, precision: str, adapter_inputs: bool, path: Pa
     return path
 
 
-def _adapters(model: nn.Module, replaced: Mapping[str, str]) -> list[dict[str, Any]]:
+def _adapters(model: nn.Module, replaced: Mapping[str, str]) -> list[dict[str, tuple[str, Tensor]]]:
     """Sets of adapter weights to check with: the model's own, and others where they are inputs."""
     state = model.state_dict()
     own = {name: (place, state[place]) for name, place in replaced.items()}
     return [own, *(other_weights(own, seed) for seed in range(1, ADAPTERS))] if own else [own]
 
 
-def _call_options(loaded: Loaded, frame: Frame) -> dict[str, Any]:
+def _call_options(loaded: Loaded, frame: Frame) -> dict[str, bool]:
     """What a classifier has to be told for it to take other sizes than its own."""
     if not frame.multiple or not isinstance(loaded, LoadedClassifier):
         return {}
@@ -173,7 +173,7 @@ def _explained(facts: Json, format: str) -> Iterator[None]:
 
 def _facts(loaded: Loaded, outputs: Outputs, graph: Graph, frame: Frame) -> Json:
     bare = loaded.bare_model()
-    config: Any = getattr(bare, "config", None)
+    config = getattr(bare, "config", None)
     labels = getattr(config, "id2label", None) or getattr(bare, "id2label", None) or {}
     return {
         "model": type(bare).__name__,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from mona_peft.finetuning.repository import bare_model
 PIXELS, MASK, LOGITS, BOXES = "pixel_values", "pixel_mask", "logits", "boxes"
 
 #: Tensors that a model gives, in the order of its kind's outputs, of its inputs and the options of its call.
-Call = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, Any]], tuple[Tensor, ...]]
+Call = Callable[[nn.Module, Mapping[str, Tensor], Mapping[str, bool]], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -41,20 +40,20 @@ class Kind:
 def _fields(*names: str) -> Call:
     """The fields of these names in the output of a model of transformers."""
 
-    def call(model: nn.Module, inputs: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    def call(model: nn.Module, inputs: Mapping[str, Tensor], options: Mapping[str, bool]) -> tuple[Tensor, ...]:
         output = model(**inputs, **options)
         return tuple(getattr(output, name) for name in names)
 
     return call
 
 
-def _classify(model: nn.Module, inputs: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, ...]:
+def _classify(model: nn.Module, inputs: Mapping[str, Tensor], options: Mapping[str, bool]) -> tuple[Tensor, ...]:
     # By place: models of other libraries have another name for the pixels, and give logits as they are.
     output = model(inputs[PIXELS], **options)
     return (output if isinstance(output, Tensor) else output.logits,)
 
 
-def _candidates(model: nn.Module, inputs: Mapping[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, ...]:
+def _candidates(model: nn.Module, inputs: Mapping[str, Tensor], options: Mapping[str, bool]) -> tuple[Tensor, ...]:
     return bare_model(model).candidates(inputs[PIXELS])
 
 
@@ -134,10 +133,10 @@ class Outputs(nn.Module):
     Args:
         model (`nn.Module`): In evaluation mode.
         kind (`Kind`): Its row.
-        options (`dict[str, Any]`): Further arguments of the model's call.
+        options (`Mapping[str, bool]`): Further arguments of the model's call.
     """
 
-    def __init__(self, model: nn.Module, kind: Kind, options: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.Module, kind: Kind, options: Mapping[str, bool]) -> None:
         super().__init__()
         self.model, self.kind, self.options = model, kind, dict(options)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -20,10 +20,28 @@ from mona_peft.finetuning.pictures.drawing import draw_label_map, draw_objects
 from .predictor import Loaded
 
 
+class DenseFinding(TypedDict, total=False):
+    """What is in an image, in its own pixels, as arrays of numpy.
+
+    Args:
+        labels (`np.ndarray`): `(H, W)` of a semantic segmenter, else one an object.
+        boxes (`np.ndarray`, *optional*): `(N, 4)`.
+        scores (`np.ndarray`, *optional*): `(N,)`.
+        masks (`np.ndarray`, *optional*): `(N, H, W)`, boolean, of an instance segmenter.
+        names (`list[str]`, *optional*): Of the objects' classes.
+    """
+
+    labels: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    masks: np.ndarray
+    names: list[str]
+
+
 class LoadedDense(Loaded):
     """A segmenter or detector ready to predict, and its image processor."""
 
-    def predict(self, images: Iterable[Image.Image], threshold: float = 0.5) -> list[dict[str, Any]]:
+    def predict(self, images: Iterable[Image.Image], threshold: float = 0.5) -> list[DenseFinding]:
         """What is in each image, in its own pixels.
 
         Args:
@@ -31,8 +49,8 @@ class LoadedDense(Loaded):
             threshold (`float`): Objects with a lower score are left out.
 
         Returns:
-            `list[dict]`: Of a semantic segmenter `labels` `(H, W)`; else `boxes` `(N, 4)`, `scores`, `labels`, `names`
-            and, of an instance segmenter, boolean `masks` `(N, H, W)`. Arrays are numpy's.
+            `list[DenseFinding]`: Of a semantic segmenter `labels`; else `boxes`, `scores`, `labels`, `names`, and the
+            `masks` of an instance segmenter.
         """
         return [self._predict_one(to_rgb(image), threshold) for image in images]
 
@@ -41,7 +59,7 @@ class LoadedDense(Loaded):
         image = to_rgb(image)
         return self.draw_prediction(image, self._predict_one(image, threshold))
 
-    def draw_prediction(self, image: Image.Image, found: dict[str, Any]) -> Image.Image:
+    def draw_prediction(self, image: Image.Image, found: DenseFinding) -> Image.Image:
         """A picture of what [`LoadedDense.predict`] gave for an image."""
         if "boxes" not in found:
             return draw_label_map(to_rgb(image), found["labels"])
@@ -50,7 +68,7 @@ class LoadedDense(Loaded):
         return draw_objects(to_rgb(image), found, names)
 
     @torch.inference_mode()
-    def _predict_one(self, image: Image.Image, threshold: float) -> dict[str, Any]:
+    def _predict_one(self, image: Image.Image, threshold: float) -> DenseFinding:
         # One image at a time: padded to a common size, an image does not give quite the same.
         config = self.bare_model().config
         architecture = architecture_of(config)
@@ -68,5 +86,13 @@ class LoadedDense(Loaded):
         batch: Batch = {"pixel_values": pixels, "sizes": sizes.to(pixels.device), "original_sizes": originals}
         found = find(self.model, batch)[0]
         kept = found["scores"] >= threshold
-        result: dict[str, Any] = {name: np.asarray(value[kept].cpu()) for name, value in found.items()}
-        return {**result, "names": [config.id2label[int(label)] for label in result["labels"]]}
+        labels = np.asarray(found["labels"][kept].cpu())
+        result: DenseFinding = {
+            "boxes": np.asarray(found["boxes"][kept].cpu()),
+            "scores": np.asarray(found["scores"][kept].cpu()),
+            "labels": labels,
+            "names": [config.id2label[int(label)] for label in labels],
+        }
+        if "masks" in found:
+            result["masks"] = np.asarray(found["masks"][kept].cpu())
+        return result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -85,15 +84,16 @@ def _build_timm(name: str, repository: Repository) -> nn.Module:
         return timm.create_model(timm_name(name), pretrained=True, num_classes=head[0] if head else None)
 
 
-def _processor_for(repository: Repository, model: Any) -> BaseImageProcessor | None:
+def _processor_for(repository: Repository, model: nn.Module) -> BaseImageProcessor | None:
     """The repository's image processor, or one of the settings that the model was pretrained with, if it has any."""
     if repository.has_processor:
         with explained(repository.folder):
             return AutoImageProcessor.from_pretrained(repository.folder, trust_remote_code=False)
-    if getattr(model, "pretrained_cfg", None):
+    settings = getattr(model, "pretrained_cfg", None)
+    if settings:
         from transformers import TimmWrapperImageProcessor
 
-        return TimmWrapperImageProcessor(dict(model.pretrained_cfg), architecture=model.pretrained_cfg["architecture"])
+        return TimmWrapperImageProcessor(dict(settings), architecture=settings["architecture"])
     name = getattr(model, "name_or_path", None)
     if name:
         try:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,7 +15,7 @@ from mona_peft.finetuning.data.dense.masks import encode_mask
 from mona_peft.finetuning.data.images import UnreadableImage, to_rgb
 from mona_peft.finetuning.files import Json
 
-from .dense import LoadedDense
+from .dense import DenseFinding, LoadedDense
 from .items import LABEL_MAP, Item
 
 
@@ -52,7 +51,7 @@ def predict_dense(
         yield item.read(partial(use, item=item, picture=picture))
 
 
-def _to_row(found: dict[str, Any], loaded: LoadedDense) -> dict[str, object]:
+def _to_row(found: DenseFinding, loaded: LoadedDense) -> dict[str, object]:
     if "boxes" not in found:
         labels, counts = np.unique(found["labels"], return_counts=True)
         names = loaded.bare_model().config.id2label
@@ -64,7 +63,7 @@ def _to_row(found: dict[str, Any], loaded: LoadedDense) -> dict[str, object]:
     return row
 
 
-def _write_pictures(loaded: LoadedDense, image: Image.Image, found: dict[str, Any], folder: Path, stem: str) -> None:
+def _write_pictures(loaded: LoadedDense, image: Image.Image, found: DenseFinding, folder: Path, stem: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     loaded.draw_prediction(image, found).save(folder / f"{stem}.png")
     if "boxes" not in found:

@@ -22,7 +22,7 @@ FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large") + (
 
 
 def coco_average_precision(
-    rows: Sequence[Mapping[str, Any]], annotations: dict[str, Any], with_masks: bool = False
+    rows: Sequence[Mapping[str, Any]], annotations: Json, with_masks: bool = False
 ) -> dict[str, object]:
     """Box AP and, where masks are predicted, mask AP, as COCOeval summarises them: `box_ap`, `mask_ap50`, ...
 

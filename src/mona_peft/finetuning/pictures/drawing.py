@@ -5,7 +5,6 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ def enlarge(image: Image.Image) -> tuple[Image.Image, int]:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST), factor
 
 
-def draw_objects(image: Image.Image, objects: Mapping[str, Any], class_names: Sequence[str]) -> Image.Image:
+def draw_objects(image: Image.Image, objects: Mapping[str, object], class_names: Sequence[str]) -> Image.Image:
     """Draw boxes with names (and scores), and masks.
 
     Args:
@@ -41,7 +40,7 @@ def draw_objects(image: Image.Image, objects: Mapping[str, Any], class_names: Se
     """
     large, factor = enlarge(image)
     pixels = torch.from_numpy(np.array(large)).permute(2, 0, 1)
-    labels = [int(label) for label in objects["labels"]]
+    labels = np.asarray(objects["labels"], int).tolist()
     if not labels:
         return large
     colours = [class_colour(label) for label in labels]
@@ -52,7 +51,7 @@ def draw_objects(image: Image.Image, objects: Mapping[str, Any], class_names: Se
     scores = objects.get("scores")
     names = [class_names[label] for label in labels]
     if scores is not None:
-        names = [f"{name} {float(score):.2f}" for name, score in zip(names, scores, strict=True)]
+        names = [f"{name} {float(score):.2f}" for name, score in zip(names, np.asarray(scores, float), strict=True)]
     pixels = draw_bounding_boxes(pixels, boxes, names, colours, width=2)
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 

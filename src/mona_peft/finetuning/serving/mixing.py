@@ -63,7 +63,7 @@ def mixing_key(model: nn.Module) -> str | None:
     return repr((sorted((name, repr(value)) for name, value in config.items()), heads))
 
 
-def mix(models: Sequence[Any]) -> Any:
+def mix(models: Sequence[Any]) -> PeftModel:
     """A model with the adapters and heads of `models`, named by [`row_name`].
 
     Args:

@@ -103,7 +103,7 @@ class SharedBase:
 
 def share(model: Model) -> Model:
     """A copy whose parameters and buffers are those of `model`: modules of its own, and no memory for tensors."""
-    memo: dict[int, Any] = {}
+    memo: dict[int, object] = {}
     for tensor in tensors(model):
         alias = tensor.detach()
         memo[id(tensor)] = nn.Parameter(alias, requires_grad=False) if isinstance(tensor, nn.Parameter) else alias
@@ -130,7 +130,7 @@ def _zeros(head: nn.Module, like: Tensor) -> nn.Module:
     return head.to(device=like.device, dtype=like.dtype)
 
 
-def _differing(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
+def _differing(one: dict[str, object], two: dict[str, object]) -> list[str]:
     left_out = LABEL_KEYS | NOTE_KEYS
     keys = sorted(key for key in one.keys() | two.keys() if key not in left_out and "dropout" not in key)
     return [key for key in keys if one.get(key) != two.get(key)]

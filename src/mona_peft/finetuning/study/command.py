@@ -13,11 +13,16 @@ from transformers.utils import logging as transformers_logging
 from mona_peft.finetuning import recipes
 from mona_peft.finetuning.arguments import flag_of
 from mona_peft.finetuning.costs.counts import count_all, format_counts
-from mona_peft.finetuning.data.sources.config import SourceConfig
+from mona_peft.finetuning.data.sources.config import DataConfig, DenseDataConfig, SourceConfig
 from mona_peft.finetuning.environment import command_line, package_versions
 from mona_peft.finetuning.recipe_files import read_mapping
 from mona_peft.finetuning.settings import refuse_unused
-from mona_peft.finetuning.tasks.config import ModelConfig
+from mona_peft.finetuning.tasks.config import (
+    ClassificationConfig,
+    ModelConfig,
+    ObjectConfig,
+    SemanticSegmentationConfig,
+)
 from mona_peft.finetuning.training.config import TrainingConfig
 
 from .ablations import DEFAULT_LABEL, ablation_variants
@@ -85,12 +90,13 @@ def target_of(study: StudyConfig) -> Path:
     return Path(study.results_dir) if study.results_dir else Path(study.study_dir) / "results"
 
 
-def block_name(study: StudyConfig, data: Any) -> str:
+def block_name(study: StudyConfig, data: SourceConfig) -> str:
     """Name of the markers between which a document shows a comparison: after its testbed, or its task."""
     if study.testbed == CUTOUTS:
         return f"results-{CUTOUTS}-{study.task}"
     if study.testbed:
-        return f"results-{study.testbed}" + (f"-{data.shots}" if data.shots else "")
+        few = f"-{data.shots}" if isinstance(data, DataConfig) and data.shots else ""
+        return f"results-{study.testbed}{few}"
     return "results" if study.task == "classification" else f"results-{study.task}"
 
 
@@ -137,24 +143,26 @@ def model_of(name: str) -> str:
     return read_mapping(recipes.path(name))["model"] if name in recipes.names() else name
 
 
-def make_testbed(study: StudyConfig, data: Any, config: Any, training: TrainingConfig) -> Testbed:
+def make_testbed(study: StudyConfig, data: SourceConfig, config: ModelConfig, training: TrainingConfig) -> Testbed:
     """The data set that was asked for, or the embedded one of the task."""
-    dense = study.task != "classification"
     if study.testbed == CUTOUTS:
         refuse_unused((data, config, training), [], f"--testbed {CUTOUTS} has")
         return CutoutsTestbed(study.task, Path(study.material))
     if study.testbed:
         refuse_unused((data, config, training), ["shots", "data_dir"], f"--testbed {study.testbed} has")
+        assert isinstance(data, DataConfig), "these testbeds are of images with labels"
         return RealTestbed(study.testbed, Path(study.material), data.shots, data.data_dir)
-    if data.dataset is None:
-        refuse_unused((data, config, training), used=["architecture"] if dense else [])
-        if dense:
+    if isinstance(config, ObjectConfig | SemanticSegmentationConfig):
+        assert isinstance(data, DenseDataConfig)
+        if data.dataset is None:
+            refuse_unused((data, config, training), used=["architecture"])
             return ScenesTestbed(study.task, config.architecture, SCENES_SIZES[study.study_size])
+        return DenseTestbed(study.task, data, config, training, study.select_on, study.held_out)
+    assert isinstance(data, DataConfig) and isinstance(config, ClassificationConfig)
+    if data.dataset is None:
+        refuse_unused((data, config, training))
         return DigitsTestbed(STUDY_SIZES[study.study_size])
-    choice: dict[str, Any] = {"select_on": study.select_on, "fraction": study.held_out}
-    if dense:
-        return DenseTestbed(study.task, data, config, training, **choice)
-    return ClassificationTestbed(data, config, training, **choice)
+    return ClassificationTestbed(data, config, training, study.select_on, study.held_out)
 
 
 def make_plan(

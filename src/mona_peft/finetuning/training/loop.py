@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 
+from mona_peft.finetuning.files import Json
 from mona_peft.finetuning.models.weights import count_not_finite
 
 from .averaging import AveragedWeights
@@ -66,11 +66,11 @@ class Trainer(PreparedRun):
         self.stopwatch = Stopwatch()
         self.averaged = self._make_average()
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> Json:
         """Train to the end and load the best weights.
 
         Returns:
-            `dict[str, Any]`: Steps, seconds, best validation metric and its step.
+            `Json`: Steps, seconds, best validation metric and its step.
 
         Raises:
             FloatingPointError: If the loss or a weight is not finite.

@@ -48,7 +48,7 @@ def decode_mask(annotation: Annotation, height: int, width: int) -> np.ndarray:
     return rle.decode(encode_segmentation(annotation, height, width))
 
 
-def encode_segmentation(annotation: Annotation, height: int, width: int) -> dict[str, Any]:
+def encode_segmentation(annotation: Annotation, height: int, width: int) -> Mapping[str, object]:
     """Compressed RLE of a COCO segmentation, as COCO's own tools make it.
 
     Raises:

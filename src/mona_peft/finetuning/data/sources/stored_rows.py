@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import datasets
+
+from mona_peft.finetuning.data.images import StoredImage
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class HubImage:
     column: str
     row: int
 
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self) -> StoredImage:
         """Its path and bytes."""
         return self.rows[self.row][self.column]
 

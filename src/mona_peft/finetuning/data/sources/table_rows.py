@@ -6,10 +6,12 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
+
+from mona_peft.finetuning.files import Json
 
 #: File and line, and the values by column.
-Row = tuple[str, dict[str, Any]]
+Row = tuple[str, Json]
 
 
 def read_rows(file: Path) -> Iterator[Row]:

@@ -123,15 +123,21 @@ class ClassificationTestbed(RecipeTestbed[ClassificationData, ClassificationConf
         data (`DataConfig`): The data set.
         config (`ClassificationConfig`): See `RecipeTestbed`.
         training (`TrainingConfig`): See `RecipeTestbed`.
-        **choice: `select_on` and `fraction` of `RecipeTestbed`.
+        select_on (`str`): See `RecipeTestbed`.
+        fraction (`float`): See `RecipeTestbed`.
     """
 
     data: DataConfig
 
     def __init__(
-        self, data: DataConfig, config: ClassificationConfig, training: TrainingConfig, **choice: Any
+        self,
+        data: DataConfig,
+        config: ClassificationConfig,
+        training: TrainingConfig,
+        select_on: str = "validation",
+        fraction: float = 0.1,
     ) -> None:
-        super().__init__("classification", data, config, training, **choice)
+        super().__init__("classification", data, config, training, select_on, fraction)
         self.title = f"{data.dataset}, {Path(config.model).name}"
         if self.load(training.seed).multilabel:
             self.metric, self.metric_name = "map", "mean average precision"
@@ -157,7 +163,8 @@ class DenseTestbed(RecipeTestbed[DenseData, DenseSettings]):
         data (`DenseDataConfig`): See `RecipeTestbed`.
         config (`ObjectConfig` or `SemanticSegmentationConfig`): See `RecipeTestbed`.
         training (`TrainingConfig`): See `RecipeTestbed`.
-        **choice: `select_on` and `fraction` of `RecipeTestbed`.
+        select_on (`str`): See `RecipeTestbed`.
+        fraction (`float`): See `RecipeTestbed`.
     """
 
     def __init__(
@@ -166,9 +173,10 @@ class DenseTestbed(RecipeTestbed[DenseData, DenseSettings]):
         data: DenseDataConfig,
         config: DenseSettings,
         training: TrainingConfig,
-        **choice: Any,
+        select_on: str = "validation",
+        fraction: float = 0.1,
     ) -> None:
-        super().__init__(task_name, data, config, training, **choice)
+        super().__init__(task_name, data, config, training, select_on, fraction)
         self.title = f"{data.dataset}, {task_name.replace('_', ' ')}, {Path(config.model).name}"
         self.metric, self.metric_name = config.metric, METRIC_NAMES[config.metric]
         self.loaded: DenseData | None = None
