@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from mona_peft.blocks.known import find_spec
 from mona_peft.blocks.layout import TokenLayout
 from mona_peft.blocks.modules import stream_type, stream_width
-from mona_peft.blocks.rows import chosen_adapters
 from mona_peft.blocks.source import LayoutSource
 from mona_peft.blocks.spec import BlockSpec
 from mona_peft.blocks.tap import check_tappable, tap, untap
@@ -64,15 +63,6 @@ class TappedLayer(BlockTunerLayer):
         device, dtype = self._device_and_dtype
         on_meta = any(p.is_meta for p in module.parameters())
         return module.to(dtype=dtype) if on_meta else module.to(device=device, dtype=dtype)
-
-    @property
-    def active_adapters(self) -> list[str]:
-        """The active adapters, or those that the rows of this thread's batch name."""
-        chosen = chosen_adapters()
-        if chosen is not None:
-            return chosen
-        # torch.compile takes `super().active_adapters` for the property itself
-        return [self._active_adapter] if isinstance(self._active_adapter, str) else self._active_adapter
 
     def is_idle(self) -> bool:
         """Whether no adapter of this layer is active."""

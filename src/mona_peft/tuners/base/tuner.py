@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mona_peft.blocks.checkpointing import tolerate_tuple_embeddings
 from mona_peft.blocks.modules import keep_frozen_statistics
+from mona_peft.blocks.rows import chosen_adapters
 from mona_peft.compat import CompatibleTuner, ExcludedModule
 
 from .config import BlockTunerConfig
@@ -33,6 +34,15 @@ class BlockTunerLayer(nn.Module, BaseTunerLayer):
         self.cast_input_dtype_enabled = True
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ModuleDict())
+
+    @property
+    def active_adapters(self) -> list[str]:
+        """The active adapters, or those that the rows of this thread's batch name."""
+        chosen = chosen_adapters()
+        if chosen is not None:
+            return chosen
+        # torch.compile takes `super().active_adapters` for the property itself
+        return [self._active_adapter] if isinstance(self._active_adapter, str) else self._active_adapter
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: see `BlockTuner.merge_and_unload`."""

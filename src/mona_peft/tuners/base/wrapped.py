@@ -19,7 +19,7 @@ from mona_peft.blocks.checkpointing import (
     outermost_checkpointed,
     register_before_checkpoint,
 )
-from mona_peft.blocks.rows import choose_adapters, chosen_adapters
+from mona_peft.blocks.rows import choose_adapters
 
 from .branches import output_modules, refuse_uncalled
 from .config import BlockTunerConfig
@@ -61,15 +61,6 @@ class WrappedLayer(BlockTunerLayer):
             device, dtype = place_of(self.get_base_layer())
             adapter.to(device=device, dtype=dtype)
         getattr(self, self.adapter_layer_names[0])[adapter_name] = adapter
-
-    @property
-    def active_adapters(self) -> list[str]:
-        """The active adapters, or those that the rows of this thread's batch name."""
-        chosen = chosen_adapters()
-        if chosen is not None:
-            return chosen
-        # torch.compile takes `super().active_adapters` for the property itself
-        return [self._active_adapter] if isinstance(self._active_adapter, str) else self._active_adapter
 
     def active_modules(self) -> Iterable[Any]:
         """The modules of the active adapters, as `make_adapter` made them; none when adapters are disabled."""
@@ -155,10 +146,9 @@ class WrappedTuner(BlockTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        layer: Any = target
-        if type(layer) is not self.tuner_layer_cls:
-            layer = self.make_layer(target, current_key)
-            layer.train(target.training)
+        is_ours = type(target) is self.tuner_layer_cls
+        layer = target if is_ours else self.make_layer(target, current_key).train(target.training)
+        assert isinstance(layer, WrappedLayer)
         layer.update_layer(adapter_name, peft_config)
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
         if layer is not target:
