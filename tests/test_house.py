@@ -21,6 +21,7 @@ FLOORS = (
         "recipe_files",
         "environment",
         "files",
+        "markdown",
         "recipes",
         "validation",
         "model_card",

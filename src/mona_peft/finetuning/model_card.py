@@ -21,10 +21,9 @@ from .environment import (
     public_name,
 )
 from .files import Json
+from .markdown import code, escape, fence
 
 SPLITS = ("validation", "test")
-#: Characters that mean something in Markdown, HTML or a table.
-MARKUP = re.compile(r"[\\`*_{}\[\]()#+!|<>&~$:@-]")
 # What the Hub lists as metrics: no loss or count, and no metric of a single class.
 METRIC = re.compile(r"(?!(?:loss|(?:num_)?samples)$)[a-z0-9_]+")
 #: What the Hub calls our tasks, where it has another name.
@@ -169,25 +168,6 @@ def base_licence(base: str | None) -> str | None:
     except Exception:
         return None  # no card, no connection, or a card that cannot be read: whatever it is, the licence is not known
     return licence if isinstance(licence, str) else None
-
-
-def escape(text: str) -> str:
-    """Text that Markdown, HTML and tables show as it is."""
-    line = " ".join(text.split())
-    return MARKUP.sub(lambda found: f"&#{ord(found.group())};", line)
-
-
-def code(text: str) -> str:
-    """Text as inline code, whatever backticks it holds."""
-    line = " ".join(text.split())
-    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
-    return f"{ticks} {line} {ticks}" if "`" in line else f"`{line}`"
-
-
-def fence(text: str, language: str) -> str:
-    """Text as a block of code, whatever backticks it holds."""
-    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{ticks}{language}\n{text.strip()}\n{ticks}"
 
 
 def _summary(facts: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from mona_peft.finetuning.data.images import UnreadableImage, open_image
-from mona_peft.finetuning.model_card import escape
+from mona_peft.finetuning.markdown import escape
 
 from .models import AppModels, Finding
 

@@ -15,9 +15,9 @@ from statistics import mean
 
 from mona_peft.finetuning.environment import command_line, package_versions
 from mona_peft.finetuning.files import write_json, write_text
+from mona_peft.finetuning.markdown import escape_markdown
 
 from .report import RESULTS_FILE, Results, count_seeds
-from .table import escape_markdown
 
 AVERAGE_FILE = "average.json"
 

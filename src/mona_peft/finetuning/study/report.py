@@ -13,6 +13,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mona_peft.finetuning.files import Json, write_json
+from mona_peft.finetuning.markdown import escape_markdown
 
 from .plots import (
     plot_curves,
@@ -29,7 +30,6 @@ from .splits import CHOSEN_ON, VALIDATION
 from .table import (
     Row,
     Unfinished,
-    escape_markdown,
     headers,
     rows_from_json,
     text_cells,

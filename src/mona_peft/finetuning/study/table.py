@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from statistics import mean
 
 from mona_peft.finetuning.files import Json
+from mona_peft.finetuning.markdown import escape_markdown
 
 from .records import Record
 from .selection import chosen_records
@@ -194,11 +194,6 @@ def to_markdown(rows: Sequence[Row], metric_name: str, reference: str = REFERENC
     lines = [headers(metric_name, reference), ["---"] + ["---:"] * (len(HEADERS) - 1)]
     lines += [text_cells(row) for row in rows]
     return "\n".join("| " + " | ".join(map(escape_markdown, cells)) + " |" for cells in lines)
-
-
-def escape_markdown(text: str) -> str:
-    """Text as Markdown shows it in a cell of a table, word for word."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
 def to_csv(rows: Sequence[Row]) -> str:
