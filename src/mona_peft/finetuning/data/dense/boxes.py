@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 import numpy as np
 
@@ -87,6 +88,13 @@ def polygon_box(points: Sequence[float]) -> list[float]:
     """The box, x, y, width and height, around the points x, y, x, y, ... of a polygon."""
     xs, ys = points[::2], points[1::2]
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def is_box(box: object) -> TypeGuard[Sequence[float]]:
+    """Whether a value is four finite numbers."""
+    if not isinstance(box, list | tuple) or len(box) != 4:
+        return False
+    return all(isinstance(number, int | float) for number in box) and are_finite(box)
 
 
 def are_finite(numbers: Sequence[float]) -> bool:

@@ -17,6 +17,7 @@ from mona_peft.finetuning.data.fingerprint import digest, source_name
 from mona_peft.finetuning.data.images import Source, is_readable, open_turned, stored_in, to_rgb
 from mona_peft.finetuning.data.orientation import TURNS, remaining_turn, turn_box
 
+from .boxes import is_box
 from .masks import (
     Annotation,
     check_segmentation,
@@ -178,12 +179,12 @@ def check_entry(image: ObjectImage, categories: Mapping[int, str]) -> None:
             raise ValueError(f"its {name} is {value!r}, which must be a whole number. Correct it.")
     for annotation in image.annotations:
         box, area = annotation.get("bbox"), annotation.get("area", 0)
-        if not _is_box(box):
+        if not is_box(box) or min(box[2:]) < 0:
             raise ValueError(
                 f"annotation {annotation.get('id')} has the bbox {box!r}; it must be x, y, width and height, finite "
                 "and none of the last two negative. Correct or remove it."
             )
-        if not _is_finite(area):
+        if not isinstance(area, int | float) or not math.isfinite(area):
             raise ValueError(f"annotation {annotation.get('id')} has the area {area!r}. Correct it.")
         if annotation.get("category_id") not in categories:
             raise ValueError(
@@ -192,14 +193,6 @@ def check_entry(image: ObjectImage, categories: Mapping[int, str]) -> None:
             )
         if annotation.get("segmentation"):
             check_segmentation(annotation, image.height, image.width)
-
-
-def _is_box(box: object) -> bool:
-    return isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_finite, box)) and min(box[2:]) >= 0
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def training_targets(image: ObjectImage, category_ids: Sequence[int], with_masks: bool) -> Targets:

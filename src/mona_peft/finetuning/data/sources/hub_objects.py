@@ -12,7 +12,7 @@ from pathlib import Path
 
 import datasets
 
-from mona_peft.finetuning.data.dense.boxes import BOX_FORMATS, are_finite, box_fault, find_box_format, to_pixels
+from mona_peft.finetuning.data.dense.boxes import BOX_FORMATS, box_fault, find_box_format, is_box, to_pixels
 from mona_peft.finetuning.data.dense.masks import Annotation
 from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage, check_entry
 from mona_peft.finetuning.data.images import Source, UnreadableImage, image_size
@@ -176,17 +176,11 @@ def _objects(stored: dict | list | None, where: str) -> list[Annotation]:
         objects = [{field: one[name] for field, name in fields.items()} for one in stored]
     for one in objects:
         box = one.get("bbox")
-        if not _is_box(box):
+        if not is_box(box):
             raise ValueError(f"{where} has the box {box!r}; it must be four finite numbers. Correct it.")
         if one.get("category_id") is None:
             raise ValueError(f"{where} has an object without a class (null). Give it one, or take it out.")
     return objects
-
-
-def _is_box(box: object) -> bool:
-    if not isinstance(box, list | tuple) or len(box) != 4:
-        return False
-    return all(isinstance(value, int | float) for value in box) and are_finite(box)
 
 
 def _class_names(rows: Sequence[TableRow], feature: object, given: Sequence[str], name: str) -> list[str]:
