@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.costs.loop import compare_loops, loop_sentence
-from mona_peft.finetuning.environment import command_line, package_versions
+from mona_peft.finetuning.environment import made_by
 from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.settings import Settings, option
 
@@ -36,8 +36,7 @@ def main() -> None:
     clock = time.process_time if config.cpu_time else time.perf_counter
     seconds = compare_loops(config.steps, config.rounds, *sizes, clock)
     results = {
-        "command": command_line(("--output",)),
-        "versions": package_versions(),
+        **made_by(("--output",)),
         "config": asdict(config),
         "seconds": seconds,
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.costs.serving import ServingConfig, measure_serving
-from mona_peft.finetuning.environment import command_line, package_versions
+from mona_peft.finetuning.environment import made_by
 from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.settings import Settings, option
 
@@ -31,7 +31,7 @@ def main() -> None:
     for row in rows:
         print("  ".join(f"{name} {value}" for name, value in row.items()))
     if output.output:
-        made = {"command": command_line(("--output",)), "versions": package_versions()}
+        made = made_by(("--output",))
         write_json(Path(output.output), {"settings": asdict(config), **made, "rows": rows})
 
 

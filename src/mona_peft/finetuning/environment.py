@@ -48,6 +48,15 @@ def command_line(without: Collection[str] = ()) -> str:
     return shlex.join(words)
 
 
+def made_by(without: Collection[str] = ()) -> dict[str, object]:
+    """The command and the versions that make a result, as it records them.
+
+    Args:
+        without (`Collection[str]`): Flags to leave out, with their values.
+    """
+    return {"command": command_line(without), "versions": package_versions()}
+
+
 def _program() -> list[str]:
     """How this program is called: by its command, or as a script."""
     script = Path(sys.argv[0])

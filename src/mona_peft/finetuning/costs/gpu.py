@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mona_peft.finetuning.environment import command_line, package_versions
+from mona_peft.finetuning.environment import made_by
 from mona_peft.finetuning.files import Json
 from mona_peft.finetuning.settings import Settings, option
 
@@ -66,8 +66,7 @@ def measure_gpu(config: GpuConfig) -> dict[str, object]:
     runs: list[dict[str, object]] = []
     results: dict[str, object] = {
         "config": asdict(config),
-        "command": command_line(("--output_dir",)),
-        "versions": package_versions(),
+        **made_by(("--output_dir",)),
         "runs": runs,
     }
     for model in config.models:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mona_peft.finetuning.environment import command_line, package_versions
+from mona_peft.finetuning.environment import made_by
 from mona_peft.finetuning.files import Json
 
 from .config import CLOCKS, CostsConfig
@@ -95,8 +95,7 @@ def as_json(config: CostsConfig, rows: list[Row]) -> dict[str, object]:
     """The results as plain values, with what made them."""
     return {
         "config": asdict(config),
-        "command": command_line(("--output_dir",)),
-        "versions": package_versions(),
+        **made_by(("--output_dir",)),
         "machine": describe_machine(config),
         "rows": [_plain(row) for row in rows],
     }

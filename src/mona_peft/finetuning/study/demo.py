@@ -16,7 +16,7 @@ from typing import TypedDict
 
 from transformers.utils import logging as transformers_logging
 
-from mona_peft.finetuning.environment import command_line, package_versions
+from mona_peft.finetuning.environment import made_by
 from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.inference.loading import load
 from mona_peft.finetuning.training.evaluation import evaluate_model, number_of
@@ -81,7 +81,7 @@ def run_demo(size_name: str, folder: Path) -> dict[str, object]:
     testbed = DigitsTestbed(DEMO_SIZES[size_name])
     study = _study(testbed, folder / size_name, folder / size_name / "pretrained", testbed.seeds)
     rows, chosen = _run(study, "digits 5 to 9")
-    write_json(folder / "digits.json", {"task": "classification", "rows": rows, **made_by()})
+    write_json(folder / "digits.json", {"task": "classification", "rows": rows, **made_by(("--demo_dir",))})
     return {"rows": rows, **_reload(study, chosen["mona"][0])}
 
 
@@ -116,13 +116,8 @@ def run_dense_demo(task_name: str, architecture: str, size_name: str, folder: Pa
         "rows": rows,
         "pictures": str(pictures),
     }
-    write_json(folder / f"{architecture}.json", {**result, **made_by()})
+    write_json(folder / f"{architecture}.json", {**result, **made_by(("--demo_dir",))})
     return result
-
-
-def made_by() -> dict[str, object]:
-    """The command and the versions that make a result."""
-    return {"command": command_line(("--demo_dir",)), "versions": package_versions()}
 
 
 def _check_size(name: str, sizes: Collection[str]) -> None:
