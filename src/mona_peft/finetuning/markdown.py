@@ -1,8 +1,9 @@
-"""Texts as Markdown shows them word for word."""
+"""Markdown: tables, and texts that are shown word for word."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 #: Characters that mean something in Markdown, HTML or a table.
 MARKUP = re.compile(r"[\\`*_{}\[\]()#+!|<>&~$:@-]")
@@ -30,3 +31,8 @@ def fence(text: str, language: str) -> str:
 def escape_markdown(text: str) -> str:
     """Text as Markdown shows it in a cell of a table, word for word."""
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
+
+
+def table(lines: Iterable[Iterable[str]]) -> str:
+    """The lines of a table, each as its cells."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -9,6 +9,8 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from mona_peft.finetuning import markdown
+
 from .config import CostsConfig
 from .processes import run_in_processes
 from .steps import build_subjects
@@ -68,7 +70,7 @@ def operations_table(operations: Sequence[Operation], top: int = TOP) -> str:
     total = Operation("all", *(sum(column) for column in list(zip(*operations, strict=True))[1:]))
     head = ["operation", "self CPU, ms", "share"] + (["self GPU, ms", "share"] if total.gpu else []) + ["calls"]
     lines = [head, ["---"] * len(head)] + [_cells(one, total) for one in [*operations[:top], total]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown.table(lines)
 
 
 def _cells(one: Operation, total: Operation) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mona_peft.finetuning import markdown
 from mona_peft.finetuning.files import Json
 
 from .config import FLOOR, CostsConfig
@@ -34,7 +35,7 @@ def table(rows: Sequence[Row]) -> str:
         head.append("launches")
         cells = [[*line, str(row.launches or "")] for line, row in zip(cells, rows, strict=True)]
     lines = [head, ["---"] * len(head), *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown.table(lines)
 
 
 def summary(results: Json) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from transformers import ViTImageProcessor
 
+from mona_peft.finetuning import markdown
 from mona_peft.finetuning.files import Json
 from mona_peft.finetuning.inference.loading import load
 from mona_peft.finetuning.methods import apply_method
@@ -145,7 +146,7 @@ def serving_summary(results: Json) -> str:
         batches = [f"{row[name]:.2f}" if name in row else "" for name in times]
         lines.append([str(row["adapters"]), row["way"], *sizes, f"{row['load_cpu_seconds']:.2f}", *batches])
     about = f"{settings['model']} with {settings['method']}, batches of {settings['batch_size']}; times in CPU seconds"
-    return "\n".join([f"{about}; {made}.", "", *("| " + " | ".join(line) + " |" for line in lines)])
+    return f"{about}; {made}.\n\n{markdown.table(lines)}"
 
 
 def resident_bytes() -> int:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
+from mona_peft.finetuning import markdown
 from mona_peft.finetuning.environment import command_line, package_versions
 from mona_peft.finetuning.files import write_json, write_text
 from mona_peft.finetuning.markdown import escape_markdown
@@ -107,11 +108,10 @@ def to_markdown(studies: Sequence[Results], rows: Sequence[AverageRow], command:
     on = f" ({ending})" if ending else ""
     chosen = "; ".join(f"{name}: {study.chosen_on}" for name, study in zip(columns, studies, strict=True))
     head = [["", *columns, "average"], ["---", *["---:"] * (len(columns) + 1)]]
-    table = [*head, *(_cells(row) for row in rows)]
-    lines = ["| " + " | ".join(map(escape_markdown, cells)) + " |" for cells in table]
+    table = markdown.table(map(escape_markdown, cells) for cells in [*head, *(_cells(row) for row in rows)])
     seeds = count_seeds([row for study in studies for row in study.rows])
     text = escape_markdown(f"{metric[0].upper()}{metric[1:]}{on}, mean ± std; {seeds}")
-    return f"{text}; rates chosen on: {escape_markdown(chosen)}; made by `{command}`.\n\n" + "\n".join(lines)
+    return f"{text}; rates chosen on: {escape_markdown(chosen)}; made by `{command}`.\n\n{table}"
 
 
 def _cells(row: AverageRow) -> list[str]:

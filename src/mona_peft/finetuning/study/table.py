@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from statistics import mean
 
+from mona_peft.finetuning import markdown
 from mona_peft.finetuning.files import Json
 from mona_peft.finetuning.markdown import escape_markdown
 
@@ -159,7 +160,7 @@ def unfinished_to_markdown(lines: Sequence[Unfinished], metric_name: str) -> str
     titles = ("unfinished", "runs", "left", "best rate so far", f"validation {metric_name}")
     cells = [(u.label, str(u.runs), str(u.left), f"{u.learning_rate:g}", f"{100 * u.validation:.1f}%") for u in lines]
     rows = [titles, ("---", *["---:"] * (len(titles) - 1)), *cells]
-    return "\n".join("| " + " | ".join(map(escape_markdown, row)) + " |" for row in rows)
+    return markdown.table(map(escape_markdown, row) for row in rows)
 
 
 def sort_rows(rows: Sequence[Row], greater_is_better: bool = True) -> list[Row]:
@@ -193,7 +194,7 @@ def to_markdown(rows: Sequence[Row], metric_name: str, reference: str = REFERENC
     """The rows as a Markdown table."""
     lines = [headers(metric_name, reference), ["---"] + ["---:"] * (len(HEADERS) - 1)]
     lines += [text_cells(row) for row in rows]
-    return "\n".join("| " + " | ".join(map(escape_markdown, cells)) + " |" for cells in lines)
+    return markdown.table(map(escape_markdown, cells) for cells in lines)
 
 
 def to_csv(rows: Sequence[Row]) -> str:
