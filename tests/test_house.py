@@ -109,6 +109,26 @@ def test_the_library_names_the_application_at_its_doors_alone():
     assert naming <= DOORS
 
 
+def from_imports(path: Path) -> Iterator[tuple[bool, str]]:
+    """Of every `from ... import` of the package's modules in a file: whether it is relative, and the module."""
+    folder = ".".join(path.relative_to(SOURCE).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            source = folder if node.level and not node.module else f"{folder}." * node.level + (node.module or "")
+            names = [f"{folder}.{alias.name}" for alias in node.names] if source == folder else [source]
+            yield from ((node.level > 0, name) for name in names if name in FILES)
+
+
+def test_imports_are_relative_inside_a_folder_and_absolute_across():
+    wrong = [
+        (name, target)
+        for name, path in FILES.items()
+        for relative, target in from_imports(path)
+        if relative is not (FILES[target].parent == path.parent)
+    ]
+    assert wrong == []
+
+
 def test_modules_import_each_other_in_no_circle():
     assert circle(IMPORTS) == []
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from . import recipes, sections
+from mona_peft.finetuning import recipes
+
+from . import sections
 from .arguments import Parser, Program, split_name
 from .recipe_files import read_recipe
 from .settings import check_values, read_options

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from .classification.dataset import arrow_column
+from mona_peft.finetuning.data.classification.dataset import arrow_column
+from mona_peft.finetuning.data.sources.stored_rows import HubImage
+
 from .images import Source
-from .sources.stored_rows import HubImage
 
 
 def shared_images(

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import datasets
 
-from .classification.dataset import ClassificationData
-from .dense.objects import ObjectData
-from .dense.segmentation import SegmentationData
+from mona_peft.finetuning.data.classification.dataset import ClassificationData
+from mona_peft.finetuning.data.dense.objects import ObjectData
+from mona_peft.finetuning.data.dense.segmentation import SegmentationData
+from mona_peft.finetuning.data.sources.stored_rows import stored_images
+
 from .images import Source
-from .sources.stored_rows import stored_images
 
 #: A data set of any kind.
 DataSet = ClassificationData | ObjectData | SegmentationData

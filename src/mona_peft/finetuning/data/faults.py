@@ -10,17 +10,17 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 
+from mona_peft.finetuning.data.classification.dataset import ClassificationData, arrow_column
+from mona_peft.finetuning.data.dense.boxes import box_fault
+from mona_peft.finetuning.data.dense.objects import ObjectData
+from mona_peft.finetuning.data.dense.segmentation import SegmentationData
+from mona_peft.finetuning.data.sources.config import NAMED_SETS
+from mona_peft.finetuning.data.sources.stored_rows import HubImage
 from mona_peft.finetuning.environment import is_first_process
 
-from .classification.dataset import ClassificationData, arrow_column
 from .contents import shared_images
 from .data_set import DataSet, sources_of
-from .dense.boxes import box_fault
-from .dense.objects import ObjectData
-from .dense.segmentation import SegmentationData
 from .images import Source
-from .sources.config import NAMED_SETS
-from .sources.stored_rows import HubImage
 
 #: What each fault of a box means.
 BOX_FAULTS = {

@@ -17,6 +17,13 @@ from mona_peft.finetuning.data.sources.config import DataConfig, DenseDataConfig
 from mona_peft.finetuning.environment import command_line, package_versions
 from mona_peft.finetuning.recipe_files import read_mapping
 from mona_peft.finetuning.settings import refuse_unused
+from mona_peft.finetuning.study.testbeds.cutouts import CutoutsTestbed
+from mona_peft.finetuning.study.testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS, DigitsTestbed
+from mona_peft.finetuning.study.testbeds.real import RealTestbed
+from mona_peft.finetuning.study.testbeds.recipes import METRIC_NAMES, ClassificationTestbed, DenseTestbed
+from mona_peft.finetuning.study.testbeds.scenes import SIZES as SCENES_SIZES
+from mona_peft.finetuning.study.testbeds.scenes import ScenesTestbed
+from mona_peft.finetuning.study.testbeds.testbed import Testbed
 from mona_peft.finetuning.tasks.config import (
     ClassificationConfig,
     ModelConfig,
@@ -35,13 +42,6 @@ from .report import RECORDS_FILE, Results, replace_block, write_report
 from .runs import Study, settings_of
 from .selection import chosen_records
 from .table import REFERENCE, find_unfinished, make_rows, sort_rows
-from .testbeds.cutouts import CutoutsTestbed
-from .testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS, DigitsTestbed
-from .testbeds.real import RealTestbed
-from .testbeds.recipes import METRIC_NAMES, ClassificationTestbed, DenseTestbed
-from .testbeds.scenes import SIZES as SCENES_SIZES
-from .testbeds.scenes import ScenesTestbed
-from .testbeds.testbed import Testbed
 from .variants import Variant, method_variants
 
 __all__ = [

@@ -19,6 +19,11 @@ from transformers.utils import logging as transformers_logging
 from mona_peft.finetuning.environment import made_by
 from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.inference.loading import load
+from mona_peft.finetuning.study.testbeds.digits import DEMO_SIZES, DigitsTestbed, adaptation_task
+from mona_peft.finetuning.study.testbeds.scene_models import SCENES
+from mona_peft.finetuning.study.testbeds.scenes import SIZES as SCENES_SIZES
+from mona_peft.finetuning.study.testbeds.scenes import ScenesTestbed
+from mona_peft.finetuning.study.testbeds.testbed import Testbed
 from mona_peft.finetuning.training.evaluation import evaluate_model, number_of
 
 from .demo_pictures import draw_predictions
@@ -27,11 +32,6 @@ from .records import Record
 from .runs import Study
 from .selection import chosen_records
 from .statistics import spread
-from .testbeds.digits import DEMO_SIZES, DigitsTestbed, adaptation_task
-from .testbeds.scene_models import SCENES
-from .testbeds.scenes import SIZES as SCENES_SIZES
-from .testbeds.scenes import ScenesTestbed
-from .testbeds.testbed import Testbed
 from .variants import method_variants
 
 METHODS = ("mona", "fixed", "full")

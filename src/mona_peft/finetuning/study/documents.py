@@ -17,12 +17,12 @@ from mona_peft.finetuning.costs.report import sentence as costs_sentence
 from mona_peft.finetuning.costs.report import summary as costs_summary
 from mona_peft.finetuning.costs.serving import serving_summary
 from mona_peft.finetuning.files import Json, read_json
+from mona_peft.finetuning.study.testbeds.recipes import METRIC_NAMES
+from mona_peft.finetuning.study.testbeds.scene_models import MODELS
 
 from .demo import METHODS
 from .report import RESULTS_FILE, Results, markers, read_block, replace_block
 from .statistics import spread
-from .testbeds.recipes import METRIC_NAMES
-from .testbeds.scene_models import MODELS
 
 #: Studies by the markers of their table.
 STUDIES = {

@@ -13,6 +13,8 @@ from transformers.utils import logging as transformers_logging
 
 from mona_peft.finetuning.environment import command_line, package_versions
 from mona_peft.finetuning.settings import Settings, option
+from mona_peft.finetuning.study.testbeds.digits import DIGITS_OPTIONS
+from mona_peft.finetuning.study.testbeds.scenes import SIZES, ScenesSize, ScenesTestbed
 from mona_peft.finetuning.training import TrainingConfig
 
 from .plan import Plan
@@ -20,8 +22,6 @@ from .records import TESTBED_KEY, Record
 from .report import Results, write_report
 from .runs import Study
 from .table import make_rows
-from .testbeds.digits import DIGITS_OPTIONS
-from .testbeds.scenes import SIZES, ScenesSize, ScenesTestbed
 from .variants import Variant, method_variants
 
 #: Crops a step, as in the official recipe.

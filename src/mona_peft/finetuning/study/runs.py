@@ -26,6 +26,7 @@ from mona_peft.finetuning.environment import package_versions
 from mona_peft.finetuning.files import Json, write_json
 from mona_peft.finetuning.repository import weights_size
 from mona_peft.finetuning.settings import with_new_names
+from mona_peft.finetuning.study.testbeds.testbed import Testbed
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.loop import REPOSITORY
 from mona_peft.finetuning.training.run_folder import LOG_FILE, read_log
@@ -34,7 +35,6 @@ from mona_peft.summary import summary
 from .plan import Plan
 from .records import TESTBED_KEY, Record, RunKey, load_records, read_lines
 from .selection import choose_rate
-from .testbeds.testbed import Testbed
 from .variants import Variant
 
 SETTINGS_FILE = "study.json"

@@ -1,12 +1,12 @@
 """The Mona tuner; importing it registers the type `MONA` with PEFT."""
 
 from mona_peft.registry import register_tuner
+from mona_peft.tuners.mona.triton import use_triton
 
 from .config import MonaConfig
 from .layer import MonaLayer
 from .model import MonaModel
 from .module import Mona
-from .triton import use_triton
 
 __all__ = ["Mona", "MonaConfig", "MonaLayer", "MonaModel", "use_triton"]
 
