@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mona_peft.finetuning.data.dense.objects import training_targets
+from mona_peft.finetuning.data.dense.targets import training_targets
 from mona_peft.finetuning.data.sources.coco import load_coco
 from mona_peft.finetuning.data.sources.voc_detection import load_voc_detection
 

@@ -10,7 +10,8 @@ from PIL import Image, ImageOps
 from pycocotools import mask as rle
 
 from mona_peft.finetuning.data.dense.masks import decode_mask, encode_mask, run_lengths
-from mona_peft.finetuning.data.dense.objects import measured, training_targets
+from mona_peft.finetuning.data.dense.objects import measured
+from mona_peft.finetuning.data.dense.targets import training_targets
 from mona_peft.finetuning.data.sources.coco import load_coco, read_instances
 from mona_peft.finetuning.data.sources.voc_detection import load_voc_detection
 

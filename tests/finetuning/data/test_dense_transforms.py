@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from mona_peft.finetuning.data.dense.objects import Targets
+from mona_peft.finetuning.data.dense.targets import Targets
 from mona_peft.finetuning.data.dense.transforms import (
     DenseSettings,
     LabelMapTransform,

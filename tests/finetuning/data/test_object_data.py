@@ -8,7 +8,8 @@ from pycocotools.coco import COCO
 from scipy.ndimage import binary_fill_holes
 
 from mona_peft.finetuning.data.dense.masks import decode_mask, encode_mask
-from mona_peft.finetuning.data.dense.objects import ObjectImage, training_targets, without_unreadable
+from mona_peft.finetuning.data.dense.objects import ObjectImage, without_unreadable
+from mona_peft.finetuning.data.dense.targets import training_targets
 from mona_peft.finetuning.data.embedded.scene_objects import (
     mask_annotation,
     scene_objects,

@@ -9,7 +9,7 @@ from scipy.ndimage import binary_fill_holes, label
 
 from mona_peft.finetuning.data.dense.boxes import box_fault, find_box_format
 from mona_peft.finetuning.data.dense.masks import decode_mask
-from mona_peft.finetuning.data.dense.objects import training_targets
+from mona_peft.finetuning.data.dense.targets import training_targets
 from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
 from mona_peft.finetuning.data.embedded.scenes import SceneSettings
 from mona_peft.finetuning.data.sources.config import ObjectDataConfig

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from torch.utils.data import Dataset
 
-from mona_peft.finetuning.data.dense.objects import trained_classes
 from mona_peft.finetuning.data.dense.repeating import RepeatedImages, repeat_factors
+from mona_peft.finetuning.data.dense.targets import trained_classes
 from mona_peft.finetuning.training.loaders import train_loader
 from tests.finetuning.tasks.tiny_dense import tiny_task, write_swin, write_vit
 

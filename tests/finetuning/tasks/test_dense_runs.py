@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import mona_peft
-from mona_peft.finetuning.data.dense.objects import training_targets
+from mona_peft.finetuning.data.dense.targets import training_targets
 from mona_peft.finetuning.data.embedded.scene_objects import scene_objects
 from mona_peft.finetuning.models.architectures import ARCHITECTURES as ALL
 from mona_peft.finetuning.study.demo import run_dense_demo

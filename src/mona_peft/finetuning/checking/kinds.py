@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from mona_peft.finetuning.data.classification.dataset import ClassificationData
-from mona_peft.finetuning.data.dense.objects import ObjectData, training_targets
+from mona_peft.finetuning.data.dense.objects import ObjectData
 from mona_peft.finetuning.data.dense.segmentation import SegmentationData
+from mona_peft.finetuning.data.dense.targets import training_targets
 from mona_peft.finetuning.data.images import IGNORED, Source, open_image, to_rgb
 from mona_peft.finetuning.data.sources.classification import load_data
 from mona_peft.finetuning.data.sources.config import DataConfig, ObjectDataConfig, SegmentationDataConfig

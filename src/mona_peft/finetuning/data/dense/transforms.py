@@ -21,8 +21,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from mona_peft.finetuning.data.classification.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 from .geometric import PadToSquare, RandomScale, RandomSizeCrop, VariedCrop
-from .objects import Targets
 from .photometric import HUE_DEGREES, PhotometricDistortion
+from .targets import Targets
 
 #: Padded sides are multiples of this: a whole number of patches at every stage of the usual backbones.
 PAD_TO = 32
