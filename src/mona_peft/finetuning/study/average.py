@@ -115,15 +115,15 @@ def to_markdown(studies: Sequence[Results], rows: Sequence[AverageRow], command:
 
 
 def _cells(row: AverageRow) -> list[str]:
-    figures = [
+    metrics = [
         "" if value is None or std is None else f"{100 * value:.1f}% ± {100 * std:.1f}"
         for value, std in zip(row.means, row.stds, strict=True)
     ]
-    return [row.label, *figures, "" if row.average is None else f"{100 * row.average:.1f}%"]
+    return [row.label, *metrics, "" if row.average is None else f"{100 * row.average:.1f}%"]
 
 
 def to_csv(columns: Sequence[str], rows: Sequence[AverageRow]) -> str:
-    """The figures in full precision."""
+    """The metrics in full precision."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["label", *columns, "average"])

@@ -54,7 +54,7 @@ class StudyConfig(Settings):
     held_out: float = option(
         0.1, "Share of the training images to choose on, where the data has no validation split.", above=0, below=1
     )
-    metric: str | None = option(None, "Figure to show, such as box_ap or validation.")
+    metric: str | None = option(None, "Metric to show, such as box_ap or validation.")
     max_runs: int | None = option(None, "Stop after this many runs; the same command goes on from there.", least=1)
     report_only: bool = option(False, "Run nothing, write the results of the runs there are.")
 

@@ -86,7 +86,7 @@ def shown(document: str, found: Mapping[str, str]) -> dict[str, str]:
 
 
 def demo_table(result: Json) -> str:
-    """The demo on digits: what trains, the figure on the test split, and the size on disk."""
+    """The demo on digits: what trains, the metric on the test split, and the size on disk."""
     rows = [
         f"| {TITLES[row['method']]} | {row['backbone_trainable']:,} | {_percent(row['test'])} | "
         f"{row['bytes_on_disk'] / 1000:,.0f} kB |"
@@ -97,7 +97,7 @@ def demo_table(result: Json) -> str:
 
 
 def dense_demo_table(results: Sequence[Json]) -> str:
-    """The dense demos, a model a line; a method that was not measured has no figure."""
+    """The dense demos, a model a line; a method that was not measured has no metric."""
     lines = [
         f"| model, test metric | {' | '.join(TITLES[name] for name in METHODS)} |",
         "| --- | ---: | ---: | ---: |",
