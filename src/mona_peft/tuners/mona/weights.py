@@ -231,7 +231,8 @@ def _make_constants(
         total = torch.block_diag(once, share.expand(count, 1)) if biases else once
         identity = torch.zeros(total.shape[1], dtype=torch.float64)
         identity[area // 2] = 1
-        return Constants(*(t.to(device, dtype) for t in (total, identity, torch.eye(channels))), share)
+        total, identity, skip = (t.to(device, dtype) for t in (total, identity, torch.eye(channels)))
+        return Constants(total, identity, skip, share)
 
 
 def cast_all(tensors: Sequence[Any], dtypes: Sequence[torch.dtype | None]) -> list[Any]:
