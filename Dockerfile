@@ -12,8 +12,8 @@ USER user
 WORKDIR /home/user/mona-peft
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 HF_HUB_OFFLINE=1
-# Torch without CUDA; leave this line out for a machine with a GPU.
-ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# Torch without CUDA; for a GPU: docker build --build-arg PIP_EXTRA_INDEX_URL= -t mona-peft .
+ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 
 COPY --chown=user . .
 # Some tests ask git which files are tracked.
