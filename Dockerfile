@@ -6,8 +6,9 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends git make g++ \
  && rm -rf /var/lib/apt/lists/*
 
-# Not as root: the tests of files that may not be read need it.
-RUN useradd --create-home user
+# Not as root, as most people run it. Not every builder makes WORKDIR the user's, so the folder is made here.
+RUN useradd --create-home user \
+ && install --directory --owner user --group user /home/user/mona-peft
 USER user
 WORKDIR /home/user/mona-peft
 
@@ -15,7 +16,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 HF_HUB_OFFLINE=1
 # Torch without CUDA; for a GPU: docker build --build-arg PIP_EXTRA_INDEX_URL= -t mona-peft .
 ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 
-COPY --chown=user . .
+COPY --chown=user:user . .
 # Some tests ask git which files are tracked.
 RUN git config --global --add safe.directory /home/user/mona-peft \
  && (git rev-parse --git-dir >/dev/null 2>&1 || (git init -q && git add -A)) \
