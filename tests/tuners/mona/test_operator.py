@@ -95,6 +95,23 @@ def test_compiled_training_equals_eager(options, dtype):
         assert got.dtype == wanted.dtype and (got - wanted).abs().max() <= tolerance * wanted.abs().max()
 
 
+@pytest.mark.parametrize("backend", [BACKEND, pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_training_drops_what_eager_training_drops(backend):
+    """From the same seed on a CPU; each call drops other elements, so the compiler must not make two of them one."""
+    mona, x = make_mona(dropout=0.3), torch.randn(2, 13, 24)
+
+    def twice(x):
+        return torch.stack([mona(x, LAYOUT), mona(x, LAYOUT)])
+
+    torch._dynamo.reset()
+    torch.manual_seed(5)
+    wanted = twice(x)
+    torch.manual_seed(5)
+    got = torch.compile(twice, fullgraph=True, backend=backend)(x)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    assert (wanted[0] - wanted[1]).abs().max() > 0.01
+
+
 def test_compiled_training_keeps_no_more_than_eager():
     """Three adapters with norms between: the plain operations would keep several times as much."""
     layers = nn.ModuleList([nn.ModuleList([make_mona(dropout=0.1), nn.LayerNorm(24)]) for _ in range(3)])

@@ -14,6 +14,13 @@ from torch import Tensor
 
 LEVELS = 2**16
 
+# As an operator, which compilers keep in its place and run once: they would draw 32 bits an element, one by one.
+torch.library.define(
+    "mona_peft::draw_dropped",
+    "(Tensor tokens, SymInt channels, float p) -> Tensor",
+    tags=torch.Tag.nondeterministic_seeded,
+)
+
 
 def draw_dropped(shape: Sequence[int], p: float, device: torch.device) -> tuple[Tensor, float]:
     """Draw which elements dropout sets to zero, from PyTorch's generator of the device.
@@ -30,11 +37,38 @@ def draw_dropped(shape: Sequence[int], p: float, device: torch.device) -> tuple[
     """
     if device.type != "cpu":
         return torch.empty(shape, dtype=torch.uint8, device=device).bernoulli_(p), 1 / (1 - p)
-    count = math.prod(shape)
-    threshold = min(round(p * LEVELS), LEVELS - 1)
+    count, threshold = math.prod(shape), _threshold(p)
     words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
     dropped = words.view(torch.int16)[:count] < threshold - LEVELS // 2
     return dropped.view(torch.uint8).view(shape), LEVELS / (LEVELS - threshold)
+
+
+def draw_dropped_when_traced(tokens: Tensor, channels: int, p: float) -> tuple[Tensor, float]:
+    """As [`draw_dropped`], for compilers and fake tensors: on a CPU the same elements from the same seed.
+
+    Args:
+        tokens (`Tensor`): `(..., m)`, of the device.
+        channels (`int`): n, of the tensor `(..., n)` to drop elements of.
+        p (`float`): Probability of being dropped.
+    """
+    if tokens.device.type != "cpu":
+        shape = (*tokens.shape[:-1], channels)
+        return (torch.rand(shape, device=tokens.device) < p).to(torch.uint8), 1 / (1 - p)
+    return torch.ops.mona_peft.draw_dropped(tokens, channels, p), LEVELS / (LEVELS - _threshold(p))
+
+
+@torch.library.impl("mona_peft::draw_dropped", "CPU")
+def _(tokens: Tensor, channels: int, p: float) -> Tensor:
+    return draw_dropped((*tokens.shape[:-1], channels), p, tokens.device)[0]
+
+
+@torch.library.register_fake("mona_peft::draw_dropped")
+def _(tokens: Tensor, channels: int, p: float) -> Tensor:
+    return tokens.new_empty((*tokens.shape[:-1], channels), dtype=torch.uint8)
+
+
+def _threshold(p: float) -> int:
+    return min(round(p * LEVELS), LEVELS - 1)
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mona_peft.blocks.layout import TokenLayout
 
 from . import fast, operator
-from .dropout import draw_dropped, dropout
+from .dropout import draw_dropped, draw_dropped_when_traced, dropout
 from .functional import convolve, depthwise, pointwise, sum_kernels, token_size
 from .parts import is_hooked, is_plain
 from .weights import Parameters
@@ -211,10 +211,10 @@ class Mona(nn.Module):
         return tuple(None if result is None else result.view(x.shape) for result in results)
 
     def _draw_dropped(self, tokens: Tensor) -> tuple[Tensor, float]:
-        shape, p = (*tokens.shape[:-1], self.down.out_features), self.dropout.p
-        if fast.is_eager(tokens):
-            return draw_dropped(shape, p, tokens.device)
-        return (torch.rand(shape, device=tokens.device) < p).to(torch.uint8), 1 / (1 - p)
+        channels, p = self.down.out_features, self.dropout.p
+        if operator.is_traced():
+            return draw_dropped_when_traced(tokens, channels, p)
+        return draw_dropped((*tokens.shape[:-1], channels), p, tokens.device)
 
     def _compute_dtype(self, device: str) -> torch.dtype:
         dtype = self.down.weight.dtype
