@@ -67,10 +67,10 @@ def test_views_are_free_and_foreach_is_one_call():
 @pytest.mark.parametrize(
     ("layout", "autocast", "most"),
     [
-        (SWIN, False, (16, 26, 13)),
-        (SWIN, True, (18, 35, 15)),
-        (VIT, False, (18, 33, 15)),
-        (VIT, True, (20, 42, 17)),
+        (SWIN, False, (17, 27, 14)),
+        (SWIN, True, (19, 36, 16)),
+        (VIT, False, (19, 34, 16)),
+        (VIT, True, (21, 43, 18)),
     ],
     ids=["swin", "swin-autocast", "vit", "vit-autocast"],
 )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -122,10 +122,11 @@ class Parameters(NamedTuple):
         """
         weight, bias, s1, s2 = (_wide(t) for t in self[:4])
         norm_weight, norm_bias = torch._foreach_mul([weight, bias], [s1, s1])
-        matrix = self._constants(self.down).skip + self.pointwise.flatten(1)
-        parts = [*self._sum_filters(), matrix, *self._plain()]
-        kernel, kernel_bias, matrix, *plain = cast_all(parts, [dtype] * len(parts))
-        return self._weights([norm_weight, norm_bias, kernel, kernel_bias], matrix, plain)
+        kernel, kernel_bias = self._sum_filters()
+        matrix = _constants(self.sizes, self.down).skip + self.pointwise.flatten(1)
+        plain, narrow = self._plain(), (kernel, kernel_bias, matrix)
+        kernel, kernel_bias, matrix, *cast = cast_all([*narrow, *plain], [dtype] * (len(narrow) + len(plain)))
+        return self._weights([norm_weight, norm_bias, kernel, kernel_bias], matrix, cast)
 
     def fuse_again(self, dtype: torch.dtype, made: Sequence[Any]) -> Weights:
         """As [`fuse`], for the backward pass, with what [`Weights.made`] gave there."""
@@ -148,31 +149,26 @@ class Parameters(NamedTuple):
         """Of the depthwise filters."""
         return tuple(kernel.shape[-1] for kernel in self.kernels)
 
-    def _constants(self, like: Tensor) -> Constants:
-        return _constants(self.sizes, self.kernel_biases[0] is not None, like)
-
     def _sum_filters(self) -> tuple[Tensor, Tensor | None]:
         """The mean of the filters and the skip around them as one, and the mean of their biases."""
         sizes, channels = self.sizes, self.down.shape[0]
         biases = [bias.unsqueeze(1) for bias in self.kernel_biases if bias is not None]
-        taps = torch.cat([*(kernel.flatten(1) for kernel in self.kernels), *biases], dim=1)
-        places, side = self._constants(taps), max(sizes)
-        summed = torch.addmm(places.identity, taps, places.sum)
-        kernel = summed[:, : side**2].view(channels, 1, side, side)
-        return kernel, summed[:, -1] if biases else None
+        taps = torch.cat([*(kernel.flatten(1) for kernel in self.kernels), *biases], dim=1)  # (n, taps and biases)
+        count, places = sum(size**2 for size in sizes), _constants(sizes, taps)
+        kernel = torch.addmm(places.identity, taps[:, :count], places.sum).view(channels, 1, max(sizes), max(sizes))
+        return kernel, taps[:, count:].mean(1) if biases else None
 
     def gradients(self, grads: dict[str, Tensor]) -> list[Tensor | None]:
         """The gradients of [`flat`] from those of the [`Weights`], by name; no two share memory."""
         weight, bias, s1, s2 = (_wide(t) for t in self[:4])
-        norm = [grads["norm_weight"], grads["norm_bias"]]
+        grad_weight, grad_bias = grads["norm_weight"], grads["norm_bias"]
+        grad_weight, grad_bias, through_weight, through_bias = torch._foreach_mul(
+            [grad_weight, grad_bias, grad_weight, grad_bias], [s1, s1, weight, bias]
+        )
         biases = [own for own in self.kernel_biases if own is not None]
         shared = [*(_inner(grads["kernel"], size) for size in self.sizes), *(grads["kernel_bias"] for _ in biases)]
-        owners, share = [*self.kernels, *biases], self._constants(self.down).share
-        grad_weight, grad_bias, through_weight, through_bias, *rest = torch._foreach_mul(
-            [*norm, *norm, *cast_all(shared, [own.dtype for own in owners])],
-            [s1, s1, weight, bias, *(share for _ in shared)],
-        )
-        shares = iter(rest)
+        owners = [*self.kernels, *biases]
+        shares = iter(torch._foreach_mul(cast_all(shared, [own.dtype for own in owners]), 1 / len(self.kernels)))
         found = Parameters(
             norm_weight=grad_weight,
             norm_bias=grad_bias,
@@ -194,45 +190,35 @@ class Constants(NamedTuple):
     """What sums depthwise filters up in a product, and adds skips.
 
     Args:
-        sum (`Tensor`): `(taps of all filters and their biases, K * K and the bias)`: where each tap belongs, with its
-            filter's share of the mean.
-        identity (`Tensor`): As wide, the filter that gives its input back, without a bias.
+        sum (`Tensor`): `(taps of all filters, K * K)`: where each tap belongs, with its filter's share of the mean.
+        identity (`Tensor`): `(K * K,)`, the filter that gives its input back.
         skip (`Tensor`): `(n, n)`, the matrix that does.
-        share (`Tensor`): `()`, a filter's share of the mean; on the CPU and in 64 bits, which multiply a tensor of any
-            device and type.
     """
 
     sum: Tensor
     identity: Tensor
     skip: Tensor
-    share: Tensor
 
 
-def _constants(sizes: tuple[int, ...], biases: bool, like: Tensor) -> Constants:
-    """Those for filters of these sizes, with biases or without; channels, type and device are those of `like`."""
+def _constants(sizes: tuple[int, ...], like: Tensor) -> Constants:
+    """Those for filters of these sizes and as many channels, of the type and on the device of `like`."""
     make: Callable[..., Constants] = _make_constants
     if torch._C._len_torch_dispatch_stack() or (like.is_cuda and torch.cuda.is_current_stream_capturing()):
         # Fake tensors, and memory that a captured graph owns, must not outlive this call.
         make = _make_constants.__wrapped__
-    return make(sizes, biases, like.shape[0], like.dtype, like.device)
+    return make(sizes, like.shape[0], like.dtype, like.device)
 
 
 @functools.lru_cache(maxsize=64)
-def _make_constants(
-    sizes: tuple[int, ...], biases: bool, channels: int, dtype: torch.dtype, device: torch.device
-) -> Constants:
-    largest, count = max(sizes), len(sizes)
-    area = largest**2
+def _make_constants(sizes: tuple[int, ...], channels: int, dtype: torch.dtype, device: torch.device) -> Constants:
+    largest = max(sizes)
     with torch.inference_mode(False), torch.no_grad():
-        share = torch.tensor(1 / count, dtype=torch.float64)
-        grid = torch.arange(area).view(1, 1, largest, largest)
-        places = torch.cat([_inner(grid, size).flatten() for size in sizes])
-        once = nn.functional.one_hot(places, area) * share
-        total = torch.block_diag(once, share.expand(count, 1)) if biases else once
-        identity = torch.zeros(total.shape[1], dtype=torch.float64)
-        identity[area // 2] = 1
-        total, identity, skip = (t.to(device, dtype) for t in (total, identity, torch.eye(channels)))
-        return Constants(total, identity, skip, share)
+        places = [_inner(torch.arange(largest**2).view(1, 1, largest, largest), size).flatten() for size in sizes]
+        total = torch.zeros(sum(size**2 for size in sizes), largest**2, dtype=torch.float64)
+        total[torch.arange(len(total)), torch.cat(places)] = 1 / len(sizes)
+        identity = torch.zeros(largest**2, dtype=torch.float64)
+        identity[largest**2 // 2] = 1
+        return Constants(*(t.to(device, dtype) for t in (total, identity, torch.eye(channels))))
 
 
 def cast_all(tensors: Sequence[Any], dtypes: Sequence[torch.dtype | None]) -> list[Any]:
