@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mona_peft.finetuning import markdown
+
 from .plan import PlanRow
 from .plan_config import PlanConfig
 
@@ -40,8 +42,7 @@ def plan_table(config: PlanConfig, rows: Sequence[PlanRow]) -> str:
     task += f", {config.objects} objects an image" if found else ""
     title = f"{config.model}{task}, {config.image_size} px, {config.memory}"
     lines = [HEAD, ["---"] * len(HEAD), *(_cells(row) for row in rows)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return "\n\n".join([title, table, NOTE, *([OBJECTS_NOTE] if found else [])])
+    return "\n\n".join([title, markdown.table(lines), NOTE, *([OBJECTS_NOTE] if found else [])])
 
 
 def _cells(row: PlanRow) -> list[str]:

@@ -35,12 +35,7 @@ def draw_dropped(shape: Sequence[int], p: float, device: torch.device) -> tuple[
         is kept: 1 / (1 - p) of the p that was used, so that the expectation is exact. Arithmetic with uint8 is several
         times as fast on a CPU as with bool, or `masked_fill`.
     """
-    if device.type != "cpu":
-        return torch.empty(shape, dtype=torch.uint8, device=device).bernoulli_(p), 1 / (1 - p)
-    count, threshold = math.prod(shape), _threshold(p)
-    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
-    dropped = words.view(torch.int16)[:count] < threshold - LEVELS // 2
-    return dropped.view(torch.uint8).view(shape), LEVELS / (LEVELS - threshold)
+    return _draw(shape, p, device), _scale(p, device)
 
 
 def draw_dropped_when_traced(tokens: Tensor, channels: int, p: float) -> tuple[Tensor, float]:
@@ -51,20 +46,35 @@ def draw_dropped_when_traced(tokens: Tensor, channels: int, p: float) -> tuple[T
         channels (`int`): n, of the tensor `(..., n)` to drop elements of.
         p (`float`): Probability of being dropped.
     """
-    if tokens.device.type != "cpu":
-        shape = (*tokens.shape[:-1], channels)
-        return (torch.rand(shape, device=tokens.device) < p).to(torch.uint8), 1 / (1 - p)
-    return torch.ops.mona_peft.draw_dropped(tokens, channels, p), LEVELS / (LEVELS - _threshold(p))
+    if tokens.device.type == "cpu":
+        dropped = torch.ops.mona_peft.draw_dropped(tokens, channels, p)
+    else:
+        dropped = (torch.rand((*tokens.shape[:-1], channels), device=tokens.device) < p).to(torch.uint8)
+    return dropped, _scale(p, tokens.device)
 
 
 @torch.library.impl("mona_peft::draw_dropped", "CPU")
 def _(tokens: Tensor, channels: int, p: float) -> Tensor:
-    return draw_dropped((*tokens.shape[:-1], channels), p, tokens.device)[0]
+    return _draw((*tokens.shape[:-1], channels), p, tokens.device)
 
 
 @torch.library.register_fake("mona_peft::draw_dropped")
 def _(tokens: Tensor, channels: int, p: float) -> Tensor:
     return tokens.new_empty((*tokens.shape[:-1], channels), dtype=torch.uint8)
+
+
+def _draw(shape: Sequence[int], p: float, device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=torch.uint8, device=device).bernoulli_(p)
+    count = math.prod(shape)
+    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    dropped = words.view(torch.int16)[:count] < _threshold(p) - LEVELS // 2
+    return dropped.view(torch.uint8).view(shape)
+
+
+def _scale(p: float, device: torch.device) -> float:
+    """What the rest is multiplied with."""
+    return LEVELS / (LEVELS - _threshold(p)) if device.type == "cpu" else 1 / (1 - p)
 
 
 def _threshold(p: float) -> int:
