@@ -14,13 +14,6 @@ from torch import Tensor
 
 LEVELS = 2**16
 
-# As an operator, which compilers keep in its place and run once: they would draw 32 bits an element, one by one.
-torch.library.define(
-    "mona_peft::draw_dropped",
-    "(Tensor tokens, SymInt channels, float p) -> Tensor",
-    tags=torch.Tag.nondeterministic_seeded,
-)
-
 
 def draw_dropped(shape: Sequence[int], p: float, device: torch.device) -> tuple[Tensor, float]:
     """Draw which elements dropout sets to zero, from PyTorch's generator of the device.
@@ -53,16 +46,6 @@ def draw_dropped_when_traced(tokens: Tensor, channels: int, p: float) -> tuple[T
     return dropped, _scale(p, tokens.device)
 
 
-@torch.library.impl("mona_peft::draw_dropped", "CPU")
-def _(tokens: Tensor, channels: int, p: float) -> Tensor:
-    return _draw((*tokens.shape[:-1], channels), p, tokens.device)
-
-
-@torch.library.register_fake("mona_peft::draw_dropped")
-def _(tokens: Tensor, channels: int, p: float) -> Tensor:
-    return tokens.new_empty((*tokens.shape[:-1], channels), dtype=torch.uint8)
-
-
 def _draw(shape: Sequence[int], p: float, device: torch.device) -> Tensor:
     if device.type != "cpu":
         return torch.empty(shape, dtype=torch.uint8, device=device).bernoulli_(p)
@@ -93,3 +76,22 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
         return x
     dropped, scale = draw_dropped(x.shape, p, x.device)
     return x * (1 - dropped) * scale
+
+
+def _define_operator() -> None:
+    """Make drawing an operator, which compilers keep in its place: they draw 32 bits an element, one by one."""
+    name = "mona_peft::draw_dropped"
+    signature = "(Tensor tokens, SymInt channels, float p) -> Tensor"
+    torch.library.define(name, signature, tags=torch.Tag.nondeterministic_seeded)
+
+    @torch.library.impl(name, "CPU")
+    def draw(tokens: Tensor, channels: int, p: float) -> Tensor:
+        return _draw((*tokens.shape[:-1], channels), p, tokens.device)
+
+    @torch.library.register_fake(name)
+    def fake(tokens: Tensor, channels: int, p: float) -> Tensor:
+        return tokens.new_empty((*tokens.shape[:-1], channels), dtype=torch.uint8)
+
+
+if not hasattr(torch.ops.mona_peft, "draw_dropped"):  # PyTorch knows it already when this is imported again
+    _define_operator()
