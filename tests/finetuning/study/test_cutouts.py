@@ -34,7 +34,7 @@ def drawings(tmp_path):
 def material(tmp_path, drawings, monkeypatch):
     monkeypatch.setattr(cutouts, "fetch_clipart", lambda folder: drawings)
     monkeypatch.setattr(cutouts, "SIZES", {"train": 8, "validation": 3, "test": 4})
-    monkeypatch.setattr(testbed, "STEPS", 2)
+    monkeypatch.setattr(testbed, "STEPS", dict.fromkeys(testbed.MODELS, 2))
     folder = tmp_path / "material"
     cutouts.prepare_cutouts(folder)
     write_dinov2(folder / BACKBONE, 112, patch_size=14, num_hidden_layers=12, mlp_ratio=1)
