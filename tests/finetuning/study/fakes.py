@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -43,14 +44,17 @@ class FakeStudy(Study):
 
     def run_one(self, key: RunKey) -> Record:
         self.done.append(key)
-        return record(key.label, key.learning_rate, key.seed, *self.figure(key.label, key.learning_rate, key.seed))
+        figures = self.figure(key.label, key.learning_rate, key.seed)
+        own = asdict(self.variants[key.label]) | {"rate": key.learning_rate, "seed": key.seed}
+        return record(validation=figures[0], test=figures[1], **own)
 
 
 def record(label, rate, seed, validation, test, **values) -> Record:
     losses = [[step, 1.0 / step + 0.01 * seed] for step in range(1, 6)]
     defaults = {"method": "mona", "backbone_trainable": 10, "backbone_total": 100, "losses": losses}
     figures = {"accuracy": test}
-    return Record(label=label, learning_rate=rate, seed=seed, validation=validation, test=figures, **defaults | values)
+    own = {"label": label, "learning_rate": rate, "seed": seed, "validation": validation, "test": figures}
+    return Record(**defaults | values | own)
 
 
 def write_dinov2(folder: Path, side: int, **sizes: int) -> None:

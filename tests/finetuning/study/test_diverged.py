@@ -3,8 +3,7 @@
 import pytest
 
 from mona_peft.finetuning.study.command import CompareConfig, parse_study, run_comparison
-from mona_peft.finetuning.study.records import read_lines
-from mona_peft.finetuning.study.report import RECORDS_FILE
+from mona_peft.finetuning.study.records import RECORDS_FILE, read_lines
 from mona_peft.finetuning.study.testbeds.digits import DigitsTestbed
 
 

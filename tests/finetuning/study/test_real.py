@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from mona_peft.finetuning.study.command import CompareConfig, parse_study, run_comparison
-from mona_peft.finetuning.study.report import RECORDS_FILE, Results
+from mona_peft.finetuning.study.records import RECORDS_FILE
+from mona_peft.finetuning.study.report import Results
 from mona_peft.finetuning.study.testbeds import real
 from mona_peft.finetuning.study.variants import Variant
 from tests.finetuning.study.fakes import write_dinov2
@@ -57,6 +58,11 @@ def test_a_study_in_pieces_goes_on_from_committed_records(tmp_path, material):
     described = Results.load(committed).settings["benchmark"]
     assert described["split_sizes"] == {"train": 4, "validation": 4, "test": 6}
     assert described["benchmark"] == "clipart" and str(material) not in json.dumps(described)
+    # Other pictures, as many of them.
+    for picture in (material / "clipart" / "train" / "birds").iterdir():
+        picture.rename(picture.with_name(f"other-{picture.name}"))
+    with pytest.raises(ValueError, match=r"runs of seed 0 in .* had other images.*Put the data back"):
+        compare(tmp_path / "other", material, "--results_dir", str(committed))
 
 
 def test_the_draw_is_the_seed_s_and_the_rest_is_fixed(material):

@@ -14,8 +14,8 @@ from mona_peft.finetuning.methods import METHODS
 from mona_peft.finetuning.study.ablations import ablation_variants
 from mona_peft.finetuning.study.citations import refresh_citations
 from mona_peft.finetuning.study.command import DIGITS_FULL_RATE, DIGITS_MONA_RATE
-from mona_peft.finetuning.study.records import read_lines
-from mona_peft.finetuning.study.report import RECORDS_FILE, Results, read_block, to_html
+from mona_peft.finetuning.study.records import RECORDS_FILE, read_lines
+from mona_peft.finetuning.study.report import Results, read_block, to_html
 from mona_peft.finetuning.study.table import find_unfinished, make_rows, sort_rows
 from mona_peft.finetuning.study.testbeds.digits import DIGITS_OPTIONS, STUDY_SIZES, SWIN_WIDTHS
 from mona_peft.finetuning.study.testbeds.real import FEW_STEPS

@@ -3,12 +3,15 @@
 import json
 import random
 import re
+from dataclasses import replace
 
 import pytest
 
 from mona_peft.finetuning.methods import METHODS
+from mona_peft.finetuning.study.command import collect
 from mona_peft.finetuning.study.plan import Plan
-from mona_peft.finetuning.study.records import Record, RunKey, load_records, write_lines
+from mona_peft.finetuning.study.records import Record, RunKey, load_records, read_lines, write_lines
+from mona_peft.finetuning.study.report import write_report
 from mona_peft.finetuning.study.variants import PAPER_METHODS, Variant, method_variants
 from tests.finetuning.study.fakes import FakeStudy, FakeTestbed, record
 
@@ -20,6 +23,13 @@ def figure(label, rate, seed):
     """For `a` the rate 0.1 is better on validation, for `b b` 0.2; the test figures say the opposite."""
     good = (rate == 0.1) == (label == "a")
     return (0.8 if good else 0.4) + seed / 100, 0.3 if good else 0.9
+
+
+def report(study, folder):
+    """The results of a study, written to a folder."""
+    results, records = collect(study, "a")
+    write_report(folder, results, records)
+    return results
 
 
 def expected_keys():
@@ -122,11 +132,45 @@ def test_a_stopped_study_has_something_of_every_variant(tmp_path):
 def test_committed_runs_are_taken_over_and_not_done_again(tmp_path):
     first = FakeStudy(PLAN, tmp_path / "1", figure)
     first.run(max_runs=5)
-    write_lines(first.records(), tmp_path / "records.jsonl")
+    report(first, tmp_path / "results")
     second = FakeStudy(PLAN, tmp_path / "2", figure)
-    assert second.take_in(tmp_path / "records.jsonl") == 5 and second.records() == first.records()
-    assert second.take_in(tmp_path / "records.jsonl") == 0 == second.take_in(tmp_path / "none.jsonl")
+    assert second.take_in(tmp_path / "results") == 5 and second.records() == first.records()
+    assert second.take_in(tmp_path / "results") == 0 == second.take_in(tmp_path / "none")
     assert second.run() == 7 and set(first.done) | set(second.done) == expected_keys()
+    other = FakeStudy(PLAN, tmp_path / "3", figure, FakeTestbed("other"))
+    with pytest.raises(ValueError, match="results holds another study .benchmark: 'fake' then, 'other' now"):
+        other.take_in(tmp_path / "results")
+    (tmp_path / "results" / "results.json").unlink()
+    with pytest.raises(ValueError, match="results.json cannot be read .* It must say what study"):
+        other.take_in(tmp_path / "results")
+
+
+def test_a_table_of_some_methods_keeps_the_runs_of_the_others(tmp_path):
+    whole = FakeStudy(PLAN, tmp_path / "1", figure)
+    whole.run()
+    report(whole, tmp_path)
+    part = FakeStudy(replace(PLAN, variants=PLAN.variants[:1]), tmp_path / "2", figure)
+    part.run()
+    assert [row.label for row in report(part, tmp_path).rows] == ["a"]
+    assert read_lines(tmp_path / "records.jsonl") == whole.records()
+
+
+def test_runs_with_other_settings_are_not_those_asked_for(tmp_path):
+    FakeStudy(PLAN, tmp_path, figure).run()
+    for change in ({"options": {"bottleneck_dim": 8}}, {"drop_path": 0.3}, {"method": "lora"}):
+        plan = replace(PLAN, variants=(replace(PLAN.variants[0], **change), *PLAN.variants[1:]))
+        ((name, value),) = change.items()
+        with pytest.raises(ValueError, match=rf"of 'a' with other settings \({name}: .* {re.escape(repr(value))} now"):
+            FakeStudy(plan, tmp_path, figure).run()
+
+
+def test_rates_and_seeds_that_were_not_asked_for_are_not_in_the_table(tmp_path):
+    study = FakeStudy(replace(PLAN, seeds=2), tmp_path, figure)
+    study.run()
+    before = collect(study, "a")
+    record("a", 0.5, 0, 1.0, 1.0, method="full").save(study.runs)
+    record("a", 0.1, 7, 1.0, 1.0, method="full").save(study.runs)
+    assert collect(study, "a") == before and study.missing() == []
 
 
 def test_a_damaged_line_of_committed_runs_is_named(tmp_path):
@@ -136,7 +180,7 @@ def test_a_damaged_line_of_committed_runs_is_named(tmp_path):
     with (tmp_path / "records.jsonl").open("a") as file:
         file.write('{"label": "a"}\n')
     with pytest.raises(ValueError, match="records.jsonl, line 3, is no record of a run"):
-        study.take_in(tmp_path / "records.jsonl")
+        study.take_in(tmp_path)
 
 
 def test_runs_that_are_nearly_the_same_are_all_done(tmp_path):

@@ -18,7 +18,8 @@ from mona_peft.finetuning.environment import command_line, package_versions
 from mona_peft.finetuning.files import write_json, write_text
 from mona_peft.finetuning.markdown import escape_markdown
 
-from .report import RESULTS_FILE, Results, count_seeds
+from .records import RESULTS_FILE
+from .report import Results, count_seeds
 
 AVERAGE_FILE = "average.json"
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .report import RESULTS_FILE, Results
+from .records import RESULTS_FILE
+from .report import Results
 
 FIGURE = re.compile(r"(?P<label>[^,:()]+?)\s(?P<value>-?\d+\.\d ± \d+\.\d)")
 CITATION = re.compile(r"\((?P<name>[\w-]+):\s(?P<figures>[^()]*? ± \d+\.\d)\)")

@@ -37,8 +37,8 @@ from .citations import refresh_citations
 from .config import CUTOUTS, REAL_SETS, AblateConfig, CompareConfig, StudyConfig, parse_study
 from .peft_format import write_comparison
 from .plan import Plan
-from .records import TESTBED_KEY, VALIDATION, Record
-from .report import RECORDS_FILE, Results, replace_block, write_report
+from .records import RECORDS_FILE, TESTBED_KEY, VALIDATION, Record
+from .report import Results, replace_block, write_report
 from .runs import Study, settings_of
 from .selection import chosen_records
 from .table import REFERENCE, find_unfinished, make_rows, sort_rows
@@ -205,7 +205,7 @@ def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str)
     folder = Path(config.study_dir)
     study = Study(testbed, plan, folder)
     target = target_of(config)
-    taken = study.take_in(target / RECORDS_FILE)
+    taken = study.take_in(target)
     if taken:
         print(f"{taken} runs of {target / RECORDS_FILE} are taken over.")
     if not config.report_only:

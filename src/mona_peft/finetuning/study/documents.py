@@ -21,7 +21,8 @@ from mona_peft.finetuning.study.testbeds.recipes import METRIC_NAMES
 from mona_peft.finetuning.study.testbeds.scene_models import MODELS
 
 from .demo import METHODS
-from .report import RESULTS_FILE, Results, markers, read_block, replace_block
+from .records import RESULTS_FILE
+from .report import Results, markers, read_block, replace_block
 from .statistics import spread
 
 #: Studies by the markers of their table.

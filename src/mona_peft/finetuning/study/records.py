@@ -15,7 +15,9 @@ from mona_peft.finetuning.files import write_json, write_text
 
 # The testbed goes by this name in files, those of older studies too.
 TESTBED_KEY = "benchmark"
-
+#: In a folder of results: the table with what made it, and every run.
+RESULTS_FILE = "results.json"
+RECORDS_FILE = "records.jsonl"
 
 #: Name of the metric that rates and weights are chosen by, where a table shows it in place of a test metric.
 VALIDATION = "validation"

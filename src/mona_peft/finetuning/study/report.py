@@ -24,7 +24,7 @@ from .plots import (
     plot_rates,
     plot_seconds,
 )
-from .records import TESTBED_KEY, Record, write_lines
+from .records import RECORDS_FILE, RESULTS_FILE, TESTBED_KEY, Record, read_lines, write_lines
 from .selection import chosen_records
 from .splits import CHOSEN_ON, VALIDATION
 from .table import (
@@ -39,9 +39,6 @@ from .table import (
     unfinished_to_markdown,
 )
 from .variants import settings_text
-
-RESULTS_FILE = "results.json"
-RECORDS_FILE = "records.jsonl"
 
 
 @dataclass(frozen=True)
@@ -134,11 +131,17 @@ def write_report(
     chosen = chosen_records(records, greater_is_better, searched)
     write_json(folder / "losses.json", {label: [r.losses for r in group] for label, group in chosen.items()})
     images = {}
-    write_lines(records, folder / RECORDS_FILE)
+    write_lines([*records, *_others(folder / RECORDS_FILE, records)], folder / RECORDS_FILE)
     for name, figure in draw_figures(results, chosen, records, greater_is_better).items():
         images[name] = to_png(figure)
         (folder / f"{name}.png").write_bytes(images[name])
     (folder / "report.html").write_text(to_html(results, images), encoding="utf-8")
+
+
+def _others(path: Path, records: Sequence[Record]) -> list[Record]:
+    """The runs that a file has besides those given, such as those of methods that this table leaves out."""
+    keys = {record.key for record in records}
+    return [record for record in read_lines(path) if record.key not in keys] if path.exists() else []
 
 
 def draw_figures(

@@ -23,21 +23,23 @@ from tqdm.auto import tqdm
 
 from mona_peft.finetuning.costs.memory import training_memory
 from mona_peft.finetuning.environment import package_versions
-from mona_peft.finetuning.files import Json, write_json
+from mona_peft.finetuning.files import Json, read_json, write_json
 from mona_peft.finetuning.repository import weights_size
 from mona_peft.finetuning.settings import with_new_names
 from mona_peft.finetuning.study.testbeds.testbed import Testbed
-from mona_peft.finetuning.training import Trainer
+from mona_peft.finetuning.training import Task, Trainer
 from mona_peft.finetuning.training.loop import REPOSITORY
 from mona_peft.finetuning.training.run_folder import LOG_FILE, read_log
 from mona_peft.summary import summary
 
 from .plan import Plan
-from .records import TESTBED_KEY, Record, RunKey, load_records, read_lines
+from .records import RECORDS_FILE, RESULTS_FILE, TESTBED_KEY, Record, RunKey, load_records, read_lines
 from .selection import choose_rate
 from .variants import Variant
 
 SETTINGS_FILE = "study.json"
+#: Fields of a variant that make its runs what they are.
+SETTINGS = ("method", "options", "backbone", "drop_path")
 
 
 class Study:
@@ -80,11 +82,7 @@ class Study:
         settings = json.loads(json.dumps(self.testbed.describe()))
         path = self.folder / SETTINGS_FILE
         if path.exists():
-            before = with_new_names(json.loads(path.read_text(encoding="utf-8"))[TESTBED_KEY])
-            differing = [k for k in sorted(before.keys() | settings.keys()) if before.get(k) != settings.get(k)]
-            if differing:
-                listed = "; ".join(f"{k}: {before.get(k)!r} then, {settings.get(k)!r} now" for k in differing)
-                raise ValueError(f"{self.folder} holds another study ({listed}). Choose another folder.")
+            self._confirm_testbed(json.loads(path.read_text(encoding="utf-8"))[TESTBED_KEY], self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         plan: dict[str, object] = {
             "variants": [asdict(v) for v in self.plan.variants],
@@ -94,20 +92,58 @@ class Study:
         plan |= {"ladder": self.plan.ladder} if self.plan.ladder else {}
         write_json(path, {TESTBED_KEY: settings, "plan": plan})
 
-    def records(self) -> list[Record]:
-        """The results so far, of this plan's variants in their order."""
-        found = load_records(self.runs)
-        order = {label: place for place, label in enumerate(self.variants)}
-        return sorted((r for r in found if r.label in order), key=lambda r: (order[r.label], r.learning_rate, r.seed))
+    def _confirm_testbed(self, settings: Json, folder: Path) -> None:
+        """Refuse a folder whose runs are of another testbed."""
+        before, now = with_new_names(settings), json.loads(json.dumps(self.testbed.describe()))
+        differing = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+        if differing:
+            listed = "; ".join(f"{k}: {before.get(k)!r} then, {now.get(k)!r} now" for k in differing)
+            raise ValueError(f"{folder} holds another study ({listed}). Choose another folder.")
 
-    def take_in(self, path: Path) -> int:
-        """Take over the runs of a file of lines that the study does not have, such as committed ones.
+    def records(self) -> list[Record]:
+        """The results so far of the runs that the plan asks for, in its order.
+
+        Raises:
+            ValueError: If a run of one of its variants was made with other settings.
+        """
+        found = {record.key: record for record in load_records(self.runs)}
+        for record in found.values():
+            if record.label in self.variants:
+                self._confirm(record)
+        kept = []
+        for variant in self.plan.variants:
+            rates, _ = self._grown(variant, found)
+            asked = (RunKey(variant.label, rate, seed) for rate in sorted(rates) for seed in range(self.plan.seeds))
+            kept += [found[key] for key in asked if key in found]
+        return kept
+
+    def _confirm(self, record: Record) -> None:
+        """Refuse a run that is not of the plan's variant of that name."""
+        now = json.loads(json.dumps(asdict(self.variants[record.label])))
+        then = json.loads(json.dumps(asdict(record)))
+        names = [name for name in SETTINGS if then[name] != now[name]]
+        if names:
+            listed = "; ".join(f"{name}: {then[name]!r} then, {now[name]!r} now" for name in names)
+            raise ValueError(
+                f"{self.runs / record.key.file_name} is a run of {record.label!r} with other settings ({listed}). "
+                "Choose another folder, or delete such runs."
+            )
+
+    def take_in(self, folder: Path) -> int:
+        """Take over the runs of a folder of results that the study does not have, such as committed ones.
 
         Returns:
             `int`: How many there were.
+
+        Raises:
+            ValueError: If the results are of another testbed.
         """
+        path = folder / RECORDS_FILE
         found = read_lines(path) if path.exists() else []
         new = [record for record in found if not (self.runs / record.key.file_name).exists()]
+        if new:
+            before = read_json(folder / RESULTS_FILE, f"It must say what study {path} is of; move that file away.")
+            self._confirm_testbed(before["settings"][TESTBED_KEY], folder)
         for record in new:
             record.save(self.runs)
         return len(new)
@@ -123,16 +159,23 @@ class Study:
 
     def _wanted(self, variant: Variant, records: dict[RunKey, Record]) -> list[RunKey]:
         """The runs of the variant's grid, as far as it has grown; where all are done, its runs at the best rate."""
-        rates = self.plan.grid(variant)
-        while True:
-            search = self.plan.search(variant, rates)
-            if not records.keys() >= set(search):
-                return search
+        rates, best = self._grown(variant, records)
+        return self.plan.search(variant, rates) if best is None else self.plan.rest(variant, best)
+
+    def _grown(self, variant: Variant, records: dict[RunKey, Record]) -> tuple[tuple[float, ...], float | None]:
+        """The variant's grid, as far as the runs there are let it grow, and the best of it where all are done.
+
+        A rate of the ladder that has been tried is one of the grid, wherever that began then.
+        """
+        tried = {key.learning_rate for key in records if key.label == variant.label} & set(self.plan.ladder)
+        rates = tuple(dict.fromkeys((*self.plan.grid(variant), *sorted(tried))))
+        while records.keys() >= set(search := self.plan.search(variant, rates)):
             best = choose_rate([records[key] for key in search], self.testbed.greater_is_better)
             further = self.plan.beyond(rates, best)
             if further is None:
-                return self.plan.rest(variant, best)
+                return rates, best
             rates = (*rates, further)
+        return rates, None
 
     def run(self, max_runs: int | None = None, order: random.Random | None = None) -> int:
         """Do the missing runs.
@@ -170,6 +213,7 @@ class Study:
         """
         variant = self.variants[key.label]
         task = self.testbed.task(variant, key.seed, self.prepared)
+        self._confirm_data(key.seed, task)
         folder = self.run_folder(key)
         config = self.testbed.training(key.learning_rate, key.seed)
         config = replace(config, output_dir=str(folder), resume=not config.no_checkpoints)
@@ -185,6 +229,16 @@ class Study:
             trainer.close()
             if not self.keep_models:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _confirm_data(self, seed: int, task: Task) -> None:
+        """Refuse data that the runs there are of this seed did not have."""
+        before = {one.data for one in self.records() if one.seed == seed} - {""}
+        now = fingerprint(task)
+        if before - {now}:
+            raise ValueError(
+                f"The runs of seed {seed} in {self.runs} had other images, or images with other labels (fingerprint "
+                f"{', '.join(sorted(before))} then, {now} now). Put the data back as it was, or choose another folder."
+            )
 
     def run_folder(self, key: RunKey) -> Path:
         """Folder of one run: while it runs, or for good where models are kept."""
@@ -233,10 +287,15 @@ class Study:
             "head_trainable": counts.head.trainable,
             "losses": [[r["step"], r["loss"]] for r in log if r["kind"] == "train"],
             "validations": [[r["step"], r[trainer.metric]] for r in judged],
-            "data": trainer.task.describe().get("data_fingerprint", ""),
+            "data": fingerprint(trainer.task),
             "versions": package_versions(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+def fingerprint(task: Task) -> str:
+    """Of the task's data, with the training images that the seed drew; empty where it has none."""
+    return str(task.describe().get("data_fingerprint", ""))
 
 
 def first_batch(trainer: Trainer) -> dict[str, object]:
