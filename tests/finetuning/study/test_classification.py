@@ -1,5 +1,7 @@
 """Whether images have several labels is the data's to say, not its name's."""
 
+from dataclasses import replace
+
 import datasets
 import pytest
 from PIL import Image
@@ -25,3 +27,5 @@ def test_a_study_reads_the_metric_that_its_runs_measure(tmp_path, labels, metric
     )
     assert testbed.metric == metric
     assert testbed.load(0).multilabel is several
+    with pytest.raises(ValueError, match="metric_for_best is 'loss', which is better when smaller"):
+        ClassificationTestbed(testbed.data, testbed.config, replace(testbed.base, metric_for_best="loss"))

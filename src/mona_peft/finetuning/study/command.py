@@ -212,9 +212,9 @@ def run_study(config: StudyConfig, testbed: Testbed, plan: Plan, reference: str)
         count = study.run(config.max_runs)
         print(f"{count} runs done, {len(study.missing())} known to be left; the same command goes on from here.")
     results, records = collect(study, reference, config.metric)
-    write_report(target, results, records, testbed.greater_is_better, plan.searched)
+    write_report(target, results, records, plan.searched)
     if config.testbed in REAL_SETS:
-        chosen = chosen_records(records, testbed.greater_is_better, plan.searched)
+        chosen = chosen_records(records, plan.searched)
         finished = {row.label for row in results.rows}
         runs = [record for label, group in chosen.items() for record in group if label in finished]
         write_comparison(target / "method_comparison", runs, results.settings[TESTBED_KEY])
@@ -242,9 +242,9 @@ def collect(study: Study, reference: str, metric: str | None = None) -> tuple[Re
         raise ValueError(f"The runs have no metric {metric!r}; choose one of {', '.join(whole[0].metrics())}.")
     left, searched = Counter(key.label for key in study.missing()), study.plan.searched
     finished = [record for record in records if not left[record.label]]
-    rows = make_rows(finished, metric, testbed.greater_is_better, searched, reference)
+    rows = make_rows(finished, metric, searched, reference)
     if not any(row.group for row in rows):
-        rows = sort_rows(rows, testbed.greater_is_better)
+        rows = sort_rows(rows)
     results = Results(
         title=testbed.title,
         command=command_line(FREE_FLAGS),
@@ -253,7 +253,7 @@ def collect(study: Study, reference: str, metric: str | None = None) -> tuple[Re
         settings=settings_of(study.folder),
         versions=records[-1].versions or package_versions(),
         rows=rows,
-        unfinished=find_unfinished(records, left, testbed.greater_is_better, searched),
+        unfinished=find_unfinished(records, left, searched),
     )
     return results, records
 

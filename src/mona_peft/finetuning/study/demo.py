@@ -138,7 +138,7 @@ def _run(study: Study, title: str) -> tuple[list[DemoRow], dict[str, list[Record
     if found := study.records():
         print(f"{len(found)} runs are in {study.folder} already; another --demo_dir makes all of them.")
     study.run()
-    chosen = chosen_records(study.records(), study.testbed.greater_is_better, study.plan.searched)
+    chosen = chosen_records(study.records(), study.plan.searched)
     rows = [demo_row(records, study.testbed.metric) for records in chosen.values()]
     print(f"\n{title}: {study.testbed.sizes()}, {study.plan.seeds} seeds\n{format_rows(rows)}")
     return rows, chosen

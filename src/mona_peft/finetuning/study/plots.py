@@ -109,7 +109,7 @@ def plot_rates(records: Sequence[Record], metric_name: str) -> Figure:
     return figure
 
 
-def plot_curves(chosen: dict[str, list[Record]], metric_name: str, greater_is_better: bool = True) -> Figure:
+def plot_curves(chosen: dict[str, list[Record]], metric_name: str) -> Figure:
     """The validation metric over training time, the mean over seeds; all steps of a run take the same time.
 
     With LoRA among them, a line shows its final metric, and the legend when each method reaches that.
@@ -117,14 +117,13 @@ def plot_curves(chosen: dict[str, list[Record]], metric_name: str, greater_is_be
     Args:
         chosen (`dict[str, list[Record]]`): By label, as [`chosen_records`] gives them.
         metric_name (`str`): What to call the metric.
-        greater_is_better (`bool`): Which way the metric improves.
     """
     figure, axes = _figure()
     curves = {label: curve for label, group in chosen.items() if (curve := _curve(group)) is not None}
     lora = next((label for label in curves if chosen[label][0].method == "lora"), None)
     target = None if lora is None else curves[lora][1][-1]
     for label, (seconds, values) in curves.items():
-        reached = "" if target is None else f", {reaching(seconds, values, target, greater_is_better)}"
+        reached = "" if target is None else f", {reaching(seconds, values, target)}"
         axes.plot(seconds, 100 * values, marker="o", label=label + reached)
     if target is not None:
         axes.axhline(100 * target, color="black", linestyle=":", linewidth=1, label=f"{lora} at its end")
@@ -144,16 +143,15 @@ def _curve(group: Sequence[Record]) -> tuple[np.ndarray, np.ndarray] | None:
     return np.mean([_times(run)[:length] for run in runs], axis=0), values
 
 
-def reaching(seconds: np.ndarray, values: np.ndarray, target: float, greater_is_better: bool = True) -> str:
+def reaching(seconds: np.ndarray, values: np.ndarray, target: float) -> str:
     """When a curve reaches a value, in words; straight between two evaluations.
 
     Args:
         seconds (`np.ndarray`): `(n,)`, of the evaluations.
         values (`np.ndarray`): `(n,)`, their metrics.
         target (`float`): The value.
-        greater_is_better (`bool`): Which way metrics improve.
     """
-    reached = values >= target if greater_is_better else values <= target
+    reached = values >= target
     if not reached.any():
         return "not reached"
     first = int(reached.argmax())

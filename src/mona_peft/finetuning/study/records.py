@@ -21,6 +21,8 @@ RECORDS_FILE = "records.jsonl"
 
 #: Name of the metric that rates and weights are chosen by, where a table shows it in place of a test metric.
 VALIDATION = "validation"
+#: What a run tells besides its metrics. Tables show shares, which are better when greater.
+NO_SHARES = ("loss", "num_samples")
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,9 @@ class Record:
         return RunKey(self.label, self.learning_rate, self.seed)
 
     def metrics(self) -> dict[str, float]:
-        """What a table can show: the test metrics, and the validation metric under its own name."""
-        return {**self.test, VALIDATION: self.validation}
+        """What a table can show: the test metrics that are shares, and the validation metric under its own name."""
+        shares = {name: value for name, value in self.test.items() if name not in NO_SHARES}
+        return {**shares, VALIDATION: self.validation}
 
     def metric(self, name: str) -> float:
         """One of them; zero for a run that diverged."""

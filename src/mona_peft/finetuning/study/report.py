@@ -112,7 +112,6 @@ def write_report(
     folder: Path,
     results: Results,
     records: Sequence[Record],
-    greater_is_better: bool = True,
     searched: int | None = None,
 ) -> None:
     """Write `results.json`, `results.csv`, `table.md`, figures as PNG, `losses.json`, `report.html` and all records.
@@ -121,18 +120,17 @@ def write_report(
         folder (`Path`): Created where missing.
         results (`Results`): The table and where it comes from.
         records (`Sequence[Record]`): The runs behind it, for the loss curves.
-        greater_is_better (`bool`): Which way metrics improve.
         searched (`int`, *optional*): How many seeds the whole grid was run with.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / RESULTS_FILE, results.to_json())
     (folder / "results.csv").write_text(to_csv(results.rows), encoding="utf-8")
     (folder / "table.md").write_text(results.summary() + "\n", encoding="utf-8")
-    chosen = chosen_records(records, greater_is_better, searched)
+    chosen = chosen_records(records, searched)
     write_json(folder / "losses.json", {label: [r.losses for r in group] for label, group in chosen.items()})
     images = {}
     write_lines([*records, *_others(folder / RECORDS_FILE, records)], folder / RECORDS_FILE)
-    for name, figure in draw_figures(results, chosen, records, greater_is_better).items():
+    for name, figure in draw_figures(results, chosen, records).items():
         images[name] = to_png(figure)
         (folder / f"{name}.png").write_bytes(images[name])
     (folder / "report.html").write_text(to_html(results, images), encoding="utf-8")
@@ -148,7 +146,6 @@ def draw_figures(
     results: Results,
     chosen: dict[str, list[Record]],
     records: Sequence[Record] = (),
-    greater_is_better: bool = True,
 ) -> dict[str, Figure]:
     """The study's figures by name: those over rates and over time where the records have what they show."""
     rows, name = results.rows, results.metric_name
@@ -161,7 +158,7 @@ def draw_figures(
     if len({record.learning_rate for record in records}) > 1:
         figures["rates"] = plot_rates(records, name)
     if any(record.validations for group in chosen.values() for record in group):
-        figures["curves"] = plot_curves(chosen, name, greater_is_better)
+        figures["curves"] = plot_curves(chosen, name)
     return {"settings": plot_groups(rows, name), **figures} if any(row.group for row in rows) else figures
 
 

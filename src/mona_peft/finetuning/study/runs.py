@@ -170,7 +170,7 @@ class Study:
         tried = {key.learning_rate for key in records if key.label == variant.label} & set(self.plan.ladder)
         rates = tuple(dict.fromkeys((*self.plan.grid(variant), *sorted(tried))))
         while records.keys() >= set(search := self.plan.search(variant, rates)):
-            best = choose_rate([records[key] for key in search], self.testbed.greater_is_better)
+            best = choose_rate(records[key] for key in search)
             further = self.plan.beyond(rates, best)
             if further is None:
                 return rates, best
@@ -207,9 +207,6 @@ class Study:
         """Train and evaluate one run; its folder is deleted afterwards, unless models are kept.
 
         A run whose loss or weights are not finite any more is a result too: its figures count as zero.
-
-        Raises:
-            FloatingPointError: If that happens where less is better, and zero would be the best of all.
         """
         variant = self.variants[key.label]
         task = self.testbed.task(variant, key.seed, self.prepared)
@@ -221,8 +218,6 @@ class Study:
         try:
             return self._record(variant, key, trainer, folder)
         except FloatingPointError as error:
-            if not self.testbed.greater_is_better:
-                raise
             tqdm.write(f"{key.label}, rate {key.learning_rate:g}, seed {key.seed} counts as zero: {error}")
             return self._diverged(variant, key, trainer, folder, str(error))
         finally:

@@ -11,12 +11,11 @@ from .records import Record
 CHOICES = ("validation", "test")
 
 
-def choose_rate(records: Iterable[Record], greater_is_better: bool = True, seeds: int | None = None) -> float:
+def choose_rate(records: Iterable[Record], seeds: int | None = None) -> float:
     """The learning rate with the best mean validation metric; of equals the lowest.
 
     Args:
         records (`Iterable[Record]`): Of one variant.
-        greater_is_better (`bool`): Which way the metric improves.
         seeds (`int`, *optional*): Only look at this many seeds, those that every rate was tried with.
 
     Raises:
@@ -28,17 +27,14 @@ def choose_rate(records: Iterable[Record], greater_is_better: bool = True, seeds
             found.setdefault(record.learning_rate, []).append(record.validation)
     if not found:
         raise ValueError("No run to choose a learning rate from; run the study first.")
-    sign = 1 if greater_is_better else -1
-    return max(sorted(found), key=lambda rate: sign * mean(found[rate]))
+    return max(sorted(found), key=lambda rate: mean(found[rate]))
 
 
-def chosen_records(
-    records: Sequence[Record], greater_is_better: bool = True, seeds: int | None = None
-) -> dict[str, list[Record]]:
+def chosen_records(records: Sequence[Record], seeds: int | None = None) -> dict[str, list[Record]]:
     """By label, the records at the chosen learning rate in the order of seeds."""
     chosen: dict[str, list[Record]] = {}
     for label in dict.fromkeys(record.label for record in records):
         own = [record for record in records if record.label == label]
-        rate = choose_rate(own, greater_is_better, seeds)
+        rate = choose_rate(own, seeds)
         chosen[label] = sorted((r for r in own if r.learning_rate == rate), key=lambda r: r.seed)
     return chosen

@@ -69,7 +69,6 @@ class Row:
 def make_rows(
     records: Sequence[Record],
     metric: str = "accuracy",
-    greater_is_better: bool = True,
     searched: int | None = None,
     reference: str = REFERENCE,
 ) -> list[Row]:
@@ -78,11 +77,10 @@ def make_rows(
     Args:
         records (`Sequence[Record]`): All of them; rates are chosen here.
         metric (`str`): Which test metric, or `VALIDATION`.
-        greater_is_better (`bool`): Which way metrics improve.
         searched (`int`, *optional*): How many seeds the whole grid was run with; all if left out.
         reference (`str`): Label of the variant that the others are tested against.
     """
-    chosen = chosen_records(records, greater_is_better, searched)
+    chosen = chosen_records(records, searched)
     by_seed = {label: {r.seed: r.metric(metric) for r in group} for label, group in chosen.items()}
     tried = {label: {r.learning_rate for r in records if r.label == label} for label in chosen}
     return [_row(group, tried[label], by_seed, metric, reference) for label, group in chosen.items()]
@@ -136,18 +134,17 @@ class Unfinished:
 
 
 def find_unfinished(
-    records: Sequence[Record], left: Mapping[str, int], greater_is_better: bool = True, searched: int | None = None
+    records: Sequence[Record], left: Mapping[str, int], searched: int | None = None
 ) -> list[Unfinished]:
     """The variants that have records and runs left, in the order of the records.
 
     Args:
         records (`Sequence[Record]`): Of the study.
         left (`Mapping[str, int]`): Runs still to do by label.
-        greater_is_better (`bool`): Which way metrics improve.
         searched (`int`, *optional*): How many seeds the whole grid is run with.
     """
     found = []
-    for label, group in chosen_records(records, greater_is_better, searched).items():
+    for label, group in chosen_records(records, searched).items():
         if left.get(label):
             runs = sum(record.label == label for record in records)
             validation = mean(record.validation for record in group)
@@ -163,10 +160,9 @@ def unfinished_to_markdown(lines: Sequence[Unfinished], metric_name: str) -> str
     return markdown.table(map(escape_markdown, row) for row in rows)
 
 
-def sort_rows(rows: Sequence[Row], greater_is_better: bool = True) -> list[Row]:
+def sort_rows(rows: Sequence[Row]) -> list[Row]:
     """The best mean first; of equals the one with fewer parameters."""
-    sign = -1 if greater_is_better else 1
-    return sorted(rows, key=lambda row: (sign * row.mean, row.backbone_trainable))
+    return sorted(rows, key=lambda row: (-row.mean, row.backbone_trainable))
 
 
 HEADERS = ("", "trained in backbone", "share", "{metric}, mean ± std", "95% interval", "p against {reference}", "rate")

@@ -45,6 +45,9 @@ class RecipeTestbed(Testbed, Generic[DataT, ConfigT]):
         training (`TrainingConfig`): Settings of the loop; a run gives its learning rate and seed.
         select_on (`str`): What rates and weights are chosen on; see `study_splits`.
         fraction (`float`): Share of the training set to hold out where the data has one split to evaluate on.
+
+    Raises:
+        ValueError: If rates and weights would be chosen by the loss.
     """
 
     def __init__(
@@ -56,6 +59,11 @@ class RecipeTestbed(Testbed, Generic[DataT, ConfigT]):
         select_on: str = "validation",
         fraction: float = 0.1,
     ) -> None:
+        if training.metric_for_best == "loss":
+            raise ValueError(
+                "metric_for_best is 'loss', which is better when smaller; a study chooses by a metric that is better "
+                "when greater, such as accuracy. Leave it out or name another."
+            )
         self.task_name = task_name
         self.data = data
         self.config = config

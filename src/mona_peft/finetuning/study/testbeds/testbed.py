@@ -17,10 +17,10 @@ class Testbed(ABC):
 
     #: What to call it in tables and plots.
     title: str = ""
-    #: The metric of the test split that tables show, what to call it, and which way it improves.
+    #: The metric of the test split that tables show and what to call it. Those of studies are shares, better when
+    #: greater.
     metric: str = "accuracy"
     metric_name: str = "accuracy"
-    greater_is_better: bool = True
     #: Runs of each variant where no number is asked for.
     seeds: int = 3
     #: The grid of learning rates where none is asked for; around that of the recipe if empty.
