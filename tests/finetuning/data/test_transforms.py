@@ -55,8 +55,29 @@ def test_every_transform_and_the_saved_processor_resize_as_asked(name):
     cropped = train_transform(settings, crop_scale=(1.0, 1.0), horizontal_flip=0.0, interpolation=name)(image)
     for pixels in (eval_transform(settings, 1.0, name)(image), cropped):
         torch.testing.assert_close(pixels, wanted)
-    saved = evaluation_processor(ViTImageProcessor(size={"height": 24, "width": 24}), 8 / 7, name)
+    saved = evaluation_processor(settings, 8 / 7, name)
     assert saved.resample == PILImageResampling[name.upper()]
+
+
+@pytest.mark.parametrize(
+    "side, ratio", [(112, 8 / 7), (224, 8 / 7), (224, 1.15), (224, 1.0), (384, 7 / 6), (384, 1.0)]
+)
+@pytest.mark.parametrize("size", [(144, 90), (91, 91)])
+def test_the_saved_processor_gives_what_an_evaluation_sees(side, ratio, size):
+    """But for the rounding of the resizing: two of 255 steps at most, on a few values."""
+    settings = ImageSettings(side, side, (0,) * 3, (1,) * 3)
+    noise = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+    seen = eval_transform(settings, ratio)(image)
+    given = evaluation_processor(settings, ratio)([image], return_tensors="pt")["pixel_values"][0]
+    assert (seen - given).abs().max() < 2.5 / 255 and (seen - given).abs().mean() < 0.05 / 255
+
+
+def test_the_saved_processor_of_a_model_that_is_not_square():
+    settings = ImageSettings(16, 48, (0,) * 3, (1,) * 3)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8))
+    given = evaluation_processor(settings, 1.25)([image], return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(given, eval_transform(settings, 1.25)(image), atol=1.5 / 255, rtol=0)
 
 
 def test_flip_can_be_turned_off():

@@ -263,9 +263,8 @@ class ClassificationTask(DataTask[Tensors, ClassificationData, ClassificationCon
         draw_mistakes(self.data, split, rows, scores, folder / f"mistakes_{split}.png")
 
     def saved_processor(self) -> BaseImageProcessor:
-        """The model's own, with the crop of the recipe."""
-        config = self.config
-        return evaluation_processor(self.processor, config.resize_ratio, config.interpolation, config.image_size)
+        """One with the model's size, mean and standard deviation, and the crop of the recipe."""
+        return evaluation_processor(self.settings, self.config.resize_ratio, self.config.interpolation)
 
 
 def classification_tasks(data: DataConfig, seed: int) -> Callable[[ClassificationConfig], ClassificationTask]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
-from transformers import BitImageProcessor, ConvNextImageProcessor
+from transformers import BitImageProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import PILImageResampling
 
@@ -102,34 +102,17 @@ def eval_transform(
 
 
 def evaluation_processor(
-    processor: BaseImageProcessor, resize_ratio: float, interpolation: str = "bicubic", image_size: int | None = None
+    settings: ImageSettings, resize_ratio: float, interpolation: str = "bicubic"
 ) -> BaseImageProcessor:
-    """An image processor of transformers that prepares images as [`eval_transform`] does.
+    """An image processor of transformers that prepares images as [`eval_transform`] does, and takes the same settings.
 
-    That of ConvNeXt resizes the short side and crops the centre; it does so below 384 pixels only, so larger models
-    and those whose input is not square keep their own.
-
-    Args:
-        processor (`BaseImageProcessor`): The model's own processor.
-        resize_ratio (`float`): As for [`eval_transform`].
-        interpolation (`str`): As for [`eval_transform`].
-        image_size (`int`, *optional*): Another side than the model's own, for which [`eval_transform`] is followed at
-            any size.
+    Values differ by the rounding of the resizing alone: processors resize tensors, [`eval_transform`] Pillow's images.
     """
-    settings = ImageSettings.from_processor(processor)
-    if image_size is not None:
-        return BitImageProcessor(
-            size={"shortest_edge": round(image_size * resize_ratio)},
-            crop_size={"height": image_size, "width": image_size},
-            resample=RESAMPLING[interpolation],
-            image_mean=list(settings.mean),
-            image_std=list(settings.std),
-        )
-    if settings.height != settings.width or settings.height >= 384:
-        return processor
-    return ConvNextImageProcessor(
-        size={"shortest_edge": settings.height},
-        crop_pct=1 / resize_ratio,
+    height, width = (round(side * resize_ratio) for side in (settings.height, settings.width))
+    square = settings.height == settings.width
+    return BitImageProcessor(
+        size={"shortest_edge": height} if square else {"height": height, "width": width},
+        crop_size={"height": settings.height, "width": settings.width},
         resample=RESAMPLING[interpolation],
         image_mean=list(settings.mean),
         image_std=list(settings.std),
