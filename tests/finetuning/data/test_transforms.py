@@ -62,7 +62,7 @@ def test_every_transform_and_the_saved_processor_resize_as_asked(name):
 @pytest.mark.parametrize(
     "side, ratio", [(112, 8 / 7), (224, 8 / 7), (224, 1.15), (224, 1.0), (384, 7 / 6), (384, 1.0)]
 )
-@pytest.mark.parametrize("size", [(144, 90), (91, 91)])
+@pytest.mark.parametrize("size", [(144, 90), (150, 100), (91, 91)])
 def test_the_saved_processor_gives_what_an_evaluation_sees(side, ratio, size):
     """But for the rounding of the resizing: two of 255 steps at most, on a few values."""
     settings = ImageSettings(side, side, (0,) * 3, (1,) * 3)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,7 +99,7 @@ def eval_transform(
     # One number keeps the aspect ratio; two are for models whose input is not square.
     resized = [round(side * resize_ratio) for side in (size if size[0] != size[1] else size[:1])]
     resize = v2.Resize(resized, interpolation=INTERPOLATIONS[interpolation], antialias=True)
-    return v2.Compose([to_rgb, resize, v2.CenterCrop(size), *_to_tensor(settings)])
+    return v2.Compose([to_rgb, resize, partial(_crop_centre, size=size), *_to_tensor(settings)])
 
 
 def evaluation_processor(
@@ -117,6 +118,12 @@ def evaluation_processor(
         image_mean=list(settings.mean),
         image_std=list(settings.std),
     )
+
+
+def _crop_centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The centre, rounded down as image processors do; torchvision's lies a pixel further for some sizes."""
+    top, left = ((side - cropped) // 2 for side, cropped in zip((image.height, image.width), size, strict=True))
+    return image.crop((left, top, left + size[1], top + size[0]))
 
 
 def _to_tensor(settings: ImageSettings) -> list[v2.Transform]:
