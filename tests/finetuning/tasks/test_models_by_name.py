@@ -9,7 +9,7 @@ import timm
 import torch
 import torchvision
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     BitImageProcessor,
     Dinov2Config,
@@ -21,6 +21,7 @@ from transformers import (
 import mona_peft
 from mona_peft.finetuning.commands.main import run
 from mona_peft.finetuning.models import torchvision_classifier
+from mona_peft.finetuning.models.building import build_model
 from mona_peft.finetuning.models.classifier import load_classifier
 from mona_peft.finetuning.models.places import find_model
 from mona_peft.finetuning.models.positions import set_image_size
@@ -137,6 +138,40 @@ def write_dinov2(folder: Path) -> str:
 
 def write_swin(folder: Path) -> str:
     return str(write_classifier(folder))
+
+
+def change_weights(folder: str, change) -> str:
+    """Rename the tensors of a saved model; those that get no name are left out."""
+    file = Path(folder) / "model.safetensors"
+    named = {change(name): tensor for name, tensor in load_file(file).items()}
+    save_file({name: tensor for name, tensor in named.items() if name}, file, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "lacks"),
+    [
+        (lambda name: f"net.encoder.{name}", "it lacks vit.embeddings.cls_token"),
+        (lambda name: name if ".1." not in name else None, "it lacks vit.*layers?.1"),
+    ],
+    ids=["a prefix", "a block"],
+)
+def test_weights_outside_the_head_must_be_in_the_files(tmp_path, change, lacks):
+    folder = change_weights(write_vit(tmp_path / "vit"), change)
+    with pytest.raises(ValueError, match=f"{folder} does not fit ViTForImageClassification .*{lacks}"):
+        load_classifier(folder, ["a", "b", "c"])
+    whole = build_model("upernet", write_vit(tmp_path / "whole"), ["a", "b"])
+    whole.save_pretrained(tmp_path / "upernet")
+    assert build_model("upernet", str(tmp_path / "upernet"), ["a", "b", "c"]).config.num_labels == 3
+    dense = change_weights(str(tmp_path / "upernet"), change)
+    with pytest.raises(ValueError, match="does not fit .*it lacks backbone"):
+        build_model("upernet", dense, ["a", "b"])
+
+
+def test_a_bare_backbone_without_head_is_loaded(tmp_path):
+    folder = change_weights(write_vit(tmp_path / "vit"), lambda name: None if "classifier" in name else name)
+    bare = change_weights(folder, lambda name: name.removeprefix("vit."))
+    assert load_classifier(bare, ["a", "b", "c"]).config.num_labels == 3
 
 
 @pytest.mark.parametrize(

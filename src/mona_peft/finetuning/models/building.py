@@ -37,7 +37,8 @@ def build_model(
         **options: Settings of the architecture's configuration.
 
     Raises:
-        ValueError: If there is no such architecture, it has no such settings, or it needs more stages.
+        ValueError: If there is no such architecture, it has no such settings, it needs more stages, or the files lack
+            weights of the backbone.
     """
     row = check_architecture(architecture, options)
     name_or_path = absolute_if_folder(name_or_path)
@@ -47,7 +48,7 @@ def build_model(
         for name, value in {**labels, **options}.items():
             setattr(pretrained, name, value)
         set_drop_path(getattr(pretrained, "backbone_config", None) or pretrained, drop_path)
-        model = row.model_class.from_pretrained(name_or_path, config=pretrained, ignore_mismatched_sizes=True)
+        model, _ = load_fitting(row.model_class, name_or_path, pretrained, lambda model: find_head(model) or ())
     else:
         backbone = backbone_config(name_or_path, out_indices or row.stages, drop_path)
         config = row.config_class(backbone_config=backbone, **labels, **options)

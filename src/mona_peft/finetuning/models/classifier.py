@@ -19,7 +19,7 @@ from mona_peft.finetuning.validation import first_line
 from .drop_path import drop_mlp_branches, set_drop_path
 from .places import find_model
 from .positions import check_image_size, set_image_size
-from .pretrained import quiet_loading
+from .pretrained import load_fitting
 
 
 def load_classifier(
@@ -40,7 +40,8 @@ def load_classifier(
         image_size (`int`, *optional*): Side of the images; the model's own if left out.
 
     Raises:
-        ValueError: If there is no such model, or `drop_path` or `image_size` is given for one that cannot have it.
+        ValueError: If there is no such model, its files lack weights outside the head, or `drop_path` or `image_size`
+            is given for one that cannot have it.
     """
     labels = dict(enumerate(class_names))
     place = find_model(name_or_path)
@@ -52,10 +53,9 @@ def load_classifier(
     set_drop_path(config, drop_path)
     if image_size is not None and config.model_type == "timm_wrapper":
         config.model_args = {**(config.model_args or {}), **timm_size_arguments(config.architecture)}
-    with quiet_loading():
-        model = AutoModelForImageClassification.from_pretrained(
-            place, config=config, ignore_mismatched_sizes=True, trust_remote_code=False
-        )
+    model, _ = load_fitting(
+        AutoModelForImageClassification, place, config, lambda model: find_head(model) or (), trust_remote_code=False
+    )
     if not same_classes:
         reset_head(model)
     if drop_path is not None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
 
 LOADING_LOGGER = "transformers.modeling_utils"
 
@@ -55,7 +55,7 @@ def quiet_loading() -> Iterator[None]:
 
 
 def load_fitting(
-    model_class: type[PreTrainedModel],
+    model_class: type[PreTrainedModel] | type[AutoModelForImageClassification],
     name_or_path: str,
     config: PretrainedConfig,
     may_differ: Callable[[nn.Module], Sequence[str]],
@@ -67,7 +67,7 @@ def load_fitting(
     model is the one that was trained (those of masked image models lack their last norm).
 
     Args:
-        model_class (`type[PreTrainedModel]`): What to load.
+        model_class (`type`): What to load.
         name_or_path (`str`): Hub id or folder.
         config (`PretrainedConfig`): Of the model.
         may_differ (`Callable`): Gives the paths of the modules of the loaded model that may be missing or of another
@@ -90,7 +90,8 @@ def load_fitting(
     if problems:
         raise ValueError(
             f"{name_or_path} does not fit {type(model).__name__} as its configuration describes it: "
-            f"{'; '.join(problems)}. Give the base model that it was trained on."
+            f"{'; '.join(problems)}. Give the base model that an adapter was trained on, or files that "
+            "save_pretrained wrote."
         )
     return model, info
 
