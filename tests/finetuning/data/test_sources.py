@@ -116,6 +116,40 @@ def test_image_folder(tmp_path):
     assert sorted(data.splits["train"]["label"]) == [0, 1] and set(data.splits) == {"train", "test"}
 
 
+def write_pictures(root, *names: str) -> DataConfig:
+    for number, name in enumerate(names):
+        layouts.write_image(root / name, number)
+    return DataConfig(dataset=str(root))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{label}/{i}.png" for label in ("train_freight", "train_passenger", "bus", "test") for i in range(3)],
+        [f"{label}/{name}.png" for label in ("a", "b") for name in ("1", "2", "3", "a-train-1", "a_test_2")],
+        [f"train/{label}/{i}.png" for label in ("test_bus", "bus", "val") for i in range(3)],
+    ],
+    ids=["classes", "pictures", "classes of a split"],
+)
+def test_names_that_hold_the_word_of_a_split_are_kept(tmp_path, names):
+    data = load_data(write_pictures(tmp_path, *names))
+    assert set(data.class_names) == {name.split("/")[-2] for name in names}
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": len(names)}
+
+
+def test_pictures_in_no_split_are_said(tmp_path):
+    names = [f"{split}/{label}/{i}.png" for split in ("Train2017", "my-val") for label in ("a", "b") for i in range(2)]
+    config = write_pictures(tmp_path, *names, "extra/a/1.png", "test/1.png")
+    with pytest.warns(UserWarning, match="in no class folder of Train2017, my-val are left out, 2 in all"):
+        data = load_data(config)
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 4, "validation": 4}
+
+
+def test_splits_without_class_folders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="has the folders test, train, but no class folders in them"):
+        load_data(write_pictures(tmp_path, "train/1.png", "test/1.png"))
+
+
 def test_lists_of_labels_are_multi_label(tmp_path):
     rows = {"image": [image(1), image(2)], "labels": [["cat"], ["dog", "cat"]]}
     features = datasets.Features({"image": datasets.Image(), "labels": datasets.Sequence(datasets.Value("string"))})

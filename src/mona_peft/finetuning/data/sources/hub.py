@@ -20,6 +20,7 @@ from mona_peft.finetuning.environment import looks_like_path
 from mona_peft.finetuning.validation import first_line
 
 from .checks import check_shards
+from .class_folders import find_class_folders
 from .config import SourceConfig
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
@@ -57,13 +58,17 @@ def load_splits(
 
     Raises:
         ValueError: If the data set needs code of its own, which `datasets` no longer runs, or one of its files is
-            damaged.
+            damaged, or a folder has splits without class folders.
     """
     check_source(name_or_path, "a folder, or an id on the Hub")
+    files = None
     if Path(name_or_path).is_dir():
         check_shards(Path(name_or_path))
+        files = None if config_name else find_class_folders(Path(name_or_path))
     try:
-        return dict(datasets.load_dataset(name_or_path, config_name, streaming=streaming, revision=revision))
+        return dict(
+            datasets.load_dataset(name_or_path, config_name, data_files=files, streaming=streaming, revision=revision)
+        )
     except RuntimeError as error:
         if "script" not in str(error):
             raise
