@@ -95,6 +95,28 @@ def test_compressed_run_lengths_are_those_that_pycocotools_wrote():
         assert run_lengths(encode_mask(mask)["counts"]) == np.diff(edges, prepend=0).tolist()
 
 
+@pytest.mark.parametrize("image_id", ["1", 77, None])
+def test_an_annotation_of_no_image_is_refused(tmp_path, image_id):
+    with pytest.raises(
+        ValueError, match=f"instances.json has .*1 in all, .*annotation 7 with the image_id {image_id!r}"
+    ):
+        load(tmp_path, content(image_id=image_id))
+
+
+@pytest.mark.parametrize(
+    ("id_", "name", "message"),
+    [
+        (4, "three", "The categories 3 and 4 of .* are both called 'three'"),
+        (3, "four", "instances.json has two categories of one id"),
+    ],
+)
+def test_two_categories_of_one_name_or_id_are_refused(tmp_path, id_, name, message):
+    written = content()
+    written["categories"].append({"id": id_, "name": name})
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, written)
+
+
 def test_good_segmentations_are_what_they_were(tmp_path):
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[3:9, 4:12] = True

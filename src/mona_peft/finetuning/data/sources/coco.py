@@ -57,14 +57,14 @@ def load_roboflow(root: Path, layout: Mapping[str, tuple[str, str]], exif_frame:
     """Load Roboflow's export, without the category that only groups the others: it is named as they say their
     supercategory is, and nothing is of it. Raises what [`load_coco`] raises.
     """
-    data = load_coco(root, layout, exif_frame)
+    data = _load(root, layout, exif_frame)
     used = {a["category_id"] for images in data.splits.values() for image in images for a in image.annotations}
     groups: set[str] = set()
     for file, _ in layout.values():
         content = json.loads((root / file).read_text(encoding="utf-8"))
         groups |= {str(category.get("supercategory")) for category in content["categories"]} - {"none"}
     kept = {id_: name for id_, name in data.categories.items() if id_ in used or name not in groups}
-    return replace(data, categories=kept or data.categories)
+    return _named_apart(replace(data, categories=kept or data.categories))
 
 
 def load_coco(
@@ -80,15 +80,30 @@ def load_coco(
 
     Raises:
         FileNotFoundError: If an annotation file is missing.
-        ValueError: If one is broken, or the splits have different categories.
+        ValueError: If one is broken, the splits have different categories, or two have one name.
     """
+    return _named_apart(_load(root, layout or COCO_2017, exif_frame))
+
+
+def _load(root: Path, layout: Mapping[str, tuple[str, str]], exif_frame: str | None) -> ObjectData:
     splits, categories = {}, None
-    for split, (file, folder) in (layout or COCO_2017).items():
+    for split, (file, folder) in layout.items():
         splits[split], found = read_instances(root / file, root / folder, exif_frame)
         if categories is not None and found != categories:
             raise ValueError(f"{root / file} has other categories than the split before it.")
         categories = found
     return ObjectData(root.name, splits, categories or {})
+
+
+def _named_apart(data: ObjectData) -> ObjectData:
+    ids: dict[str, int] = {}
+    for id_, name in data.categories.items():
+        if ids.setdefault(name, id_) != id_:
+            raise ValueError(
+                f"The categories {ids[name]} and {id_} of {data.name} are both called {name!r}. Name them apart, or "
+                "give their annotations one category_id."
+            )
+    return data
 
 
 def read_instances(
@@ -121,8 +136,16 @@ def read_instances(
         ids = {id_ for id_, *_ in entries}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} is no COCO instances file: {type(error).__name__} {error}.") from error
-    if len(ids) < len(entries):
-        raise ValueError(f"{file} has two images of one id. Give each its own.")
+    for what, found, listed in (("images", ids, entries), ("categories", categories, content["categories"])):
+        if len(found) < len(listed):
+            raise ValueError(f"{file} has two {what} of one id. Give each its own.")
+    stray = [one for image, found in annotations.items() if image not in ids for one in found]
+    if stray:
+        raise ValueError(
+            f"{file} has annotations of images that it does not list, {len(stray)} in all, such as annotation "
+            f"{stray[0].get('id')} with the image_id {stray[0]['image_id']!r}. Correct that (a number where the id of "
+            "the image is one), or take them out."
+        )
     folder = DataFolder(image_folder)
     images = []
     for id_, height, width, name in entries:
