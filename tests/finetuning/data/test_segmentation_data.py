@@ -10,6 +10,8 @@ from mona_peft.finetuning.data.sources.ade20k import (
     load_hub_segmentation,
     scene_segmentation,
 )
+from mona_peft.finetuning.data.sources.config import SegmentationDataConfig
+from mona_peft.finetuning.data.sources.dense import load_segmentation
 from tests.support.datasets import write_ade
 
 SIZES = {"train": 4, "validation": 3}
@@ -144,5 +146,11 @@ def test_hub_columns(data, tmp_path):
     for sample, (image, labels) in zip(loaded.splits["train"], samples, strict=True):
         read = loaded.read(sample)
         assert np.array_equal(np.asarray(read[0]), np.asarray(image)) and np.array_equal(read[1], labels)
+    named = SegmentationDataConfig(dataset="hub", hub_id=str(tmp_path / "data"), class_names=["a", "b"])
+    assert load_segmentation(named).class_names == ("a", "b")
+    with pytest.raises(ValueError, match="needs --class_names, by label; a copy of ADE20K"):
+        load_segmentation(SegmentationDataConfig(dataset="hub", hub_id=str(tmp_path / "data")))
+    ade = load_segmentation(SegmentationDataConfig(dataset="ade20k", hub_id=str(tmp_path / "data")))
+    assert len(ade.class_names) == 150 and ade.reduce_zero_label
     with pytest.raises(ValueError, match="mask"):
         load_hub_segmentation(str(tmp_path / "data"), data.class_names, True, label_column="mask")

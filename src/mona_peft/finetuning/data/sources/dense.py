@@ -89,12 +89,12 @@ def _label_maps_in(root: Path, config: SegmentationDataConfig) -> SegmentationDa
 
 
 def _from_hub(config: SegmentationDataConfig) -> SegmentationData:
-    """Label maps on the Hub; those of ADE20K have its class names."""
+    """Label maps on the Hub; those of `--dataset ade20k` have its class names."""
     source = config.hub_id or ("" if config.dataset == "hub" else config.dataset or "")
     if not source:
         raise ValueError("dataset hub needs --hub_id, an id such as user/name.")
     check_source(source, f"a folder, {', '.join(SEGMENTATION_SETS)}, or an id on the Hub")
-    is_ade = config.dataset in ("ade20k", "hub") and not config.class_names
+    is_ade = config.dataset == "ade20k" and not config.class_names
     data = load_hub_segmentation(
         source,
         ade20k_names(Path(source)) if is_ade else named_classes(config, source),

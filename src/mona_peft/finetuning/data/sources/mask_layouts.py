@@ -64,7 +64,9 @@ def named_classes(config: SegmentationDataConfig, name: str) -> tuple[str, ...]:
         ValueError: If there are none.
     """
     if not config.class_names:
-        raise ValueError(f"The data set {name} needs --class_names, by label.")
+        raise ValueError(
+            f"The data set {name} needs --class_names, by label; a copy of ADE20K is --dataset ade20k --hub_id ..."
+        )
     return tuple(config.class_names)
 
 
