@@ -58,7 +58,7 @@ def test_folders_of_label_maps(tmp_path):
     shutil.rmtree(tmp_path / "images" / "training")
     with pytest.raises(ValueError, match="No split to train on among held, val, validation"):
         segmentation(tmp_path)
-    names = {"class_names": ["a"] * 6, "reduce_zero_label": True}
+    names = {"class_names": list("abcdef"), "reduce_zero_label": True}
     own = SegmentationDataConfig(dataset=str(tmp_path), train_split="held", **names)
     assert sizes(load_segmentation(own)) == {"train": 2, "validation": 2}
 

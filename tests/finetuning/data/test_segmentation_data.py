@@ -65,6 +65,30 @@ def test_any_pair_of_folders(tmp_path):
         pair_folders(tmp_path / "images/train", tmp_path / "annotations/train")
 
 
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("a.bmp", ValueError, "a.bmp and .*a.png are label maps of one image; keep one of them"),
+        ("a_mask.png", FileNotFoundError, "1 label maps have no image in .*images, such as .*a_mask.png"),
+        ("lost.png", FileNotFoundError, "1 label maps have no image in .*images, such as .*lost.png"),
+        ("a.jpg", ValueError, "The label map .*a.jpg is a JPEG"),
+    ],
+)
+def test_label_maps_that_are_of_no_use_are_refused(tmp_path, name, error, message):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+        Image.new("L", (4, 3)).save(tmp_path / part / "a.png")
+    assert len(pair_folders(tmp_path / "images", tmp_path / "masks")) == 1
+    Image.new("L", (4, 3)).save(tmp_path / "masks" / name)
+    with pytest.raises(error, match=message):
+        pair_folders(tmp_path / "images", tmp_path / "masks")
+
+
+def test_class_names_are_all_different():
+    with pytest.raises(ValueError, match="The class name 'a' comes twice"):
+        SegmentationDataConfig(dataset="folder", class_names=["a", "b", "a"])
+
+
 def test_bad_files_are_named_or_left_out(data, tmp_path):
     write_ade(data, tmp_path)
     bad = tmp_path / "annotations" / "training" / "ADE_00000002.png"

@@ -31,6 +31,7 @@ IMAGE_FOLDERS = ("images", "image", "imgs", "JPEGImages")
 MASK_FOLDERS = ("annotations", "masks", "labels", "mask", "label_maps", "SegmentationClass")
 MASK_ENDINGS = ("_mask", "_label", "_labels", "_L", "_gt", "_seg")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+LOSSY = (".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -163,30 +164,54 @@ def pair_folders(images: Path, label_maps: Path) -> list[LabelledImage]:
     A label map may have one of `MASK_ENDINGS` to its name, and then be in the folder of the images.
 
     Raises:
-        FileNotFoundError: If a folder is missing, is empty, or an image has no label map.
+        FileNotFoundError: If a folder is missing, is empty, an image has no label map, or a label map no image.
+        ValueError: If two label maps have one name, or one is a JPEG.
     """
     for folder in (images, label_maps):
         if not folder.is_dir():
             raise FileNotFoundError(f"There is no folder {folder}.")
-    found = {path.stem: path for path in _image_files(label_maps)}
     together = os.path.samefile(images, label_maps)
+    found = _maps_by_name([p for p in _image_files(label_maps) if not together or p.stem.endswith(MASK_ENDINGS)])
     pairs = []
-    for path in sorted(_image_files(images)):
+    for path in _image_files(images):
         if together and path.stem.endswith(MASK_ENDINGS):
             continue
-        usual = ([] if together else [path.stem]) + [path.stem + ending for ending in MASK_ENDINGS]
+        usual = (path.stem + ending for ending in ("", *MASK_ENDINGS))
         label_map = next((found[stem] for stem in usual if stem in found), None)
         if label_map is None:
             raise FileNotFoundError(f"{path} has no label map in {label_maps}; add it or remove the image.")
         pairs.append(LabelledImage(path, label_map))
     if not pairs:
         raise FileNotFoundError(f"{images} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+    paired = {pair.label_map for pair in pairs}
+    lone = [path for path in found.values() if path not in paired]
+    if lone:
+        raise FileNotFoundError(
+            f"{len(lone)} label maps have no image in {images}, such as {lone[0]}. Add the images, or take those "
+            "label maps out."
+        )
     return pairs
+
+
+def _maps_by_name(paths: Sequence[Path]) -> dict[str, Path]:
+    """Label maps by their names without suffix.
+
+    Raises:
+        ValueError: If two have one name, or one is a JPEG.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.suffix.lower() in LOSSY:
+            raise ValueError(f"The label map {path} is a JPEG, which changes numbers and colours; give it as PNG.")
+        if path.stem in found:
+            raise ValueError(f"{found[path.stem]} and {path} are label maps of one image; keep one of them.")
+        found[path.stem] = path
+    return found
 
 
 def _image_files(folder: Path) -> list[Path]:
     inside = DataFolder(folder)
-    return [inside.file(name, folder) for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
+    return [inside.file(name, folder) for name in sorted(os.listdir(folder)) if name.lower().endswith(IMAGE_SUFFIXES)]
 
 
 def find_pairs(root: Path) -> dict[str, tuple[Path, Path]]:

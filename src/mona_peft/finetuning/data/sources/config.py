@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,13 @@ class SourceConfig(Settings):
         0.0, "Share of the training images to validate on, where there is no validation split.", least=0, below=1
     )
     skip_bad_images: bool = option(False, "Leave out images that cannot be read, after trying all of them.")
+
+    def __post_init__(self) -> None:
+        """Check that the classes are named apart."""
+        super().__post_init__()
+        twice = next((name for name, count in Counter(self.class_names).items() if count > 1), None)
+        if twice is not None:
+            raise ValueError(f"The class name {twice!r} comes twice; give each class its own with --class_names.")
 
     def named_splits(self) -> dict[str, str | None]:
         """By role, the split's own name; `None` where it is to be found."""
