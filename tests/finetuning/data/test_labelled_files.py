@@ -92,6 +92,12 @@ def test_numbers_are_numbers(pictures):
         ("a.csv", ["path,label,split", "pictures/0.png,cat,later"], r"a\.csv, line 2 has the split 'later'"),
         ("a.csv", ["path,label"], r"a\.csv lists no image"),
         ("a.csv", ["path,colour,size", "pictures/0.png,red,3"], r"a\.csv has no column of labels among path, colour"),
+        ("a.csv", ["path,cat,dog", "pictures/0.png,1,0", "pictures/1.png,,1"], r"a\.csv, line 3 has '' for .*'cat'"),
+        (
+            "a.csv",
+            ["path,cat,dog", "pictures/0.png,1,0", "pictures/1.png,1,01"],
+            r"a\.csv, line 3 has '01' for .*'dog'",
+        ),
         ("a.csv", ["picture,label", "pictures/0.png,cat"], r"a\.csv has no column of paths among picture, label"),
         ("a.jsonl", ['{"path": "pictures/0.png", "label": 0}', "{"], r"a\.jsonl, line 2 is no JSON"),
         ("a.jsonl", ['{"path": "pictures/0.png", "label": 1.5}'], r"a\.jsonl, line 1 has the label 1\.5"),

@@ -136,9 +136,16 @@ def _columns(file: Path, rows: list[Row], image: str | None, label: str | None) 
     if found is not None:
         return path, found
     others = [name for name in first if name != path and name.lower() not in SPLIT_COLUMNS]
-    wrong = next((where for where, row in rows for name in others if str(row.get(name)) not in "01"), None)
-    if wrong is not None or len(others) < 2:
+    cells = [(where, name, row.get(name)) for where, row in rows for name in others]
+    wrong = [cell for cell in cells if str(cell[2]) not in ("0", "1")]
+    if len(others) < 2 or len(wrong) > len(cells) / 2:
         raise ValueError(f"{file} has no column of labels among {', '.join(first)}; name it with --label_column.")
+    if wrong:
+        where, name, value = wrong[0]
+        raise ValueError(
+            f"{where} has {value!r} for the class {name!r}, which must be 0 or 1. Correct it, or name a column of "
+            "labels with --label_column."
+        )
     return path, others
 
 
