@@ -88,3 +88,18 @@ def test_without_image_sets_everything_trains_and_pictures_without_a_file_have_n
     with pytest.raises(ValueError, match=r"Cannot read .*empty\.jpg"):
         load(written)
     assert len(load(written, skip_bad_images=True).splits["train"]) == before
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_two_annotations_of_one_picture_are_refused(written, annotated):
+    """Whether the one whose picture it is has an annotation of its own or none."""
+    train = written / "ImageSets" / "Main" / "train.txt"
+    one, other = train.read_text().split()[:2]
+    file = written / "Annotations" / f"{one}.xml"
+    file.write_text(file.read_text().replace(f"{one}.png", f"{other}.png"))
+    if not annotated:
+        for each in train.parent.iterdir():
+            each.unlink()
+        (written / "Annotations" / f"{other}.xml").unlink()
+    with pytest.raises(ValueError, match=f"{one} and {other} of .*Annotations are both of the picture .*{other}.png"):
+        load(written)

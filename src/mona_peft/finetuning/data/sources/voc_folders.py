@@ -81,7 +81,8 @@ def load_voc(
 
     Raises:
         FileNotFoundError: If an annotation is missing.
-        ValueError: If an annotation is broken or has another class than those named, or there is none at all.
+        ValueError: If an annotation is broken or has another class than those named, two are of one picture, or there
+            is none at all.
     """
     read = {split: [(part, *one) for part in some for one in _read(part)] for split, some in parts.items()}
     annotations = [one for rows in read.values() for _, _, one in rows if one is not None]
@@ -95,6 +96,7 @@ def load_voc(
     splits: dict[str, list[ObjectImage]] = {}
     for split, rows in read.items():
         images = splits[split] = []
+        stems: dict[Source, str] = {}
         for part, stem, annotation in rows:
             number = len(images) + 1
             try:
@@ -103,6 +105,14 @@ def load_voc(
                 if unreadable is None:
                     raise
                 unreadable.append(_picture(part, stem) or Path(str(error)))
+                continue
+            source = images[-1].source
+            other = stems.setdefault(source, stem)
+            if other != stem:
+                raise ValueError(
+                    f"{other} and {stem} of {part.annotations} are both of the picture {source}: correct the "
+                    "<filename> in their XML files, or remove one."
+                )
     return ObjectData(root.name, splits, {number: name for name, number in ids.items()})
 
 
