@@ -217,6 +217,20 @@ def test_an_image_folder_with_metadata(tmp_path):
     assert loaded.class_names == ("cell", "nucleus")
 
 
+@pytest.mark.parametrize(
+    ("settings", "unread"),
+    [
+        ({"class_names": ["a", "b"]}, r"data\.yaml names the classes: leave out class_names"),
+        ({"box_format": "coco", "label_column": "x"}, "name everything: leave out label_column, box_format"),
+        ({"hub_revision": "main"}, "name everything: leave out hub_revision"),
+    ],
+)
+def test_settings_that_yolos_files_decide_are_refused(data, tmp_path, settings, unread):
+    write_yolo(data, tmp_path)
+    with pytest.raises(ValueError, match=unread):
+        load_objects(ObjectDataConfig(dataset=str(tmp_path), **settings))
+
+
 def test_where_a_box_is():
     boxes = {"inside": [0, 0, 10, 10], "over": [15, 5, 10, 5], "outside": [20, 0, 5, 5], "empty": [1, 1, 0, 5]}
     faults = {name: box_fault(box, 20, 20) for name, box in boxes.items()}

@@ -28,6 +28,10 @@ from .voc_detection import load_voc_detection
 
 DenseData = TypeVar("DenseData", ObjectData, SegmentationData)
 
+ON_THE_HUB = ("hub_id", "hub_config", "hub_revision")
+#: Settings of tables.
+COLUMNS = ("image_column", "label_column")
+
 
 def check_frame(frame: str | None) -> None:
     """Check the setting `exif_frame`.
@@ -79,8 +83,8 @@ def _label_maps_in(root: Path, config: SegmentationDataConfig) -> SegmentationDa
     if recognised is None:
         raise ValueError(f"{root} is in no known layout: {shapes(MASK_LAYOUTS)}.")
     layout, found = recognised
-    if layout.names_classes:
-        _refuse_unread(config, ("class_names", "reduce_zero_label"))
+    _refuse_unread(config, () if layout.has_columns else COLUMNS)
+    _refuse_unread(config, ("class_names", "reduce_zero_label") if layout.names_classes else ())
     data = layout.load(root, found, config, None)
     data = data if layout.names_splits else pick_named(data, config)
     name = f"{layout.name} with the legend {data.legend.path.name}" if data.legend else layout.name
@@ -109,7 +113,7 @@ def _from_hub(config: SegmentationDataConfig) -> SegmentationData:
 
 
 #: Settings of the data that annotation files of objects decide.
-NOT_FOR_OBJECTS = ("hub_id", "hub_config", "hub_revision", "image_column", "label_column", "class_names", "box_format")
+NOT_FOR_OBJECTS = (*ON_THE_HUB, *COLUMNS, "class_names", "box_format")
 
 
 def load_objects(config: ObjectDataConfig, seed: int = 0, unreadable: list[Source] | None = None) -> ObjectData:
@@ -167,7 +171,8 @@ def _objects_in(root: Path, config: ObjectDataConfig, bad: list[Source] | None) 
             "--train_images FOLDER."
         )
     layout, found = recognised
-    _refuse_unread(config, NOT_FOR_OBJECTS if layout.names_classes else ("hub_id",))
+    _refuse_unread(config, () if layout.has_columns else (*ON_THE_HUB, *COLUMNS, "box_format"))
+    _refuse_unread(config, ("class_names",) if layout.names_classes else ())
     data = layout.load(root, found, config, bad)
     say_read(str(root), layout.name, data.splits, data.class_names, "images")
     return data
@@ -190,9 +195,7 @@ def _refuse_unread(config: SourceConfig, names: Sequence[str]) -> None:
     """Refuse settings that nothing of this data set would heed."""
     unread = [name for name in names if getattr(config, name)]
     if unread:
-        raise ValueError(
-            f"The objects of {config.dataset} are read from files that name everything: leave out {', '.join(unread)}."
-        )
+        raise ValueError(f"{config.dataset} is read from files that name everything: leave out {', '.join(unread)}.")
 
 
 def refuse_missing(data: ObjectData | SegmentationData) -> None:

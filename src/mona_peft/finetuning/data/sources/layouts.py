@@ -21,6 +21,7 @@ class Layout:
         load (`Callable`): Loads what was found, by the settings: `load(root, found, config, bad)`. Images that cannot
             be read go to the list `bad` and are left out; where it is `None`, they are refused.
         names_classes (`bool`): Whether its files say what the classes are called.
+        has_columns (`bool`): Whether it is a table, of which the settings may name columns and the format of boxes.
         names_splits (`bool`): Whether `load` picks the splits that the settings name; if not, they are picked later.
     """
 
@@ -29,6 +30,7 @@ class Layout:
     find: Callable[[Path], object]
     load: Callable[..., Any]
     names_classes: bool = True
+    has_columns: bool = False
     names_splits: bool = False
 
 

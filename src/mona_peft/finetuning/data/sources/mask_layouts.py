@@ -103,5 +103,5 @@ MASK_LAYOUTS = (
         names_classes=False,
         names_splits=True,
     ),
-    Layout("a table", "parquet files with columns of images and label maps", find_table, _load_table, False),
+    Layout("a table", "parquet files with columns of images and label maps", find_table, _load_table, False, True),
 )

@@ -52,5 +52,5 @@ OBJECT_LAYOUTS = (
         lambda root, found, config, bad: load_coco(root, found, config.exif_frame),
     ),
     Layout("YOLO", "data.yaml, images/ and labels/", find_yolo, _load_yolo, names_classes=False),
-    Layout("a table", "parquet files or metadata.jsonl with a column objects", find_table, _load_table, False),
+    Layout("a table", "parquet files or metadata.jsonl with a column objects", find_table, _load_table, False, True),
 )

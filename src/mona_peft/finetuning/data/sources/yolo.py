@@ -132,8 +132,10 @@ def load_yolo(
 
     Raises:
         FileNotFoundError: If a picture is missing.
-        ValueError: If the classes have no names, or a line cannot be; the message names file and line.
+        ValueError: If the classes have no names, or are named twice, or a line cannot be; the message names it.
     """
+    if found.names and class_names:
+        raise ValueError(f"{found.named_by} names the classes: leave out class_names.")
     names = tuple(found.names or class_names)
     if not names:
         raise ValueError(f"{found.root} has no data.yaml or classes.txt; give the names with --class_names.")
