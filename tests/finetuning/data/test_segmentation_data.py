@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from mona_peft.finetuning.data.dense.segmentation import load_folders, pair_folders, reduce_zero, without_unreadable
 from mona_peft.finetuning.data.embedded.scenes import SEMANTIC_NAMES, SceneSettings, compose_scene
+from mona_peft.finetuning.data.images import open_image, to_rgb
 from mona_peft.finetuning.data.sources.ade20k import (
     find_split_folders,
     load_ade20k,
@@ -82,6 +83,20 @@ def test_label_maps_that_are_of_no_use_are_refused(tmp_path, name, error, messag
     Image.new("L", (4, 3)).save(tmp_path / "masks" / name)
     with pytest.raises(error, match=message):
         pair_folders(tmp_path / "images", tmp_path / "masks")
+
+
+@pytest.mark.parametrize(
+    "suffix", ["jfif", pytest.param("avif", marks=pytest.mark.skipif(not features.check("avif"), reason="no AVIF"))]
+)
+def test_pictures_of_less_usual_kinds(tmp_path, suffix):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+    Image.new("RGB", (4, 3)).save(tmp_path / "images" / f"a.{suffix}")
+    Image.new("L", (4, 3)).save(tmp_path / "masks" / "a.png")
+    (tmp_path / "images" / "b.heic").write_bytes(b"")
+    with pytest.warns(UserWarning, match="images: pictures that are not read are left out: 1 .heic. Save them as PNG"):
+        (pair,) = pair_folders(tmp_path / "images", tmp_path / "masks")
+    assert to_rgb(open_image(pair.image)).size == (4, 3)
 
 
 def test_class_names_are_all_different():

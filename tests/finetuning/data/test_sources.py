@@ -145,6 +145,16 @@ def test_pictures_in_no_split_are_said(tmp_path):
     assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 4, "validation": 4}
 
 
+def test_pictures_of_kinds_that_are_not_read_are_said(tmp_path):
+    config = write_pictures(tmp_path, *(f"{label}/{i}.png" for label in "ab" for i in range(2)))
+    for name in ("a/3.heic", "b/3.HEIC", "b/4.avif"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.warns(
+        UserWarning, match="pictures that are not read are left out: 1 .avif, 2 .heic. Save them as PNG"
+    ):
+        assert len(load_data(config).splits["train"]) == 4
+
+
 def test_splits_without_class_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="has the folders test, train, but no class folders in them"):
         load_data(write_pictures(tmp_path, "train/1.png", "test/1.png"))

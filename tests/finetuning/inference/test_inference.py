@@ -124,6 +124,10 @@ def test_images_are_found(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     assert [Path(item.name).name for item in find_images([str(tmp_path)])] == ["a.jpg", "b.png", "c.JPEG"]
+    (tmp_path / "d.jfif").write_bytes(b"")
+    (tmp_path / "e.heic").write_bytes(b"")
+    with pytest.warns(UserWarning, match="pictures that are not read are left out: 1 .heic"):
+        assert len(find_images([str(tmp_path)])) == 4
     with pytest.raises(FileNotFoundError, match=r"missing\.jpg"):
         find_images([str(tmp_path / "missing.jpg")])
     with pytest.raises(FileNotFoundError, match="--dataset"):

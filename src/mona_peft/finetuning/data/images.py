@@ -8,17 +8,40 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Callable
+import warnings
+from collections import Counter
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, features
+
+from mona_peft.finetuning.environment import is_first_process
 
 # Colour put behind transparent pixels.
 BACKGROUND = (255, 255, 255)
 #: Label of pixels that belong to no class.
 IGNORED = 255
+#: How names of pictures in folders end; AVIF where Pillow was built with it.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".jfif"),
+    *((".avif",) if features.check("avif") else ()),
+)
+#: How names of pictures end that may be of a kind that is not read.
+PICTURE_SUFFIXES = (
+    *IMAGE_SUFFIXES,
+    ".gif",
+    ".avif",
+    ".avifs",
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".jp2",
+    ".dng",
+    ".cr2",
+    ".nef",
+)
 
 
 class StoredImage(TypedDict):
@@ -40,6 +63,21 @@ Source = Path | Callable[[], Stored]
 
 class UnreadableImage(ValueError):
     """An image that cannot be decoded; the message names it."""
+
+
+def warn_of_skipped(folder: Path, names: Iterable[Path | str], read: Container[str] = IMAGE_SUFFIXES) -> None:
+    """Say how many pictures of a folder are left out, because they are of a kind that is not read.
+
+    Args:
+        folder (`Path`): The folder, for the message.
+        names (`Iterable`): Of all its files.
+        read (`Container[str]`): The suffixes that are read.
+    """
+    suffixes = (os.path.splitext(name)[1].lower() for name in names)
+    kinds = Counter(suffix for suffix in suffixes if suffix in PICTURE_SUFFIXES and suffix not in read)
+    if kinds and is_first_process():
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(kinds.items()))
+        warnings.warn(f"{folder}: pictures that are not read are left out: {counts}. Save them as PNG.", stacklevel=2)
 
 
 def open_image(stored: Stored, row: int | None = None) -> Image.Image:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from mona_peft.finetuning.data.images import UnreadableImage, open_image
+from mona_peft.finetuning.data.images import IMAGE_SUFFIXES, UnreadableImage, open_image, warn_of_skipped
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
 from mona_peft.finetuning.files import Json
 
@@ -25,7 +25,7 @@ from .items import Item, picture_names
 from .loading import load
 from .predict_dense import format_dense, predict_dense
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+READ = (*IMAGE_SUFFIXES, ".gif")
 
 
 def predict(config: PredictionConfig, data: DataConfig) -> list[dict[str, object]]:
@@ -81,7 +81,9 @@ def find_images(paths: Sequence[str]) -> list[Item]:
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            found = sorted(path.rglob("*"))
+            warn_of_skipped(path, found, READ)
+            files += [file for file in found if file.suffix.lower() in READ]
         elif path.exists():
             files.append(path)
         else:

@@ -15,12 +15,14 @@ from mona_peft.finetuning.data.fingerprint import digest, source_name
 from mona_peft.finetuning.data.folders import DataFolder
 from mona_peft.finetuning.data.images import (
     IGNORED,
+    IMAGE_SUFFIXES,
     Source,
     is_readable,
     open_label_map,
     open_turned,
     stored_in,
     to_rgb,
+    warn_of_skipped,
 )
 from mona_peft.finetuning.data.orientation import remaining_turn, turn_pixels
 
@@ -30,8 +32,7 @@ from .legend import Legend
 IMAGE_FOLDERS = ("images", "image", "imgs", "JPEGImages")
 MASK_FOLDERS = ("annotations", "masks", "labels", "mask", "label_maps", "SegmentationClass")
 MASK_ENDINGS = ("_mask", "_label", "_labels", "_L", "_gt", "_seg")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-LOSSY = (".jpg", ".jpeg")
+LOSSY = (".jpg", ".jpeg", ".jfif")
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,9 @@ def _maps_by_name(paths: Sequence[Path]) -> dict[str, Path]:
 
 def _image_files(folder: Path) -> list[Path]:
     inside = DataFolder(folder)
-    return [inside.file(name, folder) for name in sorted(os.listdir(folder)) if name.lower().endswith(IMAGE_SUFFIXES)]
+    names = sorted(os.listdir(folder))
+    warn_of_skipped(folder, names)
+    return [inside.file(name, folder) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
 
 
 def find_pairs(root: Path) -> dict[str, tuple[Path, Path]]:

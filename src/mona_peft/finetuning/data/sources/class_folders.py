@@ -15,6 +15,8 @@ from pathlib import Path
 from datasets.data_files import SPLIT_KEYWORDS
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
+from mona_peft.finetuning.data.images import warn_of_skipped
+
 #: What `datasets` reads in place of pictures that are there as well.
 TABLES = (".parquet", ".arrow", ".tar", ".zip")
 #: What stands around the word of a split in the name of its folder: `train2017`, `my-val`.
@@ -42,6 +44,7 @@ def find_class_folders(root: Path) -> dict[str, list[str]] | None:
     tables = any(file.suffix.lower() in TABLES or file.stem == "metadata" for file in files)
     if not pictures or tables or _names_its_files(root):
         return None
+    warn_of_skipped(root, files, ImageFolder.EXTENSIONS)
     folders = Counter(_split_folder(picture) for picture in pictures)
     left_out = folders.pop(None, 0)
     if not folders:

@@ -14,8 +14,8 @@ from typing import Any
 
 import datasets
 
-from mona_peft.finetuning.data.dense.segmentation import IMAGE_SUFFIXES
 from mona_peft.finetuning.data.folders import DataFolder
+from mona_peft.finetuning.data.images import IMAGE_SUFFIXES
 from mona_peft.finetuning.data.splits import SPLIT_NAMES
 
 from .hub import LABEL_NAMES

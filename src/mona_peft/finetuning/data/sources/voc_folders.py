@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage
-from mona_peft.finetuning.data.dense.segmentation import IMAGE_SUFFIXES
 from mona_peft.finetuning.data.folders import DataFolder
-from mona_peft.finetuning.data.images import Source, UnreadableImage, image_size
+from mona_peft.finetuning.data.images import IMAGE_SUFFIXES, Source, UnreadableImage, image_size, warn_of_skipped
 from mona_peft.finetuning.data.splits import SPLIT_NAMES
 
 from .config import ObjectDataConfig
@@ -122,7 +121,9 @@ def _read(part: VocPart) -> list[tuple[str, VocAnnotation | None]]:
         return list(read_image_set(part.annotations.parent, part.image_set))
     inside = DataFolder(part.annotations)
     files = {path.stem: inside.file(path.name, part.annotations) for path in sorted(part.annotations.glob("*.xml"))}
-    pictures = {path.stem for path in part.pictures.iterdir() if path.name.lower().endswith(IMAGE_SUFFIXES)}
+    names = sorted(part.pictures.iterdir())
+    warn_of_skipped(part.pictures, names)
+    pictures = {path.stem for path in names if path.name.lower().endswith(IMAGE_SUFFIXES)}
     return [(stem, VocAnnotation.read(files[stem]) if stem in files else None) for stem in sorted(pictures | {*files})]
 
 

@@ -14,9 +14,8 @@ from pathlib import Path
 import yaml
 
 from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage
-from mona_peft.finetuning.data.dense.segmentation import IMAGE_SUFFIXES
 from mona_peft.finetuning.data.folders import DataFolder
-from mona_peft.finetuning.data.images import Source, UnreadableImage, image_size
+from mona_peft.finetuning.data.images import IMAGE_SUFFIXES, Source, UnreadableImage, image_size, warn_of_skipped
 from mona_peft.finetuning.data.splits import SPLIT_NAMES
 from mona_peft.finetuning.validation import first_line
 
@@ -166,12 +165,11 @@ def _pictures(root: Path, places: Sequence[str]) -> Iterator[tuple[Path, Path | 
         if path.is_file():
             yield from _listed(path, root, inside)
             continue
-        names = sorted(
-            os.path.relpath(os.path.join(folder, name), root)
-            for folder, _, files in os.walk(path)
-            for name in files
-            if name.lower().endswith(IMAGE_SUFFIXES)
+        files = sorted(
+            os.path.relpath(os.path.join(folder, name), root) for folder, _, some in os.walk(path) for name in some
         )
+        warn_of_skipped(path, files)
+        names = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
         if not names:
             raise FileNotFoundError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
         pairs = [(inside.file(name, path), _labels_of(name)) for name in names]
