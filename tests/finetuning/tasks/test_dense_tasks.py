@@ -1,5 +1,7 @@
 """Every architecture on the shared loop: trains, is saved whole, comes back as it was."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,14 @@ from PIL import Image
 from torch import nn
 
 import mona_peft
+from mona_peft.finetuning.data.dense.objects import ObjectData, ObjectImage
 from mona_peft.finetuning.inference.dense import LoadedDense
 from mona_peft.finetuning.models.architectures import ARCHITECTURES as ALL
 from mona_peft.finetuning.models.backbones import find_backbone_module
 from mona_peft.finetuning.models.building import head_paths
 from mona_peft.finetuning.models.cascade_mask_rcnn import CascadeMaskRCNNConfig
 from mona_peft.finetuning.tasks.detection import DetectionConfig, DetectionTask
+from mona_peft.finetuning.tasks.objects import ObjectMeter
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.run_folder import read_log
 from mona_peft.summary import summary
@@ -285,6 +289,17 @@ def test_predictions_carry_no_annotations(swin):
             assert [image for image, _ in meter.in_order()] == list(images)
             results.append(meter.compute())
         assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(("protocol", "figure"), [("coco", "box_ap"), ("voc", "ap50")])
+def test_difficult_objects_need_not_be_found(protocol, figure):
+    box = {"category_id": 1, "bbox": [0, 0, 40, 40], "area": 1600, "iscrowd": 0, "difficult": 0}
+    image = ObjectImage(1, 100, 200, Path("a.png"), (box, {**box, "bbox": [100, 0, 40, 40], "difficult": 1}))
+    one = {"boxes": [[0, 0, 40, 40]], "scores": [0.9], "labels": [0], "index": 0, "turn": 1}
+    for found in (one, {**one, "boxes": [*one["boxes"], [100, 0, 140, 40]], "scores": [0.9, 0.95], "labels": [0, 0]}):
+        meter = ObjectMeter(ObjectData("voc", {"test": [image]}, {1: "cat"}), [image], protocol, with_masks=False)
+        meter.update([found])
+        assert meter.compute()[figure] == pytest.approx(1)
 
 
 def test_the_voc_protocol_on_scenes(swin, tmp_path):

@@ -93,6 +93,9 @@ class ObjectImage:
 def measured(image: ObjectImage, with_masks: bool) -> ObjectImage:
     """The entry as COCO's tools can measure it: every annotation with an area, masks as RLE of the image's size.
 
+    Objects marked `difficult`, of which those tools know nothing, are crowds: they need not be found, as they do not
+    train.
+
     Args:
         image (`ObjectImage`): The entry.
         with_masks (`bool`): Whether masks are measured; if not, they are left out.
@@ -103,6 +106,7 @@ def measured(image: ObjectImage, with_masks: bool) -> ObjectImage:
     annotations = []
     for annotation in image.annotations:
         entry = {name: value for name, value in annotation.items() if name != "segmentation"}
+        entry["iscrowd"] = int(bool(annotation.get("iscrowd") or annotation.get("difficult")))
         if with_masks:
             entry["segmentation"] = encode_segmentation(annotation, image.height, image.width)
         if "area" not in entry:
