@@ -78,6 +78,18 @@ def clear(found):
     ]
 
 
+def test_scenes_stay_if_the_drawings_cannot_be_had(material, monkeypatch):
+    before = sorted((material / "cutouts").rglob("*"))
+
+    def fail(folder):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(cutouts, "fetch_clipart", fail)
+    with pytest.raises(RuntimeError, match="no network"):
+        cutouts.prepare_cutouts(material)
+    assert sorted((material / "cutouts").rglob("*")) == before
+
+
 def test_what_is_not_cut_out_is_left_out(tmp_path):
     opaque, faint = tmp_path / "opaque.png", tmp_path / "faint.png"
     Image.new("RGBA", (30, 30), (9, 9, 9, 255)).save(opaque)

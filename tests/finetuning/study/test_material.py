@@ -130,6 +130,31 @@ def test_pictures_are_laid_on_white_and_written_once(tmp_path):
         assert image.mode == "RGB" and image.size == (128, 256) and image.getpixel((0, 0)) == (255, 255, 255)
 
 
+def test_what_was_written_before_is_replaced_and_nothing_else(tmp_path):
+    red, blue = (picture(tmp_path / f"{name}.png", name) for name in ("red", "blue"))
+    out = tmp_path / "out"
+    write_pictures([Picture(red, "x", "train", "red")], out)
+    assert write_pictures([Picture(blue, "x", "train", "blue")], out) == {"train": {"x": 1}}
+    assert not (out / "train" / "x" / "red.png").exists(), "the first is known by what it left behind"
+    (out / ".made.json").unlink()
+    write_pictures([Picture(blue, "x", "train", "blue")], out)  # one of the time before that: by its files
+    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == [".made.json", "blue.png"]
+    holiday = out / "train" / "holiday.jpg"
+    holiday.write_bytes(b"mine")
+    with pytest.raises(ValueError, match="train/holiday.jpg in .*out was not made here and would be lost"):
+        write_pictures([Picture(blue, "x", "train", "blue")], out)
+    assert holiday.read_bytes() == b"mine" and (out / "train" / "x" / "blue.png").exists()
+
+
+def test_a_picture_that_fails_leaves_what_was_there(tmp_path):
+    good = picture(tmp_path / "red.png", "red")
+    write_pictures([Picture(good, "x", "train", "red")], tmp_path / "out")
+    with pytest.raises(FileNotFoundError):
+        write_pictures([Picture(tmp_path / "none.png", "x", "train", "none")], tmp_path / "out")
+    assert (tmp_path / "out" / "train" / "x" / "red.png").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "red.png"], "and nothing else"
+
+
 def test_a_drawing_has_the_class_of_its_folder(tmp_path):
     picture(tmp_path / "animals" / "birds" / "ducks" / "duck_01.png", "red")
     picture(tmp_path / "plants" / "rose_01.png", "red")

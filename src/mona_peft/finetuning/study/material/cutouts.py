@@ -7,7 +7,6 @@ scikit-image's. Things, versions of one drawing included, and photographs of a s
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from mona_peft.finetuning.data.embedded.scenes import crop_photograph, hides_too
 from mona_peft.finetuning.files import Json
 
 from .clipart import fetch_clipart, find_pictures
+from .own_folder import making
 from .pictures import SPLITS
 
 #: None of them is in the photographs.
@@ -51,16 +51,25 @@ class Cutout(NamedTuple):
 
 
 def prepare_cutouts(folder: Path) -> Path:
-    """Write the scenes to `folder / "cutouts"`: `SPLIT/*.png` and `annotations/instances_SPLIT.json`."""
-    target = folder / "cutouts"
-    shutil.rmtree(target, ignore_errors=True)
-    (target / "annotations").mkdir(parents=True)
+    """Write the scenes to `folder / "cutouts"`: `SPLIT/*.png` and `annotations/instances_SPLIT.json`.
+
+    Raises:
+        ValueError: If the folder is there, and holds other files.
+    """
     cutouts = find_cutouts(fetch_clipart(folder))
-    for split, count in SIZES.items():
-        scenes = write_scenes(target, split, cutouts[split], count)
-        (target / "annotations" / f"instances_{split}.json").write_text(json.dumps(scenes), encoding="utf-8")
-        print(f"{count} scenes of {len(cutouts[split])} drawings, {len(scenes['annotations'])} objects in {split}")
-    return target
+    files = {split: f"annotations/instances_{split}.json" for split in SIZES}
+    pictures = [_picture(split, number) for split, count in SIZES.items() for number in range(1, count + 1)]
+    with making(folder / "cutouts", (*files.values(), *pictures)) as made:
+        (made / "annotations").mkdir()
+        for split, count in SIZES.items():
+            scenes = write_scenes(made, split, cutouts[split], count)
+            (made / files[split]).write_text(json.dumps(scenes), encoding="utf-8")
+            print(f"{count} scenes of {len(cutouts[split])} drawings, {len(scenes['annotations'])} objects in {split}")
+    return folder / "cutouts"
+
+
+def _picture(split: str, number: int) -> str:
+    return f"{split}/{number:05d}.png"
 
 
 def find_cutouts(root: Path) -> dict[str, list[Cutout]]:
@@ -96,9 +105,9 @@ def write_scenes(target: Path, split: str, cutouts: Sequence[Cutout], count: int
     for number in range(1, count + 1):
         rng = np.random.default_rng([SEED, SPLITS.index(split), number])
         picture, objects = compose(split, cutouts, rng)
-        name = f"{number:05d}.png"
-        picture.save(target / split / name)
-        images.append({"id": number, "file_name": name, "height": SIDE, "width": SIDE})
+        path = target / _picture(split, number)
+        picture.save(path)
+        images.append({"id": number, "file_name": path.name, "height": SIDE, "width": SIDE})
         for one in objects:
             annotations.append({"id": len(annotations) + 1, "image_id": number, **one})
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(CLASSES)]

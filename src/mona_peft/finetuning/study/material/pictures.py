@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import NamedTuple
 from PIL import Image
 
 from mona_peft.finetuning.data.images import to_rgb
+
+from .own_folder import making
 
 #: Longer side of the stored pictures, in pixels.
 SIDE = 256
@@ -43,15 +44,27 @@ def write_pictures(pictures: Iterable[Picture], folder: Path) -> dict[str, dict[
 
     Args:
         pictures (`Iterable[Picture]`): What to write.
-        folder (`Path`): Deleted first.
+        folder (`Path`): Where to; what was written there before is replaced.
 
     Returns:
         `dict[str, dict[str, int]]`: Pictures by split and class.
+
+    Raises:
+        ValueError: If the folder holds other files.
     """
-    shutil.rmtree(folder, ignore_errors=True)
+    pictures = sorted(pictures, key=lambda one: SPLITS.index(one.split))
+    with making(folder, map(_name_of, pictures)) as made:
+        return _write(pictures, made)
+
+
+def _name_of(picture: Picture) -> str:
+    return f"{picture.split}/{picture.label}/{picture.name}.png"
+
+
+def _write(pictures: Iterable[Picture], folder: Path) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     seen: set[str] = set()
-    for picture in sorted(pictures, key=lambda one: SPLITS.index(one.split)):
+    for picture in pictures:
         image = read_small(picture.path)
         if image is None:
             continue
@@ -59,7 +72,7 @@ def write_pictures(pictures: Iterable[Picture], folder: Path) -> dict[str, dict[
         if digest in seen:
             continue
         seen.add(digest)
-        target = folder / picture.split / picture.label / f"{picture.name}.png"
+        target = folder / _name_of(picture)
         target.parent.mkdir(parents=True, exist_ok=True)
         image.save(target)
         of_split = counts.setdefault(picture.split, {})
