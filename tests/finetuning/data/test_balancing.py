@@ -73,10 +73,13 @@ def test_a_task_draws_and_weighs(tmp_path):
     data = load_data(DataConfig(dataset=str(photos)))  # blue 9, green 9, red 3
     model = str(write_classifier(tmp_path / "model"))
     plain = ClassificationTask(data, ClassificationConfig(model=model))
-    weighed = ClassificationTask(data, ClassificationConfig(model=model, class_weights=True, balanced_sampling=True))
-    assert isinstance(weighed.dataset("train"), BalancedImages) and not isinstance(
-        plain.dataset("train"), BalancedImages
-    )
+    weighed = ClassificationTask(data, ClassificationConfig(model=model, class_weights=True))
+    drawn = ClassificationTask(data, ClassificationConfig(model=model, balanced_sampling=True))
+    assert [isinstance(one.dataset("train"), BalancedImages) for one in (plain, weighed, drawn)] == [
+        False,
+        False,
+        True,
+    ]
     logits, labels = torch.tensor([[0.1, 0.5, -0.3]]), torch.tensor([0, 2])
     batch = {"pixel_values": torch.zeros(2, 3, 32, 32), "labels": labels, "index": torch.arange(2)}
     losses = F.cross_entropy(logits.expand(2, -1), labels, reduction="none")
@@ -84,7 +87,14 @@ def test_a_task_draws_and_weighs(tmp_path):
     expected = (losses * torch.tensor([21 / 27, 21 / 9])).mean()
     assert torch.isclose(weighed.loss(Fixed(logits), batch), expected)
     assert torch.allclose(weighed.predict(Fixed(logits), batch)["loss"], losses)  # evaluations weigh nothing
-    assert weighed.describe()["balanced_sampling"] and weighed.describe()["class_weights"]
+    assert drawn.describe()["balanced_sampling"] and weighed.describe()["class_weights"]
+
+
+def test_rare_classes_are_not_favoured_twice():
+    with pytest.raises(
+        ValueError, match="balanced_sampling draws every class as often already.*leave one of them out"
+    ):
+        ClassificationConfig(balanced_sampling=True, class_weights=True)
 
 
 def test_what_cannot_be_balanced_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mona_peft.finetuning.command_line import parse_arguments
 from mona_peft.finetuning.commands.train import TASK_WORDS, arguments
+from mona_peft.finetuning.data.classification.balancing import balanced_weights
 from mona_peft.finetuning.data.dense.segmentation import LabelledImage, SegmentationData
 from mona_peft.finetuning.models.pixel_loss import pixel_loss
 from mona_peft.finetuning.training import Trainer
@@ -64,6 +65,8 @@ def test_weights_come_of_the_training_pixels(tmp_path):
     # 8 pixels of 3 classes; one class has none
     assert torch.allclose(task.weights, torch.tensor([8 / 18, 8 / 3, 8 / 3, 0]))
     assert task.describe()["class_weights"] is True and tiny_task("segformer", model, data=data).weights is None
+    repeated = tiny_task("segformer", model, data=data, class_weights=True, repeat_threshold=1.0)
+    assert torch.equal(repeated.weights, balanced_weights(np.array([3 + 3 * 2**0.5, 2**0.5, 2**0.5, 0])))
     with pytest.raises(ValueError, match="class_weights counts the training pixels .* none of few has a label"):
         tiny_task("segformer", model, data=masks(tmp_path, [[255]], [[0]]), class_weights=True)
 

@@ -125,6 +125,11 @@ class ClassificationConfig(ModelConfig):
         super().__post_init__()
         if len(self.crop_scale) != 2 or self.crop_scale[0] > self.crop_scale[1]:
             raise ValueError(f"crop_scale is {self.crop_scale}; it must be two shares of the area, the lesser first.")
+        if self.balanced_sampling and self.class_weights:
+            raise ValueError(
+                "balanced_sampling draws every class as often already, so that class_weights would favour the rare "
+                "ones; leave one of them out."
+            )
 
 
 @dataclass

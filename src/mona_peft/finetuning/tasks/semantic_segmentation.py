@@ -14,6 +14,7 @@ from transformers import AutoConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
 from mona_peft.finetuning.data.classification.balancing import balanced_weights
+from mona_peft.finetuning.data.dense.repeating import repeat_factors
 from mona_peft.finetuning.data.dense.segmentation import SegmentationData
 from mona_peft.finetuning.data.dense.transforms import PAD_TO, LabelMapTransform, eval_pixels, pad_batch
 from mona_peft.finetuning.data.images import IGNORED
@@ -176,18 +177,20 @@ class SemanticSegmentationTask(DenseTask[SegmentationBatch, SegmentationData, Se
         return self.repeated(samples, lambda: self.data.training_classes)
 
     def _class_weights(self) -> Tensor:
-        """Weights under which the training pixels of every class count as much.
+        """Weights under which the training pixels of every class count as much, those of repeated images as often.
 
         Raises:
             ValueError: If no training pixel has a label.
         """
-        pixels = self.data.pixels("train").sum(0)
+        pixels = self.data.pixels("train")
         if not pixels.any():
             raise ValueError(
                 f"class_weights counts the training pixels of each class, but none of {self.data.name} has a label; "
                 "mend the label maps, or leave it out."
             )
-        return balanced_weights(pixels)
+        if self.config.repeat_threshold is not None:
+            pixels = pixels * repeat_factors(self.data.training_classes, self.config.repeat_threshold)[:, None]
+        return balanced_weights(pixels.sum(0))
 
     def collate(self, split: str) -> Callable[[list[SegmentationSample]], SegmentationBatch]:
         """Stack the crops, or pad the test images no further than their backbone needs."""
