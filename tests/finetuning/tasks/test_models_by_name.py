@@ -163,6 +163,9 @@ def test_weights_outside_the_head_must_be_in_the_files(tmp_path, change, lacks):
     whole = build_model("upernet", write_vit(tmp_path / "whole"), ["a", "b"])
     whole.save_pretrained(tmp_path / "upernet")
     assert build_model("upernet", str(tmp_path / "upernet"), ["a", "b", "c"]).config.num_labels == 3
+    with pytest.raises(ValueError, match=r"out_indices is \[1\], but .*upernet is a whole model on the stages \["):
+        build_model("upernet", str(tmp_path / "upernet"), ["a", "b"], out_indices=[1])
+    build_model("upernet", str(tmp_path / "upernet"), ["a", "b"], out_indices=whole.config.backbone_config.out_indices)
     dense = change_weights(str(tmp_path / "upernet"), change)
     with pytest.raises(ValueError, match="does not fit .*it lacks backbone"):
         build_model("upernet", dense, ["a", "b"])

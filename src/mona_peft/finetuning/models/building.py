@@ -31,20 +31,26 @@ def build_model(
         name_or_path (`str`): A pretrained backbone (any classifier), or a model of this very architecture.
         class_names (`Sequence[str]`): By label.
         out_indices (`Sequence[int]`, *optional*): Stages of the backbone to use, from 1; the architecture's usual ones
-            if left out.
+            if left out, and those it has in a whole model.
         drop_path (`float`, *optional*): Stochastic depth rate of the last block, on both branches; the backbone's
             own, as transformers applies it, if left out.
         **options: Settings of the architecture's configuration.
 
     Raises:
-        ValueError: If there is no such architecture, it has no such settings, it needs more stages, or the files lack
-            weights of the backbone.
+        ValueError: If there is no such architecture, it has no such settings, it needs more stages, other stages of a
+            whole model are asked for, or the files lack weights of the backbone.
     """
     row = check_architecture(architecture, options)
     name_or_path = absolute_if_folder(name_or_path)
     labels = label_maps(class_names)
     pretrained = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     if pretrained.model_type == row.config_class.model_type:
+        own = list(getattr(getattr(pretrained, "backbone_config", None), "out_indices", None) or ())
+        if out_indices and list(out_indices) != own:
+            raise ValueError(
+                f"out_indices is {list(out_indices)}, but {name_or_path} is a whole model on the stages {own}; leave "
+                "that out, or give the backbone alone."
+            )
         for name, value in {**labels, **options}.items():
             setattr(pretrained, name, value)
         set_drop_path(getattr(pretrained, "backbone_config", None) or pretrained, drop_path)
