@@ -163,6 +163,27 @@ def test_a_run_that_evaluates_by_sliding_windows(swin, tmp_path):
     assert one_window == pytest.approx(whole, abs=1e-6) and whole != pytest.approx(best, abs=1e-6)
 
 
+def test_a_saved_segmenter_predicts_as_it_was_evaluated(swin, tmp_path):
+    task = tiny_task("upernet", swin, evaluation="slide", crop_side=32, stride=16)
+    trainer = Trainer(task, tiny_training(tmp_path / "run", num_epochs=1))
+    trainer.save(trainer.train())
+    loaded = mona_peft.load(tmp_path / "run" / "model")
+    batch = task.collate("validation")([task.dataset("validation")[0]])
+    with torch.no_grad():
+        expected = task.logits(loaded.model, batch)[0].argmax(0)
+    image = task.data.read(task.data.splits["validation"][0])[0]
+    (found,) = loaded.predict([image])
+    assert np.array_equal(found["labels"], expected)
+    config = loaded.bare_model().config
+    assert config.sliding_windows == [32, 16]
+    config.sliding_windows = None
+    assert not np.array_equal(loaded.predict([image])[0]["labels"], expected)
+    file = tmp_path / "run" / "model" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "sliding_windows": [32, 0]}))
+    with pytest.raises(ValueError, match=r"config.json cannot be loaded: sliding_windows is \[32, 0\]; it must be"):
+        mona_peft.load(tmp_path / "run" / "model")
+
+
 def test_trains_on_coco_with_a_bad_file_left_out(swin, tmp_path, capsys):
     """The official layout from disk: with an unreadable file training names it, or leaves it out when told to."""
     from mona_peft.finetuning.data.sources.dense import ObjectDataConfig, load_objects

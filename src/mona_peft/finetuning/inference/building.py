@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from mona_peft.finetuning.data.dense.transforms import DenseSettings
 from mona_peft.finetuning.models import torchvision_classifier
 from mona_peft.finetuning.models.building import ARCHITECTURES, architecture_of
+from mona_peft.finetuning.models.sliding import windows_of
 from mona_peft.finetuning.repository import MODEL_CONFIG, PROCESSOR_CONFIG, Base, Repository
 from mona_peft.finetuning.validation import AGAIN, RepositoryError, first_line, read_json
 
@@ -47,6 +48,7 @@ def read_config(repository: Repository, base: Base | None, code: bool) -> Pretra
     with explained(folder / MODEL_CONFIG):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=code)
         numbers = set(config.id2label or {})
+        windows_of(config)
     if numbers != set(range(config.num_labels)):
         raise RepositoryError(
             f"{folder / MODEL_CONFIG}: id2label names {len(numbers)} labels, which are not the numbers 0 to "

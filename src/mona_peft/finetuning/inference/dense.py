@@ -15,6 +15,7 @@ from mona_peft.finetuning.data.images import to_rgb
 from mona_peft.finetuning.models.architectures import ARCHITECTURES, architecture_of
 from mona_peft.finetuning.models.backbones import pads_itself
 from mona_peft.finetuning.models.outputs import Batch
+from mona_peft.finetuning.models.sliding import slide_logits, windows_of
 from mona_peft.finetuning.pictures.drawing import draw_label_map, draw_objects
 
 from .predictor import Loaded
@@ -42,7 +43,7 @@ class LoadedDense(Loaded):
     """A segmenter or detector ready to predict, and its image processor."""
 
     def predict(self, images: Iterable[Image.Image], threshold: float = 0.5) -> list[DenseFinding]:
-        """What is in each image, in its own pixels.
+        """What is in each image, in its own pixels; found window by window where the evaluation was.
 
         Args:
             images (`Iterable[PIL.Image.Image]`): In any mode.
@@ -79,7 +80,11 @@ class LoadedDense(Loaded):
         pixels = self.to_model(pixels)
         height, width = sizes[0].tolist()
         if find is None:
-            logits = self.model(pixel_values=pixels).logits[..., :height, :width].float()
+            windows = windows_of(config)
+            if windows is None:
+                logits = self.model(pixel_values=pixels).logits[..., :height, :width].float()
+            else:
+                logits = slide_logits(self.model, pixels[0, :, :height, :width], *windows)[None]
             logits = F.interpolate(logits, size=(image.height, image.width), mode="bilinear", align_corners=False)
             return {"labels": logits[0].argmax(0).cpu().numpy()}
         originals = torch.tensor([[image.height, image.width]])

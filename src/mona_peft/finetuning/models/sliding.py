@@ -5,6 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PretrainedConfig
+
+#: What a model's configuration calls side and step of the windows that it was evaluated with.
+WINDOWS = "sliding_windows"
+#: No window is larger, pixels.
+MOST = 8192
+
+
+def windows_of(config: PretrainedConfig) -> tuple[int, int] | None:
+    """Side and step of the windows that a segmenter was evaluated with; `None` if images were predicted whole.
+
+    Raises:
+        ValueError: If the configuration has something else there.
+    """
+    found = getattr(config, WINDOWS, None)
+    if found is None:
+        return None
+    good = isinstance(found, list) and len(found) == 2 and all(type(number) is int for number in found)
+    if not good or not 0 < found[1] <= found[0] <= MOST:
+        raise ValueError(f"{WINDOWS} is {found!r}; it must be a side of at most {MOST} pixels and a step within it")
+    return found[0], found[1]
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:

@@ -306,6 +306,11 @@ class SemanticSegmentationConfig(DenseConfig):
         """The metric that selects the best weights."""
         return "mean_iou"
 
+    @property
+    def windows(self) -> list[int] | None:
+        """Side and step of the sliding windows, where an evaluation has them."""
+        return [self.crop_side, self.stride or self.crop_side * 2 // 3] if self.evaluation == "slide" else None
+
 
 #: By task: the settings of its data and of itself.
 TASK_SETTINGS: dict[str, tuple[type, type]] = {

@@ -20,7 +20,8 @@ from mona_peft.finetuning.data.dense.transforms import PAD_TO, LabelMapTransform
 from mona_peft.finetuning.data.images import IGNORED
 from mona_peft.finetuning.metrics.mean_iou import mean_iou, pixel_counts
 from mona_peft.finetuning.models.backbones import pads_itself
-from mona_peft.finetuning.models.sliding import slide_logits
+from mona_peft.finetuning.models.sliding import WINDOWS, slide_logits
+from mona_peft.finetuning.repository import bare_model
 from mona_peft.finetuning.training.task import Meter
 
 from .config import SemanticSegmentationConfig
@@ -163,6 +164,14 @@ class SemanticSegmentationTask(DenseTask[SegmentationBatch, SegmentationData, Se
         self.padding = 1 if pads_itself(backbone) else PAD_TO
         self.weights = self._class_weights() if config.class_weights else None
 
+    def build_model(self) -> nn.Module:
+        """Build the model, whose configuration says how it is evaluated, and apply the method."""
+        model = super().build_model()
+        config = bare_model(model).config
+        if getattr(config, WINDOWS, None) != self.config.windows:
+            setattr(config, WINDOWS, self.config.windows)
+        return model
+
     def metrics(self) -> dict[str, bool]:
         """Shares of pixels, all better when greater."""
         return dict.fromkeys(("mean_iou", "mean_accuracy", "pixel_accuracy"), True)
@@ -217,11 +226,10 @@ class SemanticSegmentationTask(DenseTask[SegmentationBatch, SegmentationData, Se
     def logits(self, model: nn.Module, batch: SegmentationBatch) -> list[Tensor]:
         """Logits `(classes, H, W)` of each image at its test size, without its padding."""
         config, pixel_values = self.config, batch["pixel_values"]
-        if config.evaluation == "slide":
-            stride = config.stride or config.crop_side * 2 // 3
+        if config.windows is not None:
             sizes = batch["sizes"].tolist()
             return [
-                slide_logits(model, pixels[:, :height, :width], config.crop_side, stride)
+                slide_logits(model, pixels[:, :height, :width], *config.windows)
                 for pixels, (height, width) in zip(pixel_values, sizes, strict=True)
             ]
         logits = model(pixel_values=pixel_values).logits.float()
