@@ -1,13 +1,16 @@
 """The demo at its smallest, launched as a user launches it, and what it shares with studies."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from mona_peft.finetuning.study.demo import demo_row, format_rows, run_demo
+from mona_peft.finetuning.study import demo
+from mona_peft.finetuning.study.demo import demo_row, format_rows, run_demo, run_dense_demo
 from mona_peft.finetuning.study.plan import Plan
 from mona_peft.finetuning.study.records import RunKey
 from mona_peft.finetuning.study.variants import Variant
@@ -33,6 +36,18 @@ def test_demo_runs_and_reloads_its_adapter(tmp_path):
 def test_unknown_size_is_refused():
     with pytest.raises(ValueError, match=r"Unknown demo size 'huge'.*tiny"):
         run_demo("huge", Path("unused"))
+
+
+def test_results_of_the_sizes_stand_side_by_side(tmp_path, monkeypatch):
+    for name in ("_study", "_run", "_reload", "draw_predictions"):
+        monkeypatch.setattr(demo, name, Mock(return_value=Mock()))
+    demo._run.return_value, demo._reload.return_value = ([], {"mona": [None]}), {}
+    for size in ("full", "tiny"):
+        run_demo(size, tmp_path)
+        run_dense_demo("detection", "retinanet", size, tmp_path)
+    names = {"digits.json", "digits-tiny.json", "retinanet.json", "retinanet-tiny.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert json.loads((tmp_path / "retinanet-tiny.json").read_text())["pictures"].endswith("retinanet-tiny.png")
 
 
 def test_a_row_is_of_the_runs_at_the_chosen_rate():

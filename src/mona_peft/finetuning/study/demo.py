@@ -81,7 +81,10 @@ def run_demo(size_name: str, folder: Path) -> dict[str, object]:
     testbed = DigitsTestbed(DEMO_SIZES[size_name])
     study = _study(testbed, folder / size_name, folder / size_name / "pretrained", testbed.seeds)
     rows, chosen = _run(study, "digits 5 to 9")
-    write_json(folder / "digits.json", {"task": "classification", "rows": rows, **made_by(("--demo_dir",))})
+    write_json(
+        folder / f"{_named('digits', size_name)}.json",
+        {"task": "classification", "rows": rows, **made_by(("--demo_dir",))},
+    )
     return {"rows": rows, **_reload(study, chosen["mona"][0])}
 
 
@@ -106,7 +109,8 @@ def run_dense_demo(task_name: str, architecture: str, size_name: str, folder: Pa
     testbed = ScenesTestbed(task_name, architecture, SCENES_SIZES[size_name])
     study = _study(testbed, folder / size_name / architecture, folder / size_name, 1)
     rows, chosen = _run(study, f"{testbed.model.title}, {task_name.replace('_', ' ')}")
-    pictures = folder / f"{architecture}.png"
+    name = _named(architecture, size_name)
+    pictures = folder / f"{name}.png"
     models = {method: study.model(records[0]) for method, records in chosen.items()}
     draw_predictions(models, task_name, SCENES, pictures)
     print(f"Predictions next to the truth: {pictures}")
@@ -116,13 +120,18 @@ def run_dense_demo(task_name: str, architecture: str, size_name: str, folder: Pa
         "rows": rows,
         "pictures": str(pictures),
     }
-    write_json(folder / f"{architecture}.json", {**result, **made_by(("--demo_dir",))})
+    write_json(folder / f"{name}.json", {**result, **made_by(("--demo_dir",))})
     return result
 
 
 def _check_size(name: str, sizes: Collection[str]) -> None:
     if name not in sizes:
         raise ValueError(f"Unknown demo size {name!r}; choose one of {', '.join(sizes)}.")
+
+
+def _named(what: str, size_name: str) -> str:
+    """What results are called: those of another size than the full one beside it, not in its place."""
+    return what if size_name == "full" else f"{what}-{size_name}"
 
 
 def _study(testbed: Testbed, folder: Path, prepared: Path, search_seeds: int) -> Study:
