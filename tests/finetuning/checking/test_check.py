@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mona_peft.finetuning.checking.check import look_at
+from mona_peft.finetuning.checking.check import check, look_at
 from mona_peft.finetuning.checking.config import CheckConfig
 from mona_peft.finetuning.checking.kinds import guess_task
 from mona_peft.finetuning.commands.main import main
@@ -79,6 +79,14 @@ def test_a_folder_of_classes_with_every_fault(tmp_path, capsys):
     assert error.splitlines()[-1].startswith("Error: 1 faults of ")
     text = page.read_text()
     assert text.count("<img ") == 6 and "<li class=refused>" in text and "/pages" not in text
+
+
+def test_folders_of_one_name_have_a_page_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine, yours = (str(write_photos(tmp_path / place / "photos", each=1)) for place in ("mine", "yours"))
+    for folder in (mine, yours, mine):
+        check(folder, CheckConfig(samples=0))
+    assert len(list((tmp_path / "outputs").glob("photos-*-check.html"))) == 2
 
 
 def test_objects_with_every_fault(objects, tmp_path):

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from mona_peft.finetuning.data.data_set import DataSet
 from mona_peft.finetuning.data.faults import Finding, count_classes, find_faults
+from mona_peft.finetuning.data.fingerprint import digest
 from mona_peft.finetuning.data.images import Source
 
 from .config import CheckConfig
@@ -131,7 +132,8 @@ def check(folder: str, config: CheckConfig) -> Report:
     """
     report = look_at(folder, config)
     print(summary(report))
-    page = Path(config.page or Path("outputs") / f"{report.name}-check.html")
+    place = digest([str(Path(folder).resolve())])[:6]  # folders of one name have a page each
+    page = Path(config.page or Path("outputs") / f"{report.name}-{place}-check.html")
     if report.data is not None:
         write_page(page, report.name, report.data, report.counts, report.findings, KINDS[report.task], config)
         print(f"\nPictures are in {page}.")
