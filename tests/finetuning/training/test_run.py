@@ -36,6 +36,15 @@ def test_the_batch_is_halved_until_it_fits(tmp_path):
     assert (resumed.batch_size, resumed.gradient_accumulation_steps) == (3, 4)
 
 
+@pytest.mark.parametrize(("asked", "fits", "found"), [(16, 14, 8), (16, 16, 16), (12, 2, 1), (21, 20, 7), (13, 12, 1)])
+def test_the_batch_that_fits_divides_the_one_asked_for(asked, fits, found):
+    def attempt(size):
+        if size > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    assert largest_fitting(asked, attempt) == found and asked % found == 0
+
+
 def test_other_errors_are_not_taken_for_memory():
     def broken(size):
         raise ValueError("no")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate.utils import find_executable_batch_size
+from accelerate.utils import find_executable_batch_size, gather_object
 
 from mona_peft.finetuning.files import read_json
 from mona_peft.finetuning.pictures.curves import draw_curves
@@ -90,7 +90,7 @@ def drawing(trainer: Trainer, what: str) -> Iterator[None]:
 
 
 def fit_batch_size(task: Task, config: TrainingConfig) -> TrainingConfig:
-    """Halve the batch until a step fits in memory, and accumulate as many more batches.
+    """Halve the batch until a step fits in memory, and accumulate as many more batches; processes take the least.
 
     A run that is resumed keeps the size it started with, which its order of data depends on.
     """
@@ -103,23 +103,35 @@ def fit_batch_size(task: Task, config: TrainingConfig) -> TrainingConfig:
             gradient_accumulation_steps=before["gradient_accumulation_steps"],
         )
     fitting = largest_fitting(config.batch_size, lambda batch_size: _try_steps(task, config, batch_size))
-    factor = -(-config.batch_size // fitting)
+    fitting = min(gather_object([fitting]))
     return replace(
         config,
         batch_size=fitting,
-        gradient_accumulation_steps=config.gradient_accumulation_steps * factor,
+        gradient_accumulation_steps=config.gradient_accumulation_steps * (config.batch_size // fitting),
     )
 
 
 def largest_fitting(batch_size: int, attempt: Callable[[int], None]) -> int:
-    """The first of `batch_size`, its half, its quarter ... for which `attempt` does not run out of memory."""
+    """The first of `batch_size`, its half, its quarter ... for which `attempt` does not run out of memory.
 
-    @find_executable_batch_size(starting_batch_size=batch_size, reduce_batch_size_fn=None)
+    Every size divides `batch_size`: where no half does, the next smaller divisor is tried.
+    """
+    sizes = _halved(batch_size)
+
+    @find_executable_batch_size(starting_batch_size=next(sizes), reduce_batch_size_fn=lambda: next(sizes, 0))
     def search(size: int) -> int:
         attempt(size)
         return size
 
     return search()
+
+
+def _halved(batch_size: int) -> Iterator[int]:
+    """`batch_size`, and again and again the greatest of its divisors that is at most half of the one before."""
+    size = batch_size
+    while size:
+        yield size
+        size = next((divisor for divisor in range(size // 2, 0, -1) if batch_size % divisor == 0), 0)
 
 
 def _try_steps(task: Task, config: TrainingConfig, batch_size: int) -> None:
