@@ -208,13 +208,41 @@ def test_a_run_calibrates_once_when_it_starts_and_not_when_it_resumes(tmp_path):
     again = CalibratedTask()
     Trainer(again, config(tmp_path, num_epochs=1, eval_batch_size=9, resume=True)).train()
     assert again.calls == []
-    without = CalibratedTask()  # takes no checkpoint up, so it starts afresh
-    Trainer(without, config(tmp_path, num_epochs=1, eval_batch_size=9, resume=True, no_checkpoints=True))
-    assert without.calls == [("cpu", 9)]
     shutil.rmtree(tmp_path / "checkpoint-00000006")
     restarted = CalibratedTask()
     trainer = Trainer(restarted, config(tmp_path, num_epochs=1, resume=True))
     assert restarted.calls == [("cpu", 4)] and trainer.bare_model[0].bias.eq(7).all()
+
+
+@pytest.mark.parametrize(
+    "first, then, message",
+    [
+        ({}, {"no_checkpoints": True}, "Leave --no_checkpoints out"),
+        ({"no_checkpoints": True}, {"no_checkpoints": True}, "no checkpoint to go on from.*--overwrite_output_dir"),
+        ({"no_checkpoints": True}, {}, "no checkpoint to go on from.*finetuning.pushing"),
+    ],
+)
+def test_a_resume_that_would_start_over_loses_nothing(tmp_path, first, then, message):
+    Trainer(LineTask(), config(tmp_path, **first)).train()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for _ in range(2):  # the refused attempt leaves no trace that would let the next one in
+        with pytest.raises(ValueError, match=message):
+            Trainer(LineTask(), config(tmp_path, resume=True, **then))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_an_ended_run_whose_checkpoints_are_gone_is_not_trained_again(tmp_path):
+    trainer = Trainer(LineTask(), config(tmp_path))
+    trainer.save(trainer.train())
+    for path in tmp_path.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    with pytest.raises(ValueError, match="no checkpoint to go on from"):
+        Trainer(LineTask(), config(tmp_path, resume=True))
+
+
+def test_resuming_and_overwriting_exclude_each_other():
+    with pytest.raises(ValueError, match="leave one of them out"):
+        config(resume=True, overwrite_output_dir=True)
 
 
 def test_resume_without_checkpoint_starts_over(tmp_path):

@@ -213,8 +213,8 @@ class Study:
         self._confirm_data(key.seed, task)
         folder = self.run_folder(key)
         config = self.testbed.training(key.learning_rate, key.seed)
-        config = replace(config, output_dir=str(folder), resume=not config.no_checkpoints)
-        trainer = Trainer(task, replace(config, overwrite_output_dir=config.no_checkpoints))
+        again = config.no_checkpoints  # or the run goes on
+        trainer = Trainer(task, replace(config, output_dir=str(folder), resume=not again, overwrite_output_dir=again))
         try:
             return self._record(variant, key, trainer, folder)
         except FloatingPointError as error:

@@ -103,6 +103,10 @@ class TrainingConfig(Settings):
     def __post_init__(self) -> None:
         """Check what can be checked without data or model."""
         super().__post_init__()
+        if self.resume and self.overwrite_output_dir:
+            raise ValueError(
+                "--overwrite_output_dir deletes the run that --resume goes on with; leave one of them out."
+            )
         if self.schedule == "step" and not self.step_epochs:
             raise ValueError("The step schedule needs step_epochs, such as --step_epochs 27 33.")
 

@@ -13,6 +13,8 @@ from filelock import FileLock
 from mona_peft.finetuning.files import TEMPORARY, Json, read_json, replacing, write_json
 from mona_peft.finetuning.settings import with_new_names
 
+from .best import BEST_WEIGHTS
+from .checkpointing import NAME
 from .ownership import LIST_FILE, LOCK_FILE, OwnFiles, lock_folder
 
 RUN_FILE = "run.json"
@@ -68,7 +70,7 @@ def open_run(
     Raises:
         FileExistsError: If the folder holds another run, or files of somebody else.
         RuntimeError: If another process is writing into it.
-        ValueError: If the run there had other settings, or its files are damaged.
+        ValueError: If the run there had other settings, its files are damaged, or it would start over.
     """
     refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +132,35 @@ def _taken_up(record: Path, settings: dict[str, object], free: frozenset[str], r
     before = with_new_names(before)
     # Facts that are confirmed later are no settings yet.
     check_same(record.parent, {k: v for k, v in before.items() if k in settings or k not in CONFIRMED}, settings, free)
+    _refuse_restart(record.parent, bool(before.get("no_checkpoints")), bool(settings.get("no_checkpoints")))
     return {**before, **settings}
+
+
+def _refuse_restart(folder: Path, without: bool, without_now: bool) -> None:
+    """Refuse to resume a run that would start over, and write over what it trained.
+
+    One that was killed before its first checkpoint may start over: it ends where it would have.
+
+    Args:
+        folder (`Path`): Of the run.
+        without (`bool`): Whether the run saved no checkpoints.
+        without_now (`bool`): Whether it is to save none from now on.
+
+    Raises:
+        ValueError: If it would.
+    """
+    saved = any(NAME.fullmatch(path.name) for path in folder.iterdir())
+    if saved and without_now:
+        raise ValueError(
+            f"The run in {folder} has checkpoints, and with --no_checkpoints it would start over. Leave "
+            "--no_checkpoints out to go on, or start over with --overwrite_output_dir."
+        )
+    if not saved and ((folder / METRICS_FILE).exists() or (without and (folder / BEST_WEIGHTS).exists())):
+        raise ValueError(
+            f"The run in {folder} has no checkpoint to go on from: --resume would train it again and write over its "
+            "weights. Train it again with --overwrite_output_dir, or push its folder model with python -m "
+            "mona_peft.finetuning.pushing."
+        )
 
 
 # Settings that are known once the model is built.
