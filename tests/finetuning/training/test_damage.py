@@ -156,3 +156,16 @@ def test_another_base_model_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match=r"base_weights: .* then, .* now"):
         Trainer(Other(), config(tmp_path, num_epochs=1, resume=True))
+
+
+def test_another_number_of_processes_is_refused(tmp_path):
+    trained(tmp_path, num_epochs=1)
+    record = tmp_path / "run.json"
+    settings = json.loads(record.read_text())
+    record.write_text(json.dumps({**settings, "num_processes": 2}))
+    with pytest.raises(ValueError, match="num_processes: 2 then, 1 now.*--overwrite_output_dir"):
+        Trainer(LineTask(), config(tmp_path, num_epochs=1, resume=True))
+    del settings["num_processes"]  # a run recorded before it was kept
+    record.write_text(json.dumps(settings))
+    assert trained(tmp_path, num_epochs=1, resume=True).task.seen == []
+    assert json.loads(record.read_text())["num_processes"] == 1

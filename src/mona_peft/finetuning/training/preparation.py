@@ -100,7 +100,8 @@ class PreparedRun:
             check_sharding(self.accelerator.state.fsdp_plugin, bare)
         if self.run_folder is not None:
             self.run_folder.own.add(BEST_WEIGHTS)
-            self.run_folder.confirm(base_weights=frozen_digest(bare))
+            processes = self.accelerator.num_processes  # of which the batches of an epoch and the schedule are made
+            self.run_folder.confirm(num_processes=processes, base_weights=frozen_digest(bare))
         self.bare_model = bare
         self.best = BestWeights(self.accelerator, trainable_names(bare), self.folder)
         self._find_checkpoint()

@@ -163,8 +163,8 @@ def _refuse_restart(folder: Path, without: bool, without_now: bool) -> None:
         )
 
 
-# Settings that are known once the model is built.
-CONFIRMED = frozenset({"base_weights"})
+# Facts that are known once processes and model are there. Runs written before a fact was recorded take it up.
+CONFIRMED = frozenset({"base_weights", "num_processes"})
 
 
 def check_same(folder: Path, before: Mapping[str, object], now: Mapping[str, object], free: frozenset[str]) -> None:
