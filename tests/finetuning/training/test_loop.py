@@ -82,6 +82,7 @@ def test_clipping_bounds_the_gradient(tmp_path):
 
 def test_max_steps_and_early_stopping():
     assert Trainer(LineTask(), config(max_steps=5)).train()["steps"] == 5
+    assert Trainer(LineTask(), config(max_steps=20)).train()["steps"] == 20  # 3 epochs have 18
     stubborn = config(num_epochs=50, learning_rate=1e-12, early_stopping_patience=2)
     assert Trainer(LineTask(), stubborn).train()["steps"] < 50 * 6
 

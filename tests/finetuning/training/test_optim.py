@@ -156,11 +156,23 @@ def test_steps_times_warm_up():
     assert [rate(0), rate(5), rate(10), rate(20)] == pytest.approx([0.1, 0.55, 1.0, 0.1])
 
 
+def test_a_run_that_ends_in_its_warm_up_is_refused_or_told():
+    with pytest.raises(ValueError, match="has 40 steps and its warm-up 40 .warmup_steps 20, warmup_epochs 2"):
+        make_schedule(TrainingConfig(num_epochs=4, warmup_epochs=2, warmup_steps=20), 10, 40)
+    with pytest.warns(UserWarning, match="has 2 steps and its warm-up 200"):
+        make_schedule(TrainingConfig(max_steps=2, warmup_epochs=20), 10, 2)
+    with pytest.warns(UserWarning, match=r"has 300 steps, and step_epochs \[27, 33\] would lower .* \[270, 330\]"):
+        make_schedule(TrainingConfig(max_steps=300, schedule="step", step_epochs=[27, 33]), 10, 300)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
         ({"schedule": "cosin"}, "schedule is 'cosin'; it must be one of cosine"),
         ({"schedule": "step"}, "needs step_epochs"),
+        ({"num_epochs": 10, "warmup_epochs": 20}, "warmup_epochs is 20, and the run ends after num_epochs 10"),
+        ({"num_epochs": 10, "warmup_epochs": 10.0}, "--warmup_epochs 2"),
+        ({"num_epochs": 33, "schedule": "step", "step_epochs": [27, 33]}, r"step_epochs has \[33\].*num_epochs 33"),
         ({"mixed_precision": "fp8"}, "mixed_precision is 'fp8'; it must be one of no, fp16"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"save_total_limit": 0}, "save_total_limit"),

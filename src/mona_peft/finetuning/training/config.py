@@ -19,7 +19,7 @@ class TrainingConfig(Settings):
     overwrite_output_dir: bool = option(False, "Delete what a run wrote, and start over.")
     resume: bool = option(False, "Go on from the newest whole checkpoint.")
     num_epochs: int = option(100, "Passes over the training data.", least=1)
-    max_steps: int | None = option(None, "Stop after this many optimiser steps, whatever num_epochs says.", least=1)
+    max_steps: int | None = option(None, "Train this many optimiser steps, whatever num_epochs says.", least=1)
     batch_size: int = option(
         16, "Training samples a process and forward pass; 16 in the paper's classification runs.", least=1
     )
@@ -109,6 +109,20 @@ class TrainingConfig(Settings):
             )
         if self.schedule == "step" and not self.step_epochs:
             raise ValueError("The step schedule needs step_epochs, such as --step_epochs 27 33.")
+        if self.max_steps is None:
+            self._check_epochs()
+
+    def _check_epochs(self) -> None:
+        """Refuse a warm-up or a step that lies beyond the last epoch."""
+        ends = f"the run ends after num_epochs {self.num_epochs}: train longer, or"
+        if self.warmup_epochs >= self.num_epochs:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs:g}, and {ends} shorten the warm-up; "
+                f"a fifth is usual, --warmup_epochs {self.num_epochs / 5:g}."
+            )
+        late = [epoch for epoch in self.step_epochs if epoch >= self.num_epochs]
+        if self.schedule == "step" and late:
+            raise ValueError(f"step_epochs has {late}, and {ends} give earlier ones, or another --schedule.")
 
 
 # Settings that may differ between a run and its resumption: none of them changes what is computed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -94,10 +95,28 @@ def make_schedule(config: TrainingConfig, steps_per_epoch: int, total_steps: int
 
     Returns:
         `Callable[[int], float]`: From the number of steps done to the rate of the next.
+
+    Raises:
+        ValueError: If the run ends in its warm-up; with `max_steps`, which recipes are tried with, it is a warning.
     """
     warmup = config.warmup_steps + round(config.warmup_epochs * steps_per_epoch)
     milestones = [epoch * steps_per_epoch for epoch in config.step_epochs]
     first = 0 if config.decay_from_start else warmup
+    if warmup >= total_steps:
+        problem = (
+            f"The run has {total_steps} steps and its warm-up {warmup} (warmup_steps {config.warmup_steps}, "
+            f"warmup_epochs {config.warmup_epochs:g}): it never gets to learning_rate {config.learning_rate:g}. "
+            "Train longer, or shorten the warm-up with --warmup_steps and --warmup_epochs."
+        )
+        if config.max_steps is None:
+            raise ValueError(problem)
+        warnings.warn(problem, stacklevel=2)
+    elif config.schedule == "step" and max(milestones) >= total_steps:
+        warnings.warn(
+            f"The run has {total_steps} steps, and step_epochs {config.step_epochs} would lower the rate after "
+            f"{milestones}. Train longer, or give earlier --step_epochs.",
+            stacklevel=2,
+        )
 
     def decayed(step: int) -> float:
         if config.schedule == "constant":

@@ -118,9 +118,7 @@ class PreparedRun:
         self.loader = self._train_loader(dataset)
         self.eval_loaders: dict[str, DataLoader | None] = {}
         self.steps_per_epoch = math.ceil(len(self.loader) / config.gradient_accumulation_steps)
-        self.total_steps = config.num_epochs * self.steps_per_epoch
-        if config.max_steps is not None:
-            self.total_steps = min(self.total_steps, config.max_steps)
+        self.total_steps = config.max_steps or config.num_epochs * self.steps_per_epoch
         self.schedule = make_schedule(config, self.steps_per_epoch, self.total_steps)
         # After the model is built, the same everywhere: dropout must differ between processes.
         set_seed(config.seed, device_specific=True)

@@ -142,6 +142,9 @@ def _try_steps(task: Task, config: TrainingConfig, batch_size: int) -> None:
         batch_size=batch_size,
         gradient_accumulation_steps=1,
         max_steps=TRIAL_STEPS,
+        schedule="constant",
+        warmup_steps=0,
+        warmup_epochs=0.0,
         progress_bar=False,
         report_to=["none"],
     )

@@ -130,7 +130,7 @@ def pretrain_swin(folder: Path, epochs: int, width: int = SWIN_WIDTHS[DEFAULT_SW
         num_epochs=epochs,
         batch_size=32,
         learning_rate=2e-3,
-        warmup_epochs=1,
+        warmup_epochs=min(1, epochs / 2),
         no_checkpoints=True,
         report_to=["none"],
     )

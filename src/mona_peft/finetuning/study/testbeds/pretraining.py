@@ -156,7 +156,7 @@ def pretrain_backbone(name: str, folder: Path, swin_epochs: int) -> Path:
         batch_size=32,
         eval_batch_size=100,
         learning_rate=backbone.learning_rate,
-        warmup_epochs=1,
+        warmup_epochs=min(1, epochs / 2),
         eval_epochs=max(1, epochs // 5),
         no_checkpoints=True,
         report_to=["none"],
