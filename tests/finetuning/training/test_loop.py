@@ -73,6 +73,23 @@ def test_accumulation_steps_like_one_large_batch():
     assert len(parts.task.seen) == 20
 
 
+def test_a_short_last_group_is_averaged_over_its_batches(tmp_path):
+    """Of five batches with the same gradient, in groups of four and one, both steps have its norm."""
+
+    class SteadyTask(LineTask):
+        def build_model(self):
+            return torch.nn.Linear(1, 1)
+
+        def loss(self, model, batch):
+            return sum(parameter.sum() for parameter in model.parameters())
+
+    settings = config(tmp_path, num_epochs=2, gradient_accumulation_steps=4, max_grad_norm=100.0)
+    trainer = Trainer(SteadyTask(train_size=20), settings)
+    trainer.train()
+    norms = [record["grad_norm"] for record in read_log(tmp_path / "metrics.jsonl") if record["kind"] == "train"]
+    assert norms == pytest.approx([2**0.5] * 4)
+
+
 def test_clipping_bounds_the_gradient(tmp_path):
     trainer = Trainer(LineTask(), config(tmp_path, max_grad_norm=1e-3, max_steps=1))
     trainer.train()

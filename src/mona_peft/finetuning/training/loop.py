@@ -161,13 +161,19 @@ class Trainer(PreparedRun):
         with self.accelerator.accumulate(self.model):
             with self.accelerator.autocast():
                 loss = self.task.loss(self.model, batch)
-            self.accelerator.backward(loss)
+            self.accelerator.backward(loss * self._share())
             if self.accelerator.sync_gradients and self.config.max_grad_norm is not None:
                 grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
             set_learning_rate(self.optimizer, self.schedule(self.progress.step))
             self.optimizer.step()
             self.optimizer.zero_grad()
         return loss.detach(), grad_norm
+
+    def _share(self) -> float:
+        """Factor of a batch's loss: accelerate divides it by the accumulation, in a group that ends the epoch too."""
+        steps = self.config.gradient_accumulation_steps
+        first = self.progress.batch // steps * steps
+        return steps / min(steps, len(self.loader) - first)
 
     def _after_step(self, loss: torch.Tensor, grad_norm: torch.Tensor | None, ends_epoch: bool) -> None:
         """Log, evaluate and save when it is time."""
