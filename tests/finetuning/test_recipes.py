@@ -72,5 +72,5 @@ def test_accelerate_configurations_are_read(path):
     from accelerate.commands.config.config_args import load_config_from_file
 
     config = load_config_from_file(str(path))
-    assert config.num_processes >= 2
+    assert config.num_processes >= 2 and config.mixed_precision == "no"  # the recipes say their own
     assert f"recipes/accelerate/{path.name}" in path.read_text()

@@ -69,6 +69,16 @@ def with_usual(training: TrainingConfig, given: Collection[str], task: str, meth
     return replace(training, **usual)
 
 
+def with_launched(training: TrainingConfig, given: Collection[str]) -> TrainingConfig:
+    """Take the mixed precision that `accelerate launch` was told where neither flags nor recipe gave one."""
+    from mona_peft.finetuning.training.launching import launched_precision
+
+    precision = launched_precision()
+    return (
+        training if precision is None or "mixed_precision" in given else replace(training, mixed_precision=precision)
+    )
+
+
 def with_validation(data: SourceConfig, given: Collection[str]) -> SourceConfig:
     """Hold a share of the training images out where the data has no validation split and nothing was said of it.
 

@@ -15,7 +15,7 @@ from mona_peft.finetuning.tasks.config import TASK_SETTINGS, ModelConfig
 from mona_peft.finetuning.training.config import TrainingConfig
 
 from .command import Command, Job, program
-from .starting import HELD_OUT, STARTS, describe_rates, with_folder, with_usual, with_validation
+from .starting import HELD_OUT, STARTS, describe_rates, with_folder, with_launched, with_usual, with_validation
 
 #: Tasks by the word of the command.
 TASK_WORDS = {
@@ -93,7 +93,7 @@ def train(
     from mona_peft.finetuning.tasks.running import run
 
     data = with_validation(data, given)
-    training = with_usual(training, given, task, config.method)
+    training = with_usual(with_launched(training, given), given, task, config.method)
     training = with_folder(training, data.dataset or "", config.method)
     if search.tune is None:
         return run(task, data, config, training)

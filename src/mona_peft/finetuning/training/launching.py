@@ -23,12 +23,36 @@ from mona_peft.finetuning import recipes
 LOST_PEER = ("timed out", "timeout", "connection closed", "connection reset", "broken pipe", "connectfullmesh")
 
 
-def check_launch() -> None:
-    """Warn if several CPU processes were asked for and one was started.
+def launched_precision() -> str | None:
+    """The mixed precision that `accelerate launch` was told; `None` if it is its default."""
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    return None if precision == "no" else precision
+
+
+def check_launch(mixed_precision: str, gradient_accumulation_steps: int) -> None:
+    """Refuse settings that differ from the launcher's, and warn if one CPU process was started in place of several.
 
     `accelerate launch --cpu --num_processes 2` sets the address to meet at, but starts a single process where there is
     no MPI; every figure would be right, and the second CPU idle.
+
+    Args:
+        mixed_precision (`str`): Of the run.
+        gradient_accumulation_steps (`int`): Of the run.
+
+    Raises:
+        ValueError: If accelerate's launcher was told another precision or accumulation than the run.
     """
+    precision = launched_precision() or mixed_precision
+    accumulation = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto")
+    for name, told, ours in (
+        ("mixed_precision", precision, mixed_precision),
+        ("gradient_accumulation_steps", accumulation, str(gradient_accumulation_steps)),
+    ):
+        if told not in ("auto", ours):
+            raise ValueError(
+                f"accelerate launch was told {name} {told}, and the run {ours}. Leave it out of the launcher's "
+                f"settings, or give the run --{name} {told}."
+            )
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
     if on_cpu and "MASTER_ADDR" in os.environ and "RANK" not in os.environ and "PMI_RANK" not in os.environ:
         warnings.warn(

@@ -56,7 +56,7 @@ class PreparedRun:
         if config.deterministic:
             torch.use_deterministic_algorithms(True)
         trackers = resolve_trackers(config.report_to) if self.folder else []
-        check_launch()
+        check_launch(config.mixed_precision, config.gradient_accumulation_steps)
         self.accelerator = Accelerator(
             cpu=config.cpu,
             mixed_precision=config.mixed_precision,
