@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -28,6 +29,9 @@ SPLITS = ("validation", "test")
 METRIC = re.compile(r"(?!(?:loss|(?:num_)?samples)$)[a-z0-9_]+")
 #: What the Hub calls our tasks, where it has another name.
 PIPELINE_TAGS = {"semantic-segmentation": "image-segmentation", "instance-segmentation": "image-segmentation"}
+CARD = "README.md"
+# What PEFT and `transformers.Trainer` leave in a card that nobody has filled.
+BLANK = ("[More Information Needed]", "More information needed")
 #: The last line of our cards. A card without it is its author's, and `mona_peft.save` leaves it alone.
 MARK = "<!-- Written by mona-peft; without this line mona_peft.save leaves this card as it is. -->"
 
@@ -88,9 +92,22 @@ def write_card(folder: Path, facts: Mapping[str, str], figures: Json, usage: str
     ]
     data = card_metadata(name, facts, figures, folder)
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
-    path = folder / "README.md"
+    path = folder / CARD
     card.save(path)
     return path
+
+
+@contextmanager
+def keeping_card(folder: Path) -> Iterator[None]:
+    """Leave a card that is neither ours nor a blank template as it is, whatever is written meanwhile."""
+    card = folder / CARD
+    before = card.read_bytes() if card.is_file() else b""
+    text = before.decode("utf-8", errors="replace")
+    try:
+        yield
+    finally:
+        if text.strip() and MARK not in text and not any(blank in text for blank in BLANK):
+            card.write_bytes(before)
 
 
 def card_metadata(name: str, facts: Mapping[str, str], figures: Json, folder: Path) -> ModelCardData:

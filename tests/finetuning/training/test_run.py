@@ -155,6 +155,20 @@ def test_overwriting_leaves_nothing_of_the_run_before(tmp_path):
     assert left == {"notes.txt", "run.json", "written.json", "run.lock"} and len(first) > 15
 
 
+def test_a_card_written_by_hand_is_left_as_it_is(tmp_path):
+    class Publishing(LineTask):
+        def save(self, model, folder):  # as PEFT does, which rewrites the card
+            (folder / "model").mkdir(exist_ok=True)
+            (folder / "model" / "README.md").write_text("[More Information Needed]")
+
+    run_task(Publishing(), config(tmp_path))
+    card = tmp_path / "model" / "README.md"
+    assert "Written by mona-peft" in card.read_text()
+    card.write_text("# My own words\n")
+    run_task(Publishing(), config(tmp_path, resume=True))
+    assert card.read_text() == "# My own words\n"
+
+
 def test_curves_are_drawn_for_any_task(tmp_path):
     run_task(LineTask(), config(tmp_path))
     assert (tmp_path / "curves.png").stat().st_size > 5000

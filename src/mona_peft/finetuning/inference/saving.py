@@ -15,15 +15,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from mona_peft.finetuning.files import write_json
-from mona_peft.finetuning.model_card import MARK, usage_for, write_card
+from mona_peft.finetuning.model_card import keeping_card, usage_for, write_card
 from mona_peft.finetuning.models.architectures import ARCHITECTURES, architecture_of
 from mona_peft.finetuning.repository import ADAPTER_CONFIG, LABELS, bare_model, save_repository
 
 from .building import is_classifier
-
-CARD = "README.md"
-# What PEFT and `transformers.Trainer` leave in a card that nobody has filled.
-BLANK = ("[More Information Needed]", "More information needed")
 
 
 def save(
@@ -63,27 +59,15 @@ def save(
             f"processor={type(processor).__name__} has no save_pretrained; give an image processor of transformers, "
             "such as AutoImageProcessor.from_pretrained(...)."
         )
-    before = _written_by_hand(folder / CARD)
-    if isinstance(bare, PreTrainedModel):
-        _name_classes(bare.config, labels)
-        save_repository(model, processor, folder)
-    else:
-        _save_foreign(model, processor, labels, folder)
-    if before is None:
+    with keeping_card(folder):
+        if isinstance(bare, PreTrainedModel):
+            _name_classes(bare.config, labels)
+            save_repository(model, processor, folder)
+        else:
+            _save_foreign(model, processor, labels, folder)
         facts = _facts(model, dataset)
         write_card(folder, facts, dict(figures or {}), usage_for(facts.get("task"), str(folder)), command=False)
-    else:
-        (folder / CARD).write_bytes(before)
     return folder
-
-
-def _written_by_hand(card: Path) -> bytes | None:
-    """A card that is neither ours nor a blank template."""
-    if not card.is_file():
-        return None
-    content = card.read_bytes()
-    text = content.decode("utf-8", errors="replace")
-    return None if MARK in text or any(blank in text for blank in BLANK) else content
 
 
 def _name_classes(config: PretrainedConfig, labels: Sequence[str] | None) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mona_peft.finetuning.files import write_json
-from mona_peft.finetuning.model_card import write_card
+from mona_peft.finetuning.model_card import keeping_card, write_card
 from mona_peft.finetuning.models.weights import frozen_digest, load_weights, trainable_names
 
 from .best import BEST_WEIGHTS, BestWeights
@@ -167,7 +167,7 @@ class PreparedRun:
     def save(self, figures: dict[str, object]) -> None:
         """Write the repository of the trained model, and `metrics.json` there and into the folder of the run."""
         if self.run_folder is not None:
-            with self.run_folder.own.noting():
+            with self.run_folder.own.noting(), keeping_card(self.run_folder.path / REPOSITORY):
                 self.task.save(self._whole_model(), self.run_folder.path)
         self.write_figures(figures)
 
@@ -175,7 +175,7 @@ class PreparedRun:
         """Write the model card and `metrics.json`, into the repository and into the folder of the run."""
         if self.run_folder is not None:
             repository = self.run_folder.path / REPOSITORY
-            with self.run_folder.own.noting():
+            with self.run_folder.own.noting(), keeping_card(repository):
                 repository.mkdir(exist_ok=True)
                 facts = {"task": self.task.name, **self.task.facts()}
                 usage = self.task.usage(self.config.hub_model_id or str(repository))
