@@ -63,6 +63,20 @@ def test_overwriting_deletes_what_the_old_run_wrote(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text()) == {"seed": 2}
 
 
+def test_what_a_run_in_a_folder_below_writes_is_not_taken_for_ones_own(tmp_path):
+    run = open_run(tmp_path, {"seed": 1}, FREE, resume=False, overwrite=False)
+    with run.own.noting():
+        below = open_run(tmp_path / "below", {"seed": 1}, FREE, resume=False, overwrite=False)
+        (tmp_path / "below" / "model").mkdir()
+        (tmp_path / "below" / "model" / "weights").write_text("of another run")
+        (tmp_path / "figures.json").write_text("own")
+    below.close()
+    run.close()
+    open_run(tmp_path, {"seed": 2}, FREE, resume=False, overwrite=True)
+    assert (tmp_path / "below" / "model" / "weights").exists() and (tmp_path / "below" / "run.json").exists()
+    assert not (tmp_path / "figures.json").exists()
+
+
 @pytest.mark.parametrize(
     "listed",
     ["{", "[]", '{"files": []}', '{"program": "mona-peft", "files": ["../precious.txt"]}']

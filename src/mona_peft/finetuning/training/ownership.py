@@ -57,7 +57,7 @@ class OwnFiles:
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """List the files that appear in the folder meanwhile."""
+        """List the files that appear in the folder meanwhile, outside of other runs in it."""
         before = self._present()
         try:
             yield
@@ -88,9 +88,12 @@ class OwnFiles:
         (self.folder / LIST_FILE).unlink(missing_ok=True)
 
     def _present(self) -> set[str]:
-        """Files in the folder, outside the folders that are listed."""
+        """Files in the folder, outside the folders that are listed and those of other runs."""
         own = tuple(name for name in self.names if name.endswith("/"))
-        found = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if not path.is_dir())
+        paths = list(self.folder.rglob("*"))
+        others = {path.parent for path in paths if path.name in (LIST_FILE, LOCK_FILE)} - {self.folder}
+        files = (path for path in paths if not path.is_dir() and others.isdisjoint(path.parents))
+        found = (path.relative_to(self.folder).as_posix() for path in files)
         return {name for name in found if not name.startswith(own) and not name.endswith(TEMPORARY)} - {LOCK_FILE}
 
     def _write(self) -> None:
