@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from mona_peft.finetuning.training import Trainer
 from mona_peft.finetuning.training.run import fit_batch_size, largest_fitting, run_task
@@ -98,6 +98,26 @@ def test_streams_train_by_steps_and_resume(tmp_path):
     assert (tmp_path / "whole" / "best.safetensors").read_bytes() == (
         tmp_path / "cut" / "best.safetensors"
     ).read_bytes()
+
+
+class OneShard(Numbers):
+    """A stream that the first loading process reads alone."""
+
+    def __iter__(self):
+        worker = get_worker_info()
+        return super().__iter__() if worker is None or worker.id == 0 else iter(())
+
+
+@pytest.mark.timeout(60)
+def test_a_stream_of_one_shard_ends_with_two_loading_processes():
+    class Task(StreamTask):
+        def dataset(self, split):
+            return OneShard() if split == "train" else super().dataset(split)
+
+    trainer = Trainer(Task(), config(max_steps=6, num_workers=2))
+    assert trainer.train()["steps"] == 6
+    seen = torch.cat(trainer.task.seen).mul(10).round().int().tolist()
+    assert sorted(seen[:10]) == list(range(10))
 
 
 def test_streams_need_a_number_of_steps():

@@ -55,6 +55,8 @@ class SeededStream(IterableDataset):
                 position += 1
             if position == 0 and number == 0:
                 raise ValueError("The stream is empty; there is nothing to train on.")
+            if position == 0:  # more loading processes than shards: the others read them all
+                return
             epoch += 1
 
 
