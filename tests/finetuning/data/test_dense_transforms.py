@@ -153,3 +153,9 @@ def test_settings_come_back_from_their_processor():
     theirs = processor(images=image, return_tensors="pt")["pixel_values"][0]
     assert ours.shape == theirs.shape
     assert (ours - theirs).abs().max() == pytest.approx(0, abs=0.02)
+
+
+def test_a_test_image_moves_no_generator():
+    before = torch.get_rng_state()
+    eval_pixels(Image.new("RGB", (20, 30)), DenseSettings(16, 32))
+    assert torch.equal(torch.get_rng_state(), before)

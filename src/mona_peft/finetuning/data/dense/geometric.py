@@ -56,8 +56,11 @@ class RandomScale(v2.Transform):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, object]:
         """Draw the frame and the factor."""
         height, width = TF.get_size(flat_inputs[0])
-        short_side = self.short_sides[_between(0, len(self.short_sides) - 1)]
         low, high = self.factors
+        varies = (
+            len(self.short_sides) > 1 or high > low
+        )  # else nothing is drawn: an evaluation leaves the generator be
+        short_side = self.short_sides[_between(0, len(self.short_sides) - 1) if varies else 0]
         factor = low + (high - low) * float(torch.rand(())) if high > low else low
         scale = factor * min(short_side / min(height, width), self.long_side / max(height, width))
         return {"size": [max(1, round(height * scale)), max(1, round(width * scale))]}
