@@ -52,6 +52,14 @@ def test_the_log_has_loss_rate_speed_and_memory(tmp_path):
     assert records[-1]["epoch"] == 3
 
 
+def test_samples_a_second_count_the_samples_there_are(monkeypatch):
+    trainer = Trainer(LineTask(train_size=18), config(num_epochs=2, batch_size=16, logging_steps=100))
+    counted, reset = [], trainer.stopwatch.reset
+    monkeypatch.setattr(trainer.stopwatch, "reset", lambda: (counted.append(trainer.stopwatch.samples), reset()))
+    trainer.train()
+    assert sum(counted) == 36
+
+
 def test_accumulation_steps_like_one_large_batch():
     """20 samples in 5 batches of 4, or in 1 of 20 seen as 5 parts: the same gradient, so the same weights."""
 

@@ -156,7 +156,7 @@ class Trainer(PreparedRun):
 
     def train_batch(self, batch: object) -> tuple[torch.Tensor, torch.Tensor | None]:
         """One forward and backward pass and, when gradients are complete, one optimiser step."""
-        self.stopwatch.samples += self.config.batch_size * self.accelerator.num_processes
+        self.stopwatch.samples += self._samples()
         grad_norm = None
         with self.accelerator.accumulate(self.model):
             with self.accelerator.autocast():
@@ -168,6 +168,12 @@ class Trainer(PreparedRun):
             self.optimizer.step()
             self.optimizer.zero_grad()
         return loss.detach(), grad_norm
+
+    def _samples(self) -> int:
+        """Samples of the next batch, of all processes; the last of an epoch may have fewer."""
+        whole = self.config.batch_size * self.accelerator.num_processes
+        sampler = self.batch_sampler
+        return whole if sampler is None else min(whole, sampler.size - self.progress.batch * whole)
 
     def _share(self) -> float:
         """Factor of a batch's loss: accelerate divides it by the accumulation, in a group that ends the epoch too."""
