@@ -81,8 +81,9 @@ def uploads(folder: Path, repo_id: str) -> list[CommitOperationAdd]:
 def _public_content(path: Path, folder: Path, repo_id: str) -> Path | bytes:
     if path.name == "README.md":
         text = path.read_text(encoding="utf-8")
-        for place in sorted({str(folder), str(folder.resolve())}, key=len, reverse=True):
+        for place in {str(folder.absolute()), str(folder.resolve())}:
             text = text.replace(place, repo_id)
+        text = text.replace(f'mona_peft.load("{folder}"', f'mona_peft.load("{repo_id}"')
         call = f"mona_peft.load({load_arguments(repo_id, unpublished_base(folder))}"
         return (LOADING.sub(lambda found: call, text) if MARK in text else _public_card(text)).encode("utf-8")
     if path.suffix == ".json":

@@ -15,7 +15,7 @@ from transformers import AutoModelForImageClassification
 from mona_peft import MonaConfig
 from mona_peft.finetuning import pushing
 from mona_peft.finetuning.inference.loading import load
-from mona_peft.finetuning.model_card import usage_for, write_card
+from mona_peft.finetuning.model_card import MARK, usage_for, write_card
 from tests.finetuning.inference.saved import save
 from tests.finetuning.tasks.tiny_classifier import as_flags, configs, write_classifier
 from tests.finetuning.training.launching import SCRIPT
@@ -129,6 +129,17 @@ def test_a_base_model_of_this_machine_is_not_published(tmp_path, client):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     (logits,) = json.loads(run("-c", PREDICT, "user/other", str(base)).splitlines()[-1])
     assert torch.allclose(torch.tensor(logits), logits_of(load(folder)), atol=1e-5)
+
+
+@pytest.mark.parametrize("mark", [MARK, ""])
+def test_a_folder_with_a_plain_name_is_replaced_in_the_loading_call_alone(tmp_path, monkeypatch, mark):
+    monkeypatch.chdir(tmp_path)
+    card = '---\nbase_model: user/base\n---\n# My model\n\nmona_peft.load("model")\n\nAlso in PLACE.\n' + mark
+    Path("model").mkdir()
+    Path("model", "README.md").write_text(card.replace("PLACE", str(tmp_path / "model")))
+    (upload,) = pushing.uploads(Path("model"), "user/flowers")
+    expected = card.replace('load("model"', 'load("user/flowers"').replace("PLACE", "user/flowers")
+    assert upload.path_or_fileobj.decode() == expected
 
 
 @pytest.mark.slow
