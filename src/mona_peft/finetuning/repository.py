@@ -48,6 +48,14 @@ BASE_FILES = [MODEL_CONFIG, PROCESSOR_CONFIG, MODEL_INDEX, "model*.safetensors"]
 REPOSITORY_FILES = [*BASE_FILES, LABELS, ADAPTER_CONFIG, ADAPTER_WEIGHTS, DELTA_CONFIG, DELTA_WEIGHTS]
 
 
+#: Files of the three kinds, in the order in which a repository that holds several is read.
+KINDS = {
+    "an adapter": (ADAPTER_CONFIG, ADAPTER_WEIGHTS),
+    "a delta": (DELTA_CONFIG, DELTA_WEIGHTS),
+    "a whole model": (MODEL_WEIGHTS, MODEL_INDEX),
+}
+
+
 @dataclass(frozen=True)
 class Repository:
     """A repository on this machine whose files have been checked.
@@ -235,21 +243,54 @@ def save_repository(model: nn.Module, processor: BaseImageProcessor | None, fold
         model (`nn.Module`): A transformers model that a method was applied to, or the `PeftModel` around it.
         processor (`BaseImageProcessor`, *optional*): Prepares images as they were when the model was evaluated.
         folder (`Path`): Created where missing.
+
+    Raises:
+        ValueError: If the folder holds a model that would be loaded in its place.
     """
+    kind = kind_of(model)
+    refuse_hidden(folder, kind)
     folder.mkdir(parents=True, exist_ok=True)
     bare = bare_model(model)
     if isinstance(model, PeftModel):
         model.active_peft_config.revision = known_commit(bare.config.name_or_path) or model.active_peft_config.revision
         model.save_pretrained(str(folder))
-    elif getattr(model, "_hf_peft_config_loaded", False) or all(p.requires_grad for p in model.parameters()):
-        bare.save_pretrained(folder)  # trained whole, or after transformers' own add_adapter
-    else:
+    elif kind == "a delta":
         save_delta(model, folder)
+    else:
+        bare.save_pretrained(folder)  # trained whole, or after transformers' own add_adapter
     bare.config.architectures = [type(bare).__name__]
     bare.config.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
     return folder
+
+
+def kind_of(model: nn.Module) -> str:
+    """What a model is saved as, a key of `KINDS`."""
+    if isinstance(model, PeftModel) or getattr(model, "_hf_peft_config_loaded", False):
+        return "an adapter"
+    return "a whole model" if all(parameter.requires_grad for parameter in model.parameters()) else "a delta"
+
+
+def refuse_hidden(folder: Path, kind: str) -> None:
+    """Refuse a folder that holds a model which would be loaded in place of the one to save.
+
+    Args:
+        folder (`Path`): To save into.
+        kind (`str`): Of the model to save, a key of `KINDS`.
+
+    Raises:
+        ValueError: If it does.
+    """
+    for other, names in KINDS.items():
+        if other == kind:
+            return
+        for name in names:
+            if (folder / name).exists():
+                raise ValueError(
+                    f"{folder} holds {other} ({name}), which would be loaded in place of {kind}. Save into another "
+                    "folder, or move that one away."
+                )
 
 
 def save_delta(model: nn.Module, folder: Path) -> None:

@@ -91,6 +91,25 @@ def test_a_card_written_by_hand_stays(base, tmp_path):
     assert tmp_path.joinpath("README.md").read_text() == "---\nlicense: mit\n---\n# My flowers\n"
 
 
+def test_a_model_that_another_one_in_the_folder_would_hide_is_refused(base, tmp_path):
+    """An adapter is read before a delta, and that before a whole model."""
+    whole, delta = classifier(base), classifier(base)
+    delta.swin.requires_grad_(False)
+    for name, hiding, hidden in (
+        ("one", adapted(base), whole),
+        ("two", adapted(base), delta),
+        ("three", delta, whole),
+    ):
+        folder = mona_peft.save(hiding, tmp_path / name, PROCESSOR, NAMES)
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(ValueError, match=r"holds a.*_config\.json\), which would be loaded in place of a"):
+            mona_peft.save(hidden, folder, PROCESSOR, NAMES)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    mona_peft.save(whole, tmp_path / "four", PROCESSOR, NAMES)
+    folder = mona_peft.save(delta, tmp_path / "four", PROCESSOR, NAMES)  # as after Trainer, which saves all of it
+    assert type(mona_peft.load(folder).model) is SwinForImageClassification
+
+
 def test_timm_models_come_back_by_their_name(tmp_path, monkeypatch):
     timm = pytest.importorskip("timm")
     torch.manual_seed(4)

@@ -49,8 +49,8 @@ def save(
         `Path`: The folder.
 
     Raises:
-        ValueError: If there is nothing to save as a repository, the labels are not as many as the classes, or the
-            processor cannot be saved.
+        ValueError: If there is nothing to save as a repository, the labels are not as many as the classes, the
+            processor cannot be saved, or the folder holds a model that would be loaded in its place.
     """
     folder = Path(folder)
     bare = bare_model(model)
