@@ -93,6 +93,21 @@ def test_a_bad_image_is_left_out_where_that_is_asked_for(kind, request, images):
     assert [Path(row["image"]).name for row in rows] == ["a.bmp", "a.png", "a.png", "sub_a.png"]
 
 
+def test_held_out_images_are_drawn_by_the_seed_of_the_run(tmp_path, monkeypatch):
+    class Drawn(Exception):
+        pass
+
+    def load_data(data, seed):
+        raise Drawn(seed)
+
+    monkeypatch.setattr("mona_peft.finetuning.inference.predict.load_data", load_data)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "run.json").write_text('{"seed": 5}')
+    for seed, model, drawn in ((None, tmp_path / "model", 5), (7, tmp_path / "model", 7), (None, "user/name", 0)):
+        with pytest.raises(Drawn, match=f"^{drawn}$"):
+            predict(PredictionConfig(model=str(model), seed=seed, cpu=True), DataConfig(dataset="digits"))
+
+
 def test_only_bad_images(classifier, tmp_path, capsys):
     (tmp_path / "b.png").write_bytes(b"nothing")
     output = tmp_path / "out.json"

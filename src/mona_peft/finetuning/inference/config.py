@@ -17,6 +17,13 @@ class PredictionConfig(Settings):
     model: str = option("", "Trained repository: a folder, or user/name on the Hub.")
     images: list[str] = option([], "Image files, and folders of them (searched through).")
     split: str = option("test", "Split of the dataset, where one is given instead of images.")
+    seed: int | None = option(
+        None,
+        "Of the training run, which drew the images held out by validation_fraction, and shots; if unset, that in "
+        "run.json beside the model's folder, or 0.",
+        least=0,
+        below=2**32,
+    )
     base_model: str | None = option(None, "Take the base model from here instead of where it was.")
     batch_size: int = option(16, "Images a process and forward pass.", least=1)
     top_k: int = option(5, "Labels an image.", least=1)

@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 
 from mona_peft.finetuning.data.images import IMAGE_SUFFIXES, UnreadableImage, open_image, warn_of_skipped
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
-from mona_peft.finetuning.files import Json
+from mona_peft.finetuning.files import Json, read_json
+from mona_peft.finetuning.training.run_folder import RUN_FILE
 
 from .classification import LabelScore, LoadedClassifier
 from .config import PredictionConfig
@@ -39,7 +40,7 @@ def predict(config: PredictionConfig, data: DataConfig) -> list[dict[str, object
         `list[dict[str, object]]`: `image`, `label`, `score`, `labels`, `scores`, and `true` where known.
     """
     accelerator = Accelerator(cpu=config.cpu)
-    items = _from_dataset(data, config.split) if data.dataset else find_images(config.images)
+    items = _from_dataset(data, config.split, seed_of(config)) if data.dataset else find_images(config.images)
     loaded = load(config.model, base_model=config.base_model, device=accelerator.device)
     dense = isinstance(loaded, LoadedDense)
     pictures = picture_names([item.name for item in items]) if dense and config.draw_dir else [None] * len(items)
@@ -93,8 +94,16 @@ def find_images(paths: Sequence[str]) -> list[Item]:
     return [Item(str(file), partial(open_image, file)) for file in files]
 
 
-def _from_dataset(data: DataConfig, split: str) -> list[Item]:
-    loaded = load_data(data)
+def seed_of(config: PredictionConfig) -> int:
+    """The seed that the run of the model drew its splits with."""
+    record = Path(config.model).resolve().parent / RUN_FILE
+    if config.seed is not None or not record.exists():
+        return config.seed or 0
+    return int(read_json(record, "It holds the seed of the run; give it with --seed.").get("seed", 0))
+
+
+def _from_dataset(data: DataConfig, split: str, seed: int) -> list[Item]:
+    loaded = load_data(data, seed)
     if split not in loaded.splits:
         raise ValueError(f"{loaded.name} has no split {split!r}; there are {', '.join(loaded.splits)}.")
     rows: datasets.Dataset = loaded.splits[split]
