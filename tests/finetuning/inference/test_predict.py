@@ -65,6 +65,17 @@ def test_no_picture_overwrites_another(segmenter, images, tmp_path):
     assert len(list((tmp_path / "drawn").iterdir())) == 8  # a picture and a label map each
 
 
+def test_no_picture_overwrites_an_image(segmenter, images, monkeypatch):
+    monkeypatch.chdir(images)
+    before = {path: path.read_bytes() for path in images.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"--draw_dir \. would write over the image a\.png; name another folder"):
+        predict(settings(segmenter, ".", draw_dir="."), DataConfig())
+    for _ in range(2):  # again, over the pictures of the first time
+        rows = predict(settings(segmenter, ".", draw_dir="drawn"), DataConfig())
+        assert len(rows) == 4 and len(list((images / "drawn").iterdir())) == 8
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_names_of_pictures():
     names = [
         "x/a.jpg",

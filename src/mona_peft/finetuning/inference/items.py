@@ -56,3 +56,21 @@ def picture_names(names: Sequence[str]) -> list[str]:
         taken |= {candidate.casefold(), (candidate + LABEL_MAP).casefold()}
         chosen.append(candidate)
     return chosen
+
+
+def refuse_overwriting(items: Sequence[Item], pictures: Sequence[str], folder: Path) -> None:
+    """Refuse to write a picture over an image that is read.
+
+    Args:
+        items (`Sequence[Item]`): The images.
+        pictures (`Sequence[str]`): Names of their pictures, without suffix.
+        folder (`Path`): Of the pictures.
+
+    Raises:
+        ValueError: If one would be.
+    """
+    read = {Path(item.name).resolve() for item in items}
+    for picture in pictures:
+        for target in (folder / f"{picture}.png", folder / f"{picture}{LABEL_MAP}.png"):
+            if target.resolve() in read:
+                raise ValueError(f"--draw_dir {folder} would write over the image {target}; name another folder.")

@@ -16,13 +16,14 @@ from tqdm.auto import tqdm
 
 from mona_peft.finetuning.data.images import IMAGE_SUFFIXES, UnreadableImage, open_image, warn_of_skipped
 from mona_peft.finetuning.data.sources.classification import DataConfig, load_data
+from mona_peft.finetuning.environment import say
 from mona_peft.finetuning.files import Json, read_json
 from mona_peft.finetuning.training.run_folder import RUN_FILE
 
 from .classification import LabelScore, LoadedClassifier
 from .config import PredictionConfig
 from .dense import LoadedDense
-from .items import Item, picture_names
+from .items import Item, picture_names, refuse_overwriting
 from .loading import load
 from .predict_dense import format_dense, predict_dense
 
@@ -40,14 +41,20 @@ def predict(config: PredictionConfig, data: DataConfig) -> list[dict[str, object
         `list[dict[str, object]]`: `image`, `label`, `score`, `labels`, `scores`, and `true` where known.
     """
     accelerator = Accelerator(cpu=config.cpu)
-    items = _from_dataset(data, config.split, seed_of(config)) if data.dataset else find_images(config.images)
+    folder = Path(config.draw_dir) if config.draw_dir else None
+    if data.dataset:
+        items = _from_dataset(data, config.split, seed_of(config))
+    else:
+        items = find_images(config.images, drawn=folder)
     loaded = load(config.model, base_model=config.base_model, device=accelerator.device)
     dense = isinstance(loaded, LoadedDense)
-    pictures = picture_names([item.name for item in items]) if dense and config.draw_dir else [None] * len(items)
+    pictures: list[str] | list[None] = [None] * len(items)
+    if dense and folder is not None:
+        pictures = picture_names([item.name for item in items])
+        refuse_overwriting(items, pictures, folder)
     with accelerator.split_between_processes(list(zip(items, pictures, strict=True))) as part:
         shown = accelerator.is_main_process
         if isinstance(loaded, LoadedDense):
-            folder = Path(config.draw_dir) if config.draw_dir else None
             found = predict_dense(loaded, part, config.threshold, folder, shown)
         elif isinstance(loaded, LoadedClassifier):
             found = _predict_labels(loaded, [item for item, _ in part], config, shown)
@@ -73,8 +80,12 @@ def _readable(rows: Iterable[dict[str, object] | UnreadableImage], skip: bool) -
             warnings.warn(f"Left out: {row}", stacklevel=2)
 
 
-def find_images(paths: Sequence[str]) -> list[Item]:
+def find_images(paths: Sequence[str], drawn: Path | None = None) -> list[Item]:
     """The image files given, and those in the folders given, in order.
+
+    Args:
+        paths (`Sequence[str]`): Files and folders.
+        drawn (`Path`, *optional*): Folder that pictures are written to: in a folder above it, it is passed over.
 
     Raises:
         FileNotFoundError: If a path is not there, or there is no image at all.
@@ -84,7 +95,7 @@ def find_images(paths: Sequence[str]) -> list[Item]:
         if path.is_dir():
             found = sorted(path.rglob("*"))
             warn_of_skipped(path, found, READ)
-            files += [file for file in found if file.suffix.lower() in READ]
+            files += _without_drawn([file for file in found if file.suffix.lower() in READ], path, drawn)
         elif path.exists():
             files.append(path)
         else:
@@ -92,6 +103,16 @@ def find_images(paths: Sequence[str]) -> list[Item]:
     if not files:
         raise FileNotFoundError(f"No images in {list(paths)}; give --images FILE FOLDER ..., or --dataset NAME.")
     return [Item(str(file), partial(open_image, file)) for file in files]
+
+
+def _without_drawn(files: list[Path], folder: Path, drawn: Path | None) -> list[Path]:
+    """The files of a folder without those in the folder of pictures below it; says how many are left out."""
+    if drawn is None or folder.resolve() not in drawn.resolve().parents:
+        return files
+    kept = [file for file in files if drawn.resolve() not in file.resolve().parents]
+    if len(kept) < len(files):
+        say(f"The {len(files) - len(kept)} images in {drawn} are not predicted: --draw_dir writes pictures there.")
+    return kept
 
 
 def seed_of(config: PredictionConfig) -> int:
