@@ -122,6 +122,13 @@ def test_what_is_known_later_is_compared_too(tmp_path):
         again.confirm(base_weights="xyz")
 
 
+def test_a_run_written_before_a_setting_was_recorded_takes_it_up(tmp_path):
+    open_run(tmp_path, {"seed": 1}, FREE, resume=False, overwrite=False).close()
+    open_run(tmp_path, {"seed": 1, "shuffle_buffer": 10}, FREE, resume=True, overwrite=False).close()
+    with pytest.raises(ValueError, match="shuffle_buffer: 10 then, 20 now"):
+        open_run(tmp_path, {"seed": 1, "shuffle_buffer": 20}, FREE, resume=True, overwrite=False)
+
+
 def test_long_lists_are_told_by_what_differs(tmp_path):
     names = [f"class{number}" for number in range(1000)]
     open_run(tmp_path, {"names": names}, FREE, resume=False, overwrite=False).close()

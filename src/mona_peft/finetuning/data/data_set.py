@@ -39,9 +39,14 @@ def describe_data(data: DataSet) -> dict[str, object]:
         data (`DataSet`): The data set.
     """
     sizes = {split: len(rows) for split, rows in data.splits.items() if hasattr(rows, "__len__")}
-    return {
+    described: dict[str, object] = {
         "dataset": data.name,
         "class_names": list(data.class_names),
         "split_sizes": sizes,
         "data_fingerprint": data.fingerprint(),
     }
+    if isinstance(data, ObjectData):
+        described["annotation_fingerprint"] = data.annotation_fingerprint()
+    elif isinstance(data, SegmentationData):
+        described["exif_frame"] = data.exif_frame
+    return described

@@ -129,6 +129,11 @@ class ClassificationTask(DataTask[Tensors, ClassificationData, ClassificationCon
         if config.image_size is not None:
             self.settings = replace(self.settings, height=config.image_size, width=config.image_size)
 
+    def describe(self) -> dict[str, object]:
+        """Recipe and data set; of a stream, also how it is shuffled."""
+        streamed = isinstance(self.data.splits.get("train"), datasets.IterableDataset)
+        return super().describe() | ({"shuffle_buffer": self.shuffle_buffer} if streamed else {})
+
     def build_model(self) -> nn.Module:
         """Load the classifier and apply the method."""
         config, data = self.config, self.data

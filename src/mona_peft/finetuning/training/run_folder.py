@@ -131,7 +131,8 @@ def _taken_up(record: Path, settings: dict[str, object], free: frozenset[str], r
         raise ValueError(f"{record} holds no settings of a run; start over with --overwrite_output_dir.")
     before = with_new_names(before)
     # Facts that are confirmed later are no settings yet.
-    check_same(record.parent, {k: v for k, v in before.items() if k in settings or k not in CONFIRMED}, settings, free)
+    known = {name: value for name, value in before.items() if name in settings or name not in CONFIRMED}
+    check_same(record.parent, known, settings, free | (ADDED - before.keys()))
     _refuse_restart(record.parent, bool(before.get("no_checkpoints")), bool(settings.get("no_checkpoints")))
     return {**before, **settings}
 
@@ -163,6 +164,8 @@ def _refuse_restart(folder: Path, without: bool, without_now: bool) -> None:
         )
 
 
+# Settings that runs written earlier do not have; they take them up.
+ADDED = frozenset({"annotation_fingerprint", "exif_frame", "shuffle_buffer"})
 # Facts that are known once processes and model are there. Runs written before a fact was recorded take it up.
 CONFIRMED = frozenset({"base_weights", "num_processes"})
 

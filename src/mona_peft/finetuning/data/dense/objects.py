@@ -7,7 +7,7 @@ tools would see; [`training_targets`] says which of them train.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image
@@ -22,6 +22,7 @@ from .masks import (
     check_segmentation,
     encode_segmentation,
     mask_area,
+    segmentation_parts,
     turn_segmentation,
 )
 
@@ -138,6 +139,18 @@ class ObjectData:
                 objects = [(a["category_id"], *a["bbox"]) for a in image.annotations]
                 parts.append((image.id, image.height, image.width, source_name(image.source), objects))
         return digest(parts)
+
+    def annotation_fingerprint(self) -> str:
+        """Hash of what else is annotated: masks, areas, crowds, difficult objects, and the frame of turned images."""
+        return digest(self._annotation_parts())
+
+    def _annotation_parts(self) -> Iterator[object]:
+        for _, images in sorted(self.splits.items()):
+            for image in images:
+                yield image.frame
+                for entry in image.annotations:
+                    yield entry.get("area"), bool(entry.get("iscrowd")), bool(entry.get("difficult"))
+                    yield from segmentation_parts(entry.get("segmentation"))
 
     @property
     def class_names(self) -> tuple[str, ...]:
