@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ BASE_FILES = [MODEL_CONFIG, PROCESSOR_CONFIG, MODEL_INDEX, "model*.safetensors"]
 REPOSITORY_FILES = [*BASE_FILES, LABELS, ADAPTER_CONFIG, ADAPTER_WEIGHTS, DELTA_CONFIG, DELTA_WEIGHTS]
 
 
+#: The adapter that PEFT writes into a folder itself.
+DEFAULT = "default"
 #: Files of the three kinds, in the order in which a repository that holds several is read.
 KINDS = {
     "an adapter": (ADAPTER_CONFIG, ADAPTER_WEIGHTS),
@@ -245,7 +248,7 @@ def save_repository(model: nn.Module, processor: BaseImageProcessor | None, fold
         folder (`Path`): Created where missing.
 
     Raises:
-        ValueError: If the folder holds a model that would be loaded in its place.
+        ValueError: If the folder holds a model that would be loaded in its place, or several adapters act together.
     """
     kind = kind_of(model)
     refuse_hidden(folder, kind)
@@ -253,7 +256,7 @@ def save_repository(model: nn.Module, processor: BaseImageProcessor | None, fold
     bare = bare_model(model)
     if isinstance(model, PeftModel):
         model.active_peft_config.revision = known_commit(bare.config.name_or_path) or model.active_peft_config.revision
-        model.save_pretrained(str(folder))
+        save_adapters(model, folder)
     elif kind == "a delta":
         save_delta(model, folder)
     else:
@@ -291,6 +294,37 @@ def refuse_hidden(folder: Path, kind: str) -> None:
                     f"{folder} holds {other} ({name}), which would be loaded in place of {kind}. Save into another "
                     "folder, or move that one away."
                 )
+
+
+def save_adapters(model: PeftModel, folder: Path) -> None:
+    """Write the active adapter into the folder, and each other one into a folder of its name in it.
+
+    PEFT alone writes the adapter called `default` there, whichever acts.
+
+    Args:
+        model (`PeftModel`): The model.
+        folder (`Path`): Created where missing.
+
+    Raises:
+        ValueError: If several adapters act together.
+    """
+    active = list(model.active_adapters)
+    if len(active) != 1:
+        raise ValueError(
+            f"The active adapters are {active}, and what is loaded has one. Choose it with model.set_adapter(...)."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    if active == [DEFAULT]:
+        model.save_pretrained(str(folder))
+        return
+    with tempfile.TemporaryDirectory(prefix=".adapters-", dir=folder) as place:
+        model.save_pretrained(place)
+        for name in model.peft_config:
+            written = Path(place) if name == DEFAULT else Path(place, name)
+            target = folder if name in active else folder / name
+            target.mkdir(exist_ok=True)
+            for file in [path for path in written.iterdir() if path.is_file()]:
+                file.replace(target / file.name)
 
 
 def save_delta(model: nn.Module, folder: Path) -> None:

@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from peft import LoraConfig, PeftConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from PIL import Image
 from transformers import SwinForImageClassification, Trainer, TrainingArguments, ViTImageProcessor
 
@@ -89,6 +89,46 @@ def test_a_card_written_by_hand_stays(base, tmp_path):
     tmp_path.joinpath("README.md").write_text("---\nlicense: mit\n---\n# My flowers\n")
     mona_peft.save(adapted(base), tmp_path, PROCESSOR, NAMES)
     assert tmp_path.joinpath("README.md").read_text() == "---\nlicense: mit\n---\n# My flowers\n"
+
+
+@pytest.mark.parametrize("first", ["default", "birds"])
+def test_the_active_adapter_is_the_one_that_is_loaded(base, tmp_path, first):
+    model = get_peft_model(classifier(base), mona_peft.MonaConfig(**MONA), first).eval()
+    randomise(model)
+    expected = {first: model(images()).logits}
+    assert torch.allclose(
+        mona_peft.load(mona_peft.save(model, tmp_path / "one", PROCESSOR, NAMES)).model(images()).logits,
+        expected[first],
+    )
+    model.add_adapter("second", mona_peft.MonaConfig(**MONA))
+    model.set_adapter("second")
+    randomise(model, ".second.")
+    expected["second"] = model(images()).logits
+    folder = mona_peft.save(model, tmp_path / "two", PROCESSOR, NAMES)
+    assert torch.allclose(mona_peft.load(folder).model(images()).logits, expected["second"], atol=1e-6)
+    other = PeftModel.from_pretrained(classifier(base), folder / first).eval()
+    assert torch.allclose(other(images()).logits, expected[first], atol=1e-6)
+    assert not torch.allclose(*expected.values(), atol=1e-2)
+
+
+def test_adapters_that_act_together_are_not_saved_as_one(base, tmp_path):
+    lora = LoraConfig(target_modules=["q_proj"], r=2)
+    model = adapted(base, lora)
+    model.add_adapter("second", lora)
+    model.base_model.set_adapter(["default", "second"])
+    with pytest.raises(ValueError, match="active adapters are .*second.*Choose it with model.set_adapter"):
+        mona_peft.save(model, tmp_path, PROCESSOR, NAMES)
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".safetensors"]
+
+
+def test_what_trains_and_is_in_no_file_is_told(base, tmp_path):
+    model = adapted(base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mona_peft.save(model, tmp_path, PROCESSOR, NAMES)
+    model.get_base_model().swin.layernorm.requires_grad_(True)
+    with pytest.warns(UserWarning, match="2 parameters train and are not saved .*swin.layernorm.weight"):
+        mona_peft.save(model, tmp_path, PROCESSOR, NAMES)
 
 
 def test_a_model_that_another_one_in_the_folder_would_hide_is_refused(base, tmp_path):

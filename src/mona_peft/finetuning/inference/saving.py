@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
@@ -17,7 +18,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from mona_peft.finetuning.files import write_json
 from mona_peft.finetuning.model_card import keeping_card, usage_for, write_card
 from mona_peft.finetuning.models.architectures import ARCHITECTURES, architecture_of
-from mona_peft.finetuning.repository import ADAPTER_CONFIG, LABELS, bare_model, save_repository
+from mona_peft.finetuning.repository import ADAPTER_CONFIG, LABELS, bare_model, save_adapters, save_repository
 
 from .building import is_classifier
 
@@ -33,7 +34,8 @@ def save(
     """Write an adapted model with all that `mona_peft.load` and the Hub want of it.
 
     The folder gets the weights (adapter and head), the model's configuration with the names of the classes, the image
-    processor and a model card. A card that somebody wrote by hand is left as it is.
+    processor and a model card. A card that somebody wrote by hand is left as it is. Of several adapters the active one
+    is what `mona_peft.load` gives; the others are in folders of their names.
 
     Args:
         model (`nn.Module`): A `PeftModel`, around a model of transformers, timm or another library; or a model of
@@ -50,7 +52,8 @@ def save(
 
     Raises:
         ValueError: If there is nothing to save as a repository, the labels are not as many as the classes, the
-            processor cannot be saved, or the folder holds a model that would be loaded in its place.
+            processor cannot be saved, the folder holds a model that would be loaded in its place, or several adapters
+            act together.
     """
     folder = Path(folder)
     bare = bare_model(model)
@@ -59,6 +62,8 @@ def save(
             f"processor={type(processor).__name__} has no save_pretrained; give an image processor of transformers, "
             "such as AutoImageProcessor.from_pretrained(...)."
         )
+    if isinstance(model, PeftModel):
+        _warn_of_unsaved(model)
     with keeping_card(folder):
         if isinstance(bare, PreTrainedModel):
             _name_classes(bare.config, labels)
@@ -68,6 +73,22 @@ def save(
         facts = _facts(model, dataset)
         write_card(folder, facts, dict(figures or {}), usage_for(facts.get("task"), str(folder)), command=False)
     return folder
+
+
+def _warn_of_unsaved(model: PeftModel) -> None:
+    """Warn of parameters that train and are in no adapter's file, such as norms unfrozen by hand."""
+    saved = {
+        tensor.data_ptr()
+        for name in model.peft_config
+        for tensor in get_peft_model_state_dict(model, adapter_name=name).values()
+    }
+    trained = [n for n, p in model.named_parameters() if p.requires_grad and p.data_ptr() not in saved]
+    if trained:
+        warnings.warn(
+            f"{len(trained)} parameters train and are not saved with the adapter, such as {trained[0]}: the model is "
+            "loaded without what they learned. Name their modules in modules_to_save before training.",
+            stacklevel=3,
+        )
 
 
 def _name_classes(config: PretrainedConfig, labels: Sequence[str] | None) -> None:
@@ -100,7 +121,7 @@ def _save_foreign(
         )
     names = None if labels is None else _checked(labels)
     pretrained = getattr(bare_model(model), "pretrained_cfg", None) or {}
-    model.save_pretrained(str(folder))
+    save_adapters(model, folder)
     config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     if not config.get("base_model_name_or_path") and pretrained.get("hf_hub_id"):
         write_json(folder / ADAPTER_CONFIG, {**config, "base_model_name_or_path": pretrained["hf_hub_id"]})
