@@ -62,34 +62,44 @@ def match_blocks(model: nn.Module, config: BlockTunerConfig) -> tuple[dict[str, 
             f"modules_to_save={config.modules_to_save!r}) leaves no block to adapt. The model's blocks are "
             f"{list(blocks)}."
         )
-    chosen = _choose_layers(matched, config)
+    chosen = _choose_layers(list(blocks), matched, config)
     for name, spec in chosen.items():
         config.check_width(name, stream_width(model.get_submodule(name), spec))
     return chosen, excluded
 
 
-def _choose_layers(blocks: dict[str, BlockSpec], config: BlockTunerConfig) -> dict[str, BlockSpec]:
-    """Keep the blocks that `layers_to_transform` counts, among those in containers that `layers_pattern` names."""
+def _choose_layers(names: list[str], matched: dict[str, BlockSpec], config: BlockTunerConfig) -> dict[str, BlockSpec]:
+    """Keep of the `matched` blocks those that `layers_to_transform` means.
+
+    It counts all blocks of the model, `names`, or those in containers that `layers_pattern` names.
+    """
     if config.layers_to_transform is None:
-        return blocks
-    names = list(blocks)
+        return matched
     if config.layers_pattern:
         patterns = [config.layers_pattern] if isinstance(config.layers_pattern, str) else list(config.layers_pattern)
-        names = [name for name in names if name.rpartition(".")[0].rpartition(".")[2] in patterns]
-        if not names:
+        counted = [name for name in names if name.rpartition(".")[0].rpartition(".")[2] in patterns]
+        if not counted:
             raise NoMatchingPeftModuleError(
-                f"layers_pattern={config.layers_pattern!r} names no container of the blocks {list(blocks)}."
+                f"layers_pattern={config.layers_pattern!r} names no container of the blocks {names}."
             )
+        names = counted
     indices = config.layers_to_transform
     indices = [indices] if isinstance(indices, int) else list(indices)
     beyond = [index for index in indices if not -len(names) <= index < len(names)]
     if beyond or not indices:
         raise ValueError(
             f"layers_to_transform={config.layers_to_transform!r} must hold indices between {-len(names)} and "
-            f"{len(names) - 1}: the backbone has {len(names)} blocks that match."
+            f"{len(names) - 1}: the backbone has {len(names)} blocks."
+        )
+    left_out = {index: names[index] for index in indices if names[index] not in matched}
+    if left_out:
+        raise ValueError(
+            f"layers_to_transform={config.layers_to_transform!r} counts all {len(names)} blocks and means {left_out}, "
+            f"left out by target_modules={config.target_modules!r}, exclude_modules={config.exclude_modules!r} or "
+            f"modules_to_save={config.modules_to_save!r}. Take out these indices, or adapt these blocks."
         )
     chosen = {names[index] for index in indices}
-    return {name: spec for name, spec in blocks.items() if name in chosen}
+    return {name: spec for name, spec in matched.items() if name in chosen}
 
 
 def warn_of_frozen_head(model: nn.Module, config: BlockTunerConfig) -> None:
