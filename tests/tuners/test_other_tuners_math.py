@@ -146,6 +146,15 @@ def test_ssf_is_the_model_with_scales_and_shifts_in_its_weights(name):
     torch.testing.assert_close(predict(model, x), predict(folded, x), rtol=1e-10, atol=1e-10)
 
 
+def test_ssf_leaves_out_all_that_is_in_an_excluded_module():
+    model = get_peft_model(TINY_MODELS["vit-model"].build(), SSFConfig(exclude_modules=["layers.0.mlp"]))
+    adapted = {name for name, module in model.named_modules() if hasattr(module, "ssf_output")}
+    assert adapted and not any(".layers.0.mlp." in name for name in adapted)
+    assert all(
+        any(f".layers.{i}.{part}" in name for name in adapted) for i, part in ((0, "attention"), (1, "mlp.fc1"))
+    )
+
+
 def test_ssf_of_chosen_blocks_leaves_the_rest_alone():
     model = get_peft_model(TINY_MODELS["swin-model"].build(), SSFConfig(layers_to_transform=[-1]))
     names = [n for n, m in model.base_model.model.named_modules() if hasattr(m, "ssf_output")]

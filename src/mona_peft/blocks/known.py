@@ -12,7 +12,7 @@ from functools import partial
 
 from torch import nn
 
-from .modules import ancestors, has_submodule
+from .modules import ancestors, find_kept, has_submodule
 from .spec import PADDING, BlockSpec
 
 _transformers = partial(BlockSpec, package="transformers.models")
@@ -136,6 +136,8 @@ def find_spec(module: nn.Module, specs: Sequence[BlockSpec] = BLOCK_SPECS) -> Bl
 def find_blocks(model: nn.Module, specs: Sequence[BlockSpec] | None = None) -> dict[str, BlockSpec]:
     """Return the known blocks of `model` by module name, from the input to the output.
 
+    Of a block that PEFT keeps copies of (`modules_to_save`) it is the original.
+
     Args:
         model (`nn.Module`): Any model.
         specs (`Sequence[BlockSpec]`, *optional*): Rows that go before those of the table.
@@ -144,7 +146,7 @@ def find_blocks(model: nn.Module, specs: Sequence[BlockSpec] | None = None) -> d
     blocks: dict[str, BlockSpec] = {}
     for name, module in model.named_modules():
         spec = find_spec(module, table)
-        if name and spec is not None and _is_inside(model, name, spec.inside):
+        if name and spec is not None and _is_inside(model, name, spec.inside) and not _is_copy(model, name):
             blocks[name] = spec
     return blocks
 
@@ -156,3 +158,7 @@ def known_block_classes() -> list[str]:
 
 def _is_inside(model: nn.Module, name: str, prefix: str) -> bool:
     return not prefix or any(type(module).__name__.startswith(prefix) for module in ancestors(model, name))
+
+
+def _is_copy(model: nn.Module, name: str) -> bool:
+    return name.startswith(f"{find_kept(model, name)}.modules_to_save.")

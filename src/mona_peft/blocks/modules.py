@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mona_peft.compat import ModulesToSaveWrapper
+from mona_peft.compat import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 
 from .spec import PADDING, BlockSpec
 
@@ -86,6 +86,13 @@ def find_attribute(model: nn.Module, name: str, *attributes: str) -> Any:
                 if value is not None:
                     return value
     return None
+
+
+def find_kept(model: nn.Module, name: str) -> str | None:
+    """Name of the outermost module, `name` or one around it, of which PEFT keeps copies for adapters; None without."""
+    parts = name.split(".")
+    paths = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    return next((path for path in paths if isinstance(model.get_submodule(path), AuxiliaryTrainingWrapper)), None)
 
 
 def copies_at(root: nn.Module, path: str) -> list[nn.Module]:

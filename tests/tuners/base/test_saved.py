@@ -8,7 +8,7 @@ from peft import PeftModel, get_peft_model
 
 from mona_peft import BottleneckConfig, ConvpassConfig, LoRandConfig, MonaConfig, SCTConfig, SSFConfig
 from mona_peft.tuners.base.saved import find_saved
-from tests.support.models import images, randomise
+from tests.support.models import TINY_MODELS, images, predict, randomise
 from tests.support.subjects import SUBJECTS, run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -86,3 +86,43 @@ def test_modules_with_adapters_of_another_adapter_are_refused():
     with pytest.raises(ValueError, match="holds adapters"):
         model.add_adapter("second", MonaConfig(modules_to_save=["layers.0"]))
     assert list(model.state_dict()) == before and list(model.peft_config) == ["default"]
+
+
+@pytest.mark.parametrize(
+    ("config", "saved"),
+    [
+        (MonaConfig, "layers.0.blocks.0"),
+        (SSFConfig, "layers.0.blocks.0"),
+        (SSFConfig, "swin.layernorm"),
+        (SSFConfig, "layers.0.blocks.0.mlp"),
+        (BottleneckConfig, "layers.0.blocks.0.mlp"),
+        (BottleneckConfig, "layers.0.blocks.0.mlp.fc2"),
+        (LoRandConfig, "blocks.1.attention.o_proj"),
+    ],
+)
+def test_what_another_adapter_saves_is_not_adapted(config, saved, tmp_path):
+    """Neither the copies nor the original: the later adapter's file would not fit a model of its own."""
+    tiny = TINY_MODELS["swin-classifier"]
+    model = get_peft_model(tiny.build(), config(modules_to_save=[saved]), "first")
+    before = list(model.state_dict())
+    with pytest.raises(ValueError, match=rf"{saved}' cannot be adapted.*\['first'\]"):
+        model.add_adapter("second", config())
+    assert list(model.state_dict()) == before and list(model.peft_config) == ["first"]
+    model.add_adapter("second", config(exclude_modules=[saved]))
+    assert not any(f"{saved}." in key and ".second." in key for key in model.state_dict())
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    for name in ("first", "second"):
+        model.set_adapter(name)
+        loaded = PeftModel.from_pretrained(tiny.build(), tmp_path / name).eval()
+        assert torch.equal(predict(loaded, images()), predict(model.eval(), images()))
+
+
+def test_blocks_that_another_adapter_saves_are_counted_once():
+    model = get_peft_model(SWIN.build(), MonaConfig(modules_to_save=["layers.0.blocks.0"]), "first")
+    model.add_adapter("second", MonaConfig(layers_to_transform=[1]))
+    assert {key.split(".mona.")[0] for key in model.state_dict() if ".second." in key} == {
+        "base_model.model.swin.encoder.layers.0.blocks.1"
+    }
+    with pytest.raises(ValueError, match=r"blocks\.0' cannot be adapted"):
+        model.add_adapter("third", MonaConfig(layers_to_transform=[0]))

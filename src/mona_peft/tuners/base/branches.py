@@ -41,11 +41,11 @@ def output_path(block: nn.Module, position: str) -> str:
     Raises:
         ValueError: If no known name is there.
     """
-    # what `modules_to_save` wraps is left out of the targets later, under its own name
-    modules = {name.replace(".original_module", "") for name, _ in block.named_modules()}
+    # what `modules_to_save` wraps is left out of the targets later, or refused
+    modules = {name.replace(".original_module", ""): name for name, _ in block.named_modules()}
     for path in OUTPUT_NAMES[position]:
         if path in modules:
-            return path
+            return modules[path]
     raise ValueError(
         f"{type(block).__name__} has no output projection of its {position} branch under any of the names "
         f"{OUTPUT_NAMES[position]}; it has {[name for name, _ in block.named_children()]}. "

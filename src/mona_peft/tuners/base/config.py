@@ -29,7 +29,8 @@ class BlockTunerConfig(PeftConfig):
         init_weights (`bool`): True starts as the base model; False at random.
         target_modules (`list[str]` or `str`, *optional*): The blocks to adapt, as suffixes of their names or a regular
             expression; by default all known blocks.
-        exclude_modules (`list[str]` or `str`, *optional*): Blocks to leave out, given in the same way.
+        exclude_modules (`list[str]` or `str`, *optional*): Blocks to leave out, given in the same way, or modules with
+            all that is in them.
         layers_to_transform (`list[int]` or `int`, *optional*): Indices of the blocks to adapt, counted over the whole
             backbone from the input; negative from the output.
         layers_pattern (`list[str]` or `str`, *optional*): Names of the containers whose blocks are counted.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterable
 
 from peft import NoMatchingPeftModuleError
 from torch import nn
 
 from mona_peft.blocks.head import find_head
 from mona_peft.blocks.known import find_blocks, known_block_classes
-from mona_peft.blocks.modules import has_submodule, stream_width
+from mona_peft.blocks.modules import find_kept, has_submodule, stream_width
 from mona_peft.blocks.spec import BlockSpec
 from mona_peft.compat import AuxiliaryTrainingWrapper, ExcludedModule, check_target_module_exists
 
@@ -26,15 +27,17 @@ def match_blocks(model: nn.Module, config: BlockTunerConfig) -> tuple[dict[str, 
         config (`BlockTunerConfig`): Names the blocks.
 
     Returns:
-        The blocks by name with their row of the table, from the input to the output, and the names left out.
+        The blocks by name with their row of the table, from the input to the output, and the names left out, with
+        those inside them.
 
     Raises:
         NoMatchingPeftModuleError: If there is no known block, or none that the names mean.
-        ValueError: If a name matches something else, or an index or a size is out of range.
+        ValueError: If a name matches something else, an index or a size is out of range, or a block is inside what
+            another adapter saves.
     """
     by_name = copy.copy(config)
     by_name.layers_to_transform = by_name.layers_pattern = by_name.modules_to_save = None
-    saved = find_saved(model, config.modules_to_save)
+    closed = [f"{name}." for name in find_saved(model, config.modules_to_save)]
     blocks = find_blocks(model, config.block_specs)
     if config.target_modules is None:
         by_name.target_modules = list(blocks)
@@ -46,9 +49,12 @@ def match_blocks(model: nn.Module, config: BlockTunerConfig) -> tuple[dict[str, 
     excluded: set[str] = set()
     for name, module in model.named_modules():
         result = check_target_module_exists(by_name, name) if name else False
-        if isinstance(result, ExcludedModule) or any(f"{name}.".startswith(f"{outer}.") for outer in saved):
+        if isinstance(result, ExcludedModule):
+            closed.append(f"{name}.")
+        if f"{name}.".startswith(tuple(closed)):
             excluded.add(name)
         elif result and name not in blocks:
+            refuse_kept(model, [name])
             raise ValueError(
                 f"target_modules={config.target_modules!r} matches '{name}' ({type(module).__name__}), which is not a "
                 f"block that can be adapted. Name blocks, of the classes {known_block_classes()}, for example "
@@ -63,9 +69,31 @@ def match_blocks(model: nn.Module, config: BlockTunerConfig) -> tuple[dict[str, 
             f"{list(blocks)}."
         )
     chosen = _choose_layers(list(blocks), matched, config)
+    refuse_kept(model, chosen)
     for name, spec in chosen.items():
         config.check_width(name, stream_width(model.get_submodule(name), spec))
     return chosen, excluded
+
+
+def refuse_kept(model: nn.Module, names: Iterable[str]) -> None:
+    """Refuse modules of which PEFT keeps copies for other adapters: what is put into one does not act in the others.
+
+    Args:
+        model (`nn.Module`): The model to adapt.
+        names (`Iterable[str]`): Names of the modules to adapt.
+
+    Raises:
+        ValueError: If there is such a module; names the first, and what to do.
+    """
+    for name in names:
+        kept = find_kept(model, name)
+        if kept is not None:
+            others = sorted(model.get_submodule(kept)._adapters)  # type: ignore[arg-type]
+            raise ValueError(
+                f"'{kept}' cannot be adapted: PEFT keeps a copy of it for {others}, by their modules_to_save. Name it "
+                "in this adapter's modules_to_save as well, leave it out with `exclude_modules`, or add the adapter "
+                "to a model of its own."
+            )
 
 
 def _choose_layers(names: list[str], matched: dict[str, BlockSpec], config: BlockTunerConfig) -> dict[str, BlockSpec]:
