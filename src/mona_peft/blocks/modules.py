@@ -21,6 +21,12 @@ def ancestors(model: nn.Module, name: str) -> Iterator[nn.Module]:
         yield model.get_submodule(name)
 
 
+def paths_to(name: str) -> list[str]:
+    """Names of the modules that contain the module `name`, the outermost first, and `name` itself."""
+    parts = name.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+
+
 def has_submodule(module: nn.Module, path: str) -> bool:
     """Whether `module` has a module at `path`."""
     try:
@@ -90,9 +96,7 @@ def find_attribute(model: nn.Module, name: str, *attributes: str) -> Any:
 
 def find_kept(model: nn.Module, name: str) -> str | None:
     """Name of the outermost module, `name` or one around it, of which PEFT keeps copies for adapters; None without."""
-    parts = name.split(".")
-    paths = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
-    return next((path for path in paths if isinstance(model.get_submodule(path), AuxiliaryTrainingWrapper)), None)
+    return next((p for p in paths_to(name) if isinstance(model.get_submodule(p), AuxiliaryTrainingWrapper)), None)
 
 
 def copies_at(root: nn.Module, path: str) -> list[nn.Module]:

@@ -1,6 +1,7 @@
 """Choosing blocks, counting parameters, and the errors of wrong settings."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import SwinConfig, SwinModel
 
-from mona_peft import Mona, MonaConfig, MonaLayer
+from mona_peft import Mona, MonaConfig, MonaLayer, SSFConfig
 from mona_peft.blocks.known import find_blocks
 from tests.support.models import TINY_MODELS, images, predict, randomise
 
@@ -136,6 +137,7 @@ def test_parameter_count_of_swin_large():
         ({"positions": ("mlp", "mlp")}, "each once"),
         ({"init_weights": "gaussian"}, "init_weights='gaussian' must be True or False or 'official'"),
         ({"conv_bias": "no"}, "conv_bias='no'"),
+        ({"layers_pattern": "blocks"}, "layers_pattern='blocks' has no effect without layers_to_transform"),
     ],
 )
 def test_wrong_settings(options, message):
@@ -160,6 +162,7 @@ def unchanged(model):
         ({"layers_to_transform": [-4, 1], "exclude_modules": ["layers.0.blocks.0"]}, r"means \{-4: 'swin.*left out"),
         ({"layers_to_transform": 0, "target_modules": ["blocks.1"]}, r"means \{0: 'swin.*left out"),
         ({"layers_to_transform": [0], "layers_pattern": "stages"}, "layers_pattern='stages' names no container"),
+        ({"layers_to_transform": 0, "layers_pattern": ["blocks", "typo"]}, r"no container of blocks with \['typo'\]"),
         ({"exclude_modules": r".*"}, "leaves no block to adapt"),
     ],
 )
@@ -175,6 +178,25 @@ def test_wrong_targets_leave_the_model_as_it_was(options, message):
         model.add_adapter("second", MonaConfig(**options))
     assert list(model.peft_config) == ["default"]
     assert not any("second" in key for key in model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("config", "excluded", "told"),
+    [
+        (MonaConfig, ["layer.0"], True),
+        (MonaConfig, ["layers.0.mlp"], True),
+        (MonaConfig, ["layers.0"], False),
+        (SSFConfig, ["layer.0"], True),
+        (SSFConfig, ["layers.0.mlp"], False),
+    ],
+)
+def test_an_exclusion_without_effect_is_told(config, excluded, told):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        get_peft_model(
+            TINY_MODELS["vit-classifier"].build(), config(exclude_modules=excluded, modules_to_save=["classifier"])
+        )
+    assert any(f"exclude_modules={excluded!r} leaves out nothing" in str(w.message) for w in caught) == told
 
 
 def test_a_model_without_blocks():

@@ -33,7 +33,8 @@ class BlockTunerConfig(PeftConfig):
             all that is in them.
         layers_to_transform (`list[int]` or `int`, *optional*): Indices of the blocks to adapt, counted over the whole
             backbone from the input; negative from the output.
-        layers_pattern (`list[str]` or `str`, *optional*): Names of the containers whose blocks are counted.
+        layers_pattern (`list[str]` or `str`, *optional*): Names of the containers whose blocks `layers_to_transform`
+            counts.
         modules_to_save (`list[str]`, *optional*): Modules to train and save besides the adapters, such as the head.
         block_specs (`list[BlockSpec]`, *optional*): Layouts of blocks that this package does not know, or others
             for those that it does.
@@ -87,6 +88,11 @@ class BlockTunerConfig(PeftConfig):
                 check_pattern(name, value)
             elif isinstance(value, (set, tuple)):
                 setattr(self, name, sorted(value))
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError(
+                f"layers_pattern={self.layers_pattern!r} has no effect without layers_to_transform, whose indices "
+                "count the blocks in these containers. Give the indices too, or choose blocks with target_modules."
+            )
         if "" in (self.modules_to_save or ()):
             raise ValueError(f"modules_to_save={self.modules_to_save!r} has an empty name, in which every name ends.")
         if (type(self.init_weights), self.init_weights) not in [(type(known), known) for known in self.known_inits]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from peft import NoMatchingPeftModuleError
 from torch import nn
 
 from mona_peft.blocks.head import find_head
 from mona_peft.blocks.known import find_blocks, known_block_classes
-from mona_peft.blocks.modules import find_kept, has_submodule, stream_width
+from mona_peft.blocks.modules import find_kept, has_submodule, paths_to, stream_width
 from mona_peft.blocks.spec import BlockSpec
 from mona_peft.compat import AuxiliaryTrainingWrapper, ExcludedModule, check_target_module_exists
 
@@ -105,12 +105,14 @@ def _choose_layers(names: list[str], matched: dict[str, BlockSpec], config: Bloc
         return matched
     if config.layers_pattern:
         patterns = [config.layers_pattern] if isinstance(config.layers_pattern, str) else list(config.layers_pattern)
-        counted = [name for name in names if name.rpartition(".")[0].rpartition(".")[2] in patterns]
-        if not counted:
+        containers = {name: name.rpartition(".")[0].rpartition(".")[2] for name in names}
+        unknown = sorted(set(patterns) - set(containers.values()))
+        if unknown:
             raise NoMatchingPeftModuleError(
-                f"layers_pattern={config.layers_pattern!r} names no container of the blocks {names}."
+                f"layers_pattern={config.layers_pattern!r} names no container of blocks with {unknown}; the blocks "
+                f"are {names}."
             )
-        names = counted
+        names = [name for name in names if containers[name] in patterns]
     indices = config.layers_to_transform
     indices = [indices] if isinstance(indices, int) else list(indices)
     beyond = [index for index in indices if not -len(names) <= index < len(names)]
@@ -143,5 +145,29 @@ def warn_of_frozen_head(model: nn.Module, config: BlockTunerConfig) -> None:
         warnings.warn(
             f"The head of {type(model).__name__} ({', '.join(frozen)}) will be frozen and will not be saved with the "
             f"adapter. If it is new, or was trained on other classes, pass modules_to_save={frozen}.",
+            stacklevel=2,
+        )
+
+
+def warn_of_idle_exclusion(
+    model: nn.Module, config: BlockTunerConfig, excluded: Collection[str], targets: Iterable[str] = ()
+) -> None:
+    """Warn when `exclude_modules` leaves out nothing that would be adapted.
+
+    Args:
+        model (`nn.Module`): The model to adapt.
+        config (`BlockTunerConfig`): The configuration.
+        excluded (`Collection[str]`): Names of all that is left out; where nothing is, PEFT warns itself.
+        targets (`Iterable[str]`): Names of what would be adapted inside the blocks.
+    """
+    if not config.exclude_modules or not excluded:
+        return
+    by_name = copy.copy(config)
+    by_name.target_modules, by_name.modules_to_save = [], None
+    adaptable = {path for name in (*find_blocks(model, config.block_specs), *targets) for path in paths_to(name)}
+    if not any(isinstance(check_target_module_exists(by_name, path), ExcludedModule) for path in adaptable):
+        warnings.warn(
+            f"exclude_modules={config.exclude_modules!r} leaves out nothing that would be adapted. Name blocks, such "
+            f"as '{next(iter(find_blocks(model, config.block_specs)))}', or take it out.",
             stacklevel=2,
         )

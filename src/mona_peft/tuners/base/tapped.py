@@ -23,7 +23,7 @@ from mona_peft.blocks.spec import BlockSpec
 from mona_peft.blocks.tap import check_tappable, tap, untap
 
 from .config import BlockTunerConfig
-from .matching import match_blocks, warn_of_frozen_head
+from .matching import match_blocks, warn_of_frozen_head, warn_of_idle_exclusion
 from .placing import adapter_dtype, execution_device
 from .tuner import BlockTuner, BlockTunerLayer
 
@@ -160,6 +160,7 @@ class TappedTuner(BlockTuner):
                     "which stands for the block's result, or leave such blocks out with `exclude_modules`."
                 )
         self._sources = {name: check_tappable(model, name, spec, reads_norms) for name, spec in self._targets.items()}
+        warn_of_idle_exclusion(model, peft_config, self._excluded)
         warn_of_frozen_head(model, peft_config)
 
     def acts_after_blocks(self, config: Any) -> bool:

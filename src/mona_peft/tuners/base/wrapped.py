@@ -23,7 +23,7 @@ from mona_peft.blocks.rows import choose_adapters
 
 from .branches import output_modules, refuse_uncalled
 from .config import BlockTunerConfig
-from .matching import match_blocks, refuse_kept, warn_of_frozen_head
+from .matching import match_blocks, refuse_kept, warn_of_frozen_head, warn_of_idle_exclusion
 from .mixed_batch import row_groups
 from .placing import adapter_dtype, place_of
 from .tuner import BlockTuner, BlockTunerLayer
@@ -132,9 +132,11 @@ class WrappedTuner(BlockTuner):
         assert isinstance(peft_config, BlockTunerConfig)
         # Everything that can be refused is refused here, before the model is touched.
         blocks, self._excluded = match_blocks(model, peft_config)
-        self._targets = set(self.target_names(model, peft_config, list(blocks))) - self._excluded
+        targets = set(self.target_names(model, peft_config, list(blocks)))
+        self._targets = targets - self._excluded
         refuse_kept(model, sorted(self._targets))
         refuse_uncalled(model, self._targets, type(self).__name__)
+        warn_of_idle_exclusion(model, peft_config, self._excluded, targets)
         warn_of_frozen_head(model, peft_config)
 
     def _create_and_replace(
