@@ -1,6 +1,7 @@
 """What PEFT offers besides a single adapter: batches of several adapters, other methods on the same model."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -220,6 +221,22 @@ def test_a_users_layout_goes_before_the_known_one():
     model = get_peft_model(TINY_MODELS["vit-model"].build(), MonaConfig(block_specs=[spec]))
     with pytest.raises(ValueError, match="with 2 tokens before"):
         predict(model, images())
+
+
+@pytest.mark.parametrize(
+    ("build", "first", "second"),
+    [
+        (TINY_MODELS["vit-model"].build, None, [BlockSpec("ViTLayer", "layernorm_after", prefix_tokens=2)]),
+        (own_model, [OWN], None),
+        (own_model, [OWN], [replace(OWN, prefix_tokens=(1, 1))]),
+    ],
+)
+def test_the_adapters_of_a_block_have_one_layout(build, first, second):
+    model = get_peft_model(build(), MonaConfig(**OPTIONS, block_specs=first))
+    with pytest.raises(ValueError, match="has adapters by the layout BlockSpec.*Pass the block_specs of the adapter"):
+        model.add_adapter("second", MonaConfig(**OPTIONS, block_specs=second))
+    model.add_adapter("second", MonaConfig(**OPTIONS, block_specs=first and [replace(spec) for spec in first]))
+    assert set(model.peft_config) == {"default", "second"}
 
 
 @pytest.mark.parametrize(

@@ -118,16 +118,22 @@ BLOCK_SPECS: tuple[BlockSpec, ...] = (
 )
 
 
-def find_spec(module: nn.Module, specs: Sequence[BlockSpec] = BLOCK_SPECS) -> BlockSpec | None:
-    """Return the row of the table for `module`, or None if it is not a known block.
+def find_spec(module: nn.Module, specs: Sequence[BlockSpec] | None = None) -> BlockSpec | None:
+    """Return the row of the table for `module`, or None if it is not a known block; an adapted one remembers its row.
 
-    The row of the nearest class decides; among several for one class the first whose entry the block has.
+    Args:
+        module (`nn.Module`): Any module.
+        specs (`Sequence[BlockSpec]`, *optional*): Rows that go before those of the table.
     """
     tap = getattr(module, "_tap", None)
-    if tap is not None:  # an adapted block remembers its row
-        return tap.spec
+    return _find_row(module, specs) if tap is None else tap.spec
+
+
+def _find_row(module: nn.Module, specs: Sequence[BlockSpec] | None) -> BlockSpec | None:
+    """The row of the nearest class; among several for one class the first whose entry the block has."""
+    table = (*(specs or ()), *BLOCK_SPECS)
     for cls in type(module).__mro__:
-        rows = [spec for spec in specs if spec.describes(cls)]
+        rows = [spec for spec in table if spec.describes(cls)]
         if rows:
             return next((spec for spec in rows if has_submodule(module, spec.entry)), rows[0])
     return None
@@ -142,13 +148,32 @@ def find_blocks(model: nn.Module, specs: Sequence[BlockSpec] | None = None) -> d
         model (`nn.Module`): Any model.
         specs (`Sequence[BlockSpec]`, *optional*): Rows that go before those of the table.
     """
-    table = (*(specs or ()), *BLOCK_SPECS)
     blocks: dict[str, BlockSpec] = {}
     for name, module in model.named_modules():
-        spec = find_spec(module, table)
+        spec = find_spec(module, specs)
         if name and spec is not None and _is_inside(model, name, spec.inside) and not _is_copy(model, name):
             blocks[name] = spec
     return blocks
+
+
+def refuse_other_row(name: str, block: nn.Module, specs: Sequence[BlockSpec] | None) -> None:
+    """Refuse a block that has adapters by another row than the one that `specs` and the table have for it.
+
+    Args:
+        name (`str`): The block's name in its model.
+        block (`nn.Module`): The block, adapted or not.
+        specs (`Sequence[BlockSpec]`, *optional*): Rows that go before those of the table.
+
+    Raises:
+        ValueError: If it has.
+    """
+    present, row = find_spec(block, specs), _find_row(block, specs)
+    if present != row:
+        raise ValueError(
+            f"Block '{name}' has adapters by the layout {present}, but for this adapter its block_specs and the known "
+            f"blocks give {row or 'none'}. Pass the block_specs of the adapter that is there, or add this one to a "
+            "model of its own."
+        )
 
 
 def known_block_classes() -> list[str]:

@@ -10,7 +10,7 @@ from peft import NoMatchingPeftModuleError
 from torch import nn
 
 from mona_peft.blocks.head import find_head
-from mona_peft.blocks.known import find_blocks, known_block_classes
+from mona_peft.blocks.known import find_blocks, known_block_classes, refuse_other_row
 from mona_peft.blocks.modules import find_kept, has_submodule, paths_to, stream_width
 from mona_peft.blocks.spec import BlockSpec
 from mona_peft.compat import AuxiliaryTrainingWrapper, ExcludedModule, check_target_module_exists
@@ -33,7 +33,7 @@ def match_blocks(model: nn.Module, config: BlockTunerConfig) -> tuple[dict[str, 
     Raises:
         NoMatchingPeftModuleError: If there is no known block, or none that the names mean.
         ValueError: If a name matches something else, an index or a size is out of range, or a block is inside what
-            another adapter saves.
+            another adapter saves or adapted by another row.
     """
     by_name = copy.copy(config)
     by_name.layers_to_transform = by_name.layers_pattern = by_name.modules_to_save = None
@@ -71,7 +71,9 @@ def match_blocks(model: nn.Module, config: BlockTunerConfig) -> tuple[dict[str, 
     chosen = _choose_layers(list(blocks), matched, config)
     refuse_kept(model, chosen)
     for name, spec in chosen.items():
-        config.check_width(name, stream_width(model.get_submodule(name), spec))
+        block = model.get_submodule(name)
+        refuse_other_row(name, block, config.block_specs)
+        config.check_width(name, stream_width(block, spec))
     return chosen, excluded
 
 
