@@ -55,6 +55,20 @@ def test_each_is_unloaded_alone(pair, first_off, model_name):
     assert snapshot(base) == before
 
 
+@pytest.mark.parametrize("name", ["mona", "convpass", "adaptformer"])
+def test_which_comes_first_makes_no_difference(name):
+    """What reads the output of a norm reads it with the scales and shifts of SSF, as the branches do."""
+    outputs = []
+    for pair in ((name, "ssf"), ("ssf", name)):
+        base = TINY_MODELS["vit-model"].build()
+        tuners = [put(base, method, method) for method in pair]
+        outputs.append(predict(base.eval(), images()))
+        tuners[pair.index("ssf")].unload()
+        outputs.append(predict(base, images()))
+    assert torch.equal(outputs[0], outputs[2]) and torch.equal(outputs[1], outputs[3])
+    assert not torch.allclose(outputs[0], outputs[1], atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["mona", "convpass", "bottleneck", "ssf", "vpt"])
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("same_name", [True, False])

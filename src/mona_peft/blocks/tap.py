@@ -62,6 +62,15 @@ def untap(model: nn.Module, adapter: str) -> None:
     remove_recorders(model, [recorder for block in blocks for recorder in block._tap.source.recorders])
 
 
+def hand_over_taps(module: nn.Module, successor: nn.Module) -> None:
+    """Let hooks of adapted blocks on `module` be those of what takes its place: its output is what counts."""
+    for hook in [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, Hook)]:
+        successor.register_forward_pre_hook(hook)
+    for hook in [hook for hook in module._forward_hooks.values() if isinstance(hook, Hook)]:
+        successor.register_forward_hook(hook)
+    remove_hooks(module, lambda hook: isinstance(hook, Hook))
+
+
 def _untap_block(block: TappedBlock, adapter: str) -> None:
     tap = block._tap
     tap.adapters.remove(adapter)

@@ -20,6 +20,7 @@ from mona_peft.blocks.checkpointing import (
     register_before_checkpoint,
 )
 from mona_peft.blocks.rows import choose_adapters
+from mona_peft.blocks.tap import hand_over_taps
 
 from .branches import output_modules, refuse_uncalled
 from .config import BlockTunerConfig
@@ -156,6 +157,7 @@ class WrappedTuner(BlockTuner):
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
         if layer is not target:
             layer.handles.append(register_before_checkpoint(outermost_checkpointed(self.model, current_key)))
+            hand_over_taps(target, layer)
             setattr(parent, target_name, layer)  # PEFT's own way would look for a `weight`
 
     def _remove_layers(self) -> None:
