@@ -99,6 +99,19 @@ def test_a_head_that_only_one_adapter_has():
         torch.testing.assert_close(mixed[1], expected["default"][1], rtol=0, atol=1e-5)
 
 
+def test_a_model_that_runs_inside_another_has_names_of_its_own():
+    tiny = TINY_MODELS["vit-classifier"]
+    outer, inner = two_adapters(MONA, tiny), two_adapters(MONA, tiny)
+    x = images(2)
+    expected = predict(outer, x, adapter_names=["default", "second"])
+
+    def run_inner(*_):
+        predict(inner, x, adapter_names=["second", "default"])
+
+    outer.base_model.model.vit.embeddings.register_forward_hook(run_inner)
+    assert torch.equal(predict(outer, x, adapter_names=["default", "second"]), expected)
+
+
 @pytest.mark.parametrize("name", ["mona", "bottleneck", "lorand", "ssf", "vpt"])
 def test_threads_have_names_of_their_own(name):
     tiny = TINY_MODELS["swin-classifier"]

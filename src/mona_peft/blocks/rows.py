@@ -123,13 +123,13 @@ def rows_choose_adapters(names: Sequence[str]) -> Iterator[None]:
     Args:
         names (`Sequence[str]`): A name a row.
     """
-    _chosen.rows = list(names)
+    previous, _chosen.rows = getattr(_chosen, "rows", None), list(names)
     _naming.threads += 1
     try:
         with choose_adapters(sorted(set(names) - {"__base__"})):
             yield
     finally:
-        _chosen.rows = None
+        _chosen.rows = previous
         _naming.threads -= 1
 
 
