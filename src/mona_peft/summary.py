@@ -98,7 +98,7 @@ def summary(model: nn.Module) -> Summary:
         saved = [name for name, module in model.named_modules() if isinstance(module, AuxiliaryTrainingWrapper)]
         head = tuple(name.removeprefix(prefix) for name in saved)
     for name, parameter in model.named_parameters():
-        if any(name.startswith(f"{layer}.") and ".base_layer." not in name for layer in tuner_layers):
+        if any(name.startswith(f"{n}.") and not name.startswith(f"{n}.base_layer.") for n in tuner_layers):
             result.adapters.add(parameter)
             block = next((b for b in blocks if name.startswith(f"{b}.")), "elsewhere")
             result.blocks.setdefault(block, Count()).add(parameter)

@@ -94,6 +94,15 @@ def test_lora_stays(name, first, same_name):
     assert torch.equal(predict(base, images()), predict(reference, images()))
 
 
+def test_an_adapter_inside_a_layer_that_another_wraps_is_counted():
+    base = TINY_MODELS["vit-model"].build()
+    LoraModel(base, LoraConfig(r=2, target_modules=["o_proj"]), "inner")
+    put(base, "bottleneck", "outer")
+    sizes = {n: p.numel() for n, p in base.named_parameters() if ".inner." in n or ".outer." in n}
+    assert any("lora_A" in name for name in sizes)
+    assert mona_peft.summary(base).adapters.total == sum(sizes.values())
+
+
 @pytest.mark.parametrize("name", ["mona", "bottleneck", "ssf"])
 def test_a_head_goes_with_its_adapter(name):
     case = CASES.get(name)
