@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from mona_peft import BottleneckConfig, MonaConfig, SCTConfig, select_salient_channels
 from mona_peft.tuners.sct import ChannelMap, SCTLayer
 from tests.support.models import TINY_MODELS, images, predict, randomise
+from tests.tuners.mona.test_transformers import through_transformers
 from tests.tuners.plain_blocks import run_swin, run_vit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -173,6 +174,21 @@ def test_checkpoints_hold_the_channels(tmp_path):
         assert channels(loaded, options.get("adapter_name", "default")) == channels(model)
         torch.testing.assert_close(predict(loaded, images()), expected, rtol=1e-6, atol=1e-6)
         predict(loaded.train(), images())  # its channels are selected
+
+
+@through_transformers
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
+def test_transformers_loads_the_channels(compiled, low_cpu_mem_usage, tmp_path):
+    model = adapt("vit-model", positions=BOTH)
+    select_salient_channels(model, some_batches())
+    model.save_pretrained(tmp_path)
+    loaded = TINY_MODELS["vit-model"].build()
+    loaded.load_adapter(str(tmp_path), low_cpu_mem_usage=low_cpu_mem_usage)
+    if compiled:
+        loaded.compile(backend="eager", fullgraph=True)
+    torch.testing.assert_close(predict(loaded.eval(), images()), predict(model, images()), rtol=1e-6, atol=1e-6)
+    assert channels(loaded) == channels(model)
 
 
 def test_it_does_not_run_before_its_channels_are_selected(tmp_path):

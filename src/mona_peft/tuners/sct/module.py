@@ -64,7 +64,7 @@ class ChannelMap(nn.Module):
         Raises:
             RuntimeError: If no channels have been selected.
         """
-        if not self.selected:
+        if not self.selected and not self._came_with_selection():
             raise RuntimeError(NOT_SELECTED)
         added = self.scale * self.linear(x.index_select(-1, self.channels))
         return torch.zeros_like(x).index_copy(-1, self.channels, added.to(x.dtype))
@@ -77,7 +77,16 @@ class ChannelMap(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         channels, weight = (state_dict.get(f"{prefix}{name}") for name in ("channels", "linear.weight"))
         if channels is not None and not channels.is_meta:
-            self.selected = bool((channels >= 0).all()) and not self._is_of_old_file(channels, weight)
+            self.selected = self._is_selection(channels, weight)
+
+    @torch.compiler.assume_constant_result
+    def _came_with_selection(self) -> bool:
+        """Whether the buffer has been replaced by selected channels since, as transformers loads weights."""
+        self.selected = self._is_selection(self.channels, self.linear.weight)
+        return self.selected
+
+    def _is_selection(self, channels: Tensor, weight: Tensor | None) -> bool:
+        return bool((channels >= 0).all()) and not self._is_of_old_file(channels, weight)
 
     def _is_of_old_file(self, channels: Tensor, weight: Tensor | None) -> bool:
         """Whether a file of an earlier release holds the first channels because none had been selected.
