@@ -183,6 +183,22 @@ def test_two_images_that_cannot_be_told_apart_are_refused():
 
 
 @torch.no_grad()
+def test_kept_tokens_do_not_get_the_grid_of_a_later_image():
+    model = adapted(vit)
+    expected = run(model, HIGH)
+    tokens = model.base_model.model.embeddings(picture(HIGH), interpolate_pos_encoding=True).clone()
+    torch.testing.assert_close(encode(model, tokens.clone()), expected)
+    for _ in range(3):
+        torch.testing.assert_close(run(model, HIGH), expected)
+        torch.testing.assert_close(encode(model, tokens.clone()), expected, msg="there is one grid alone")
+    for _ in range(2):
+        run(model, WIDE)
+    with pytest.raises(ValueError, match=r"images of \[\(2, 8\), \(8, 2\)\] patches were embedded before it"):
+        encode(model, tokens.clone())
+    torch.testing.assert_close(run(model, HIGH), expected)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("build", [vit, timm_vit])
 def test_what_the_base_model_saw_is_over(build):
     model = adapted(build)

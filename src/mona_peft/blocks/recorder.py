@@ -28,17 +28,24 @@ class _Told:
     Args:
         values (`list`): Different values, the latest last.
         asked (`bool`): Whether a block has asked since the latest.
+        askers (`set[int]`): Which blocks have.
+        ever (`dict[tuple, None]`): All grids that were ever told; tensors are not kept.
         task (`int`): The backward pass in which the latest was told; -1 for none.
     """
 
     values: list[object] = field(default_factory=list)
     asked: bool = True
+    askers: set[int] = field(default_factory=set)
+    ever: dict[tuple, None] = field(default_factory=dict)
     task: int = -1
 
     def add(self, value: object) -> None:
         """Take in a value; those that blocks have asked for are over."""
         self.values = _with([] if self.asked else self.values, value)
         self.asked = False
+        self.askers.clear()
+        if isinstance(value, tuple) and all(type(item) is int for item in value):
+            self.ever[value] = None
 
 
 class _ThreadState(threading.local):
@@ -91,11 +98,12 @@ class Recorder(ABC):
             if storage.expired():
                 self._tensors.pop(key, None)
 
-    def value(self, hidden_states: Tensor, fits: Fits = lambda value: True) -> Any:
+    def value(self, hidden_states: Tensor, asker: int, fits: Fits = lambda value: True) -> Any:
         """What was told for the tokens `hidden_states`; None if nothing was.
 
         Args:
             hidden_states (`Tensor`): The input of a block.
+            asker (`int`): Tells the block from others.
             fits (`Callable`): Whether a value can belong to them.
 
         Raises:
@@ -106,9 +114,10 @@ class Recorder(ABC):
         self._seen_is_over = self._seen_is_over or in_backward()
         value = self._recall(hidden_states)
         if value is None:
-            value = self._choose(self._candidates(), fits)
+            value = self._choose(self._candidates(asker), fits)
             self._remember(hidden_states, value)
         self.pass_by()
+        self._told().askers.add(asker)
         return value
 
     def pass_by(self) -> None:
@@ -135,13 +144,16 @@ class Recorder(ABC):
         self._asked = True
         return self._latest
 
-    def _candidates(self) -> Sequence[object]:
-        """The values that may belong to tokens of which nothing is known."""
+    def _candidates(self, asker: int) -> Sequence[object]:
+        """The values that may belong to tokens of which nothing is known.
+
+        A block that has had the tokens of the latest image may get those of any image next.
+        """
         if self._compiled:  # the embedding alone is compiled
             return self._ask()
         told = self._told()
         if not in_backward():
-            return told.values
+            return [*told.ever, *told.values] if asker in told.askers else told.values
         ran_again = told.task == torch._C._current_graph_task_id()
         return told.values if ran_again else self._seen
 
@@ -165,8 +177,8 @@ class Recorder(ABC):
                 "or train without gradient checkpointing."
             )
         return (
-            f"The layout of this call is unknown: {what} were embedded before the blocks ran. Run the blocks on one "
-            "batch before the next one is embedded, or call the whole model."
+            f"The layout of this call is unknown: {what} were embedded before it. Run the blocks on one batch before "
+            "the next one is embedded, or call the whole model."
         )
 
     def _recall(self, tensor: Tensor) -> object:

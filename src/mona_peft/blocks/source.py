@@ -96,7 +96,7 @@ class LayoutSource:
         layout = self._check(grid, tokens)
         if self.order_recorder is None:
             return layout
-        return ShuffledLayout(layout, self._known(self.order_recorder.value(hidden_states), self.spec.order))
+        return ShuffledLayout(layout, self._known(self.order_recorder.value(hidden_states, id(self)), self.spec.order))
 
     def _find_modules(self, model: nn.Module, width: int) -> None:
         spec, name = self.spec, self.name
@@ -159,9 +159,9 @@ class LayoutSource:
         if isinstance(recorder, GridRecorder):
             pooled = self._sequence.pooled if isinstance(self._sequence, UnrolledSequence) else 1
             patches = (hidden_states.shape[1] - self.prefix - self.suffix) * pooled
-            grid = recorder.value(hidden_states, lambda g: g[0] * g[1] in (patches, patches - self.optional))
+            grid = recorder.value(hidden_states, id(self), lambda g: g[0] * g[1] in (patches, patches - self.optional))
         elif recorder is not None:
-            grid = recorder.value(hidden_states)
+            grid = recorder.value(hidden_states, id(self))
         else:
             values = [
                 args[place] if place < len(args) else kwargs.get(argument) for argument, place in self.argument_places
