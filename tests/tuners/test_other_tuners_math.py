@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 
-from mona_peft import AdaptFormerConfig, BottleneckConfig, LoRandConfig, SSFConfig, VPTConfig
+from mona_peft import AdaptFormerConfig, BlockSpec, BottleneckConfig, LoRandConfig, SSFConfig, VPTConfig
 from tests.support.models import TINY_MODELS, images, predict, randomise
 from tests.tuners.plain_blocks import run_swin, run_vit
 
@@ -197,6 +197,15 @@ def test_prompts_are_attended_to_and_dropped(name):
         expected = attend(base, tokens, normed.expand(8, -1, -1), bias)
         torch.testing.assert_close(layer(tokens, mask)[0], expected, rtol=1e-10, atol=1e-10)
     assert len(blocks) == TINY_MODELS[name].blocks
+
+
+def test_the_norm_of_prompts_is_that_of_the_users_layout():
+    model = TINY_MODELS["vit-model"].build()
+    for block in model.layers:
+        block.first = torch.nn.LayerNorm(32)
+    spec = BlockSpec("ViTLayer", "layernorm_after", prefix_tokens=1, norm="first")
+    get_peft_model(model, VPTConfig(block_specs=[spec]))
+    assert all(block.attention.norm is block.first for block in model.layers)
 
 
 def test_attention_with_a_position_bias_of_its_own_takes_no_prompts():

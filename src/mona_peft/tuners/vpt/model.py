@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 
-from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from mona_peft.blocks.known import find_blocks, find_spec
 from mona_peft.blocks.modules import find_patch_embedding, has_submodule, stream_width
+from mona_peft.blocks.spec import BlockSpec
 from mona_peft.tuners.base.wrapped import WrappedTuner
 
+from .config import VPTConfig
 from .layer import VPTLayer
 from .module import uniform_bound
 
@@ -44,25 +46,25 @@ class VPTModel(WrappedTuner):
     tuner_layer_cls = VPTLayer
     _bound: float | None
 
-    def target_names(self, model: nn.Module, peft_config: PeftConfig, blocks: list[str]) -> list[str]:
+    def target_names(self, model: nn.Module, peft_config: VPTConfig, blocks: list[str]) -> list[str]:
         """Names of the attention modules of the blocks."""
         names = []
         for name in blocks:
             block = model.get_submodule(name)
-            reason = why_not(block)
+            reason = why_not(block, peft_config.block_specs)
             if reason:
                 raise ValueError(
                     f"Prompts cannot join the tokens of block '{name}' ({type(block).__name__}): {reason}. Choose "
                     "another method, or a newer transformers."
                 )
             names.append(f"{name}.{attention_name(block)}")
-        self._bound = prompt_bound(model, blocks[0])
+        self._bound = prompt_bound(model, peft_config.block_specs)
         return names
 
     def make_layer(self, target: nn.Module, name: str) -> VPTLayer:
         """Make the layer that takes the place of an attention module."""
         block = self.model.get_submodule(name.rpartition(".")[0])
-        spec = find_spec(block)
+        spec = find_spec(block, self._injected.block_specs)
         assert spec is not None
         layer = VPTLayer(target, block, spec.attention_norm, stream_width(block, spec), self._bound)
         bias = getattr(layer.get_base_layer(), POSITION_BIAS, None)
@@ -76,13 +78,19 @@ def attention_name(block: nn.Module) -> str | None:
     return next((name for name in ATTENTION_NAMES if isinstance(getattr(block, name, None), nn.Module)), None)
 
 
-def why_not(block: nn.Module) -> str:
-    """Why prompts cannot join the tokens that the attention of `block` sees; empty if they can."""
-    spec, attention = find_spec(block), attention_name(block)
+def why_not(block: nn.Module, specs: Sequence[BlockSpec] | None = None) -> str:
+    """Why prompts cannot join the tokens that the attention of `block` sees; empty if they can.
+
+    Args:
+        block (`nn.Module`): A block.
+        specs (`Sequence[BlockSpec]`, *optional*): Rows that go before those of the table.
+    """
+    spec, attention = find_spec(block, specs), attention_name(block)
     if attention is None:
         return f"it must have its attention under one of {ATTENTION_NAMES}"
-    if spec is None or spec.attention_norm not in NORM_NAMES or not has_submodule(block, spec.attention_norm):
-        return f"it must have a norm before its attention, under one of {NORM_NAMES}"
+    known = spec is not None and (spec.norm or spec.attention_norm in NORM_NAMES)
+    if spec is None or not known or not has_submodule(block, spec.attention_norm):
+        return f"it must have a norm before its attention, under one of {NORM_NAMES} or as `norm` of its `BlockSpec`"
     if spec.grid in ("channels_first", "channels_last"):
         return "its attention sees an image, and not a sequence of tokens"
     if spec.sequence:
@@ -102,12 +110,14 @@ def why_not(block: nn.Module) -> str:
     )
 
 
-def prompt_bound(model: nn.Module, name: str) -> float | None:
-    """The authors' bound for the prompts of a model whose first block is `name`; None if its patches are unknown."""
-    block = model.get_submodule(name)
-    spec = find_spec(block)
-    assert spec is not None
-    first = next(iter(find_blocks(model)))
+def prompt_bound(model: nn.Module, specs: Sequence[BlockSpec] | None = None) -> float | None:
+    """The authors' bound for the prompts of a model; None if its patches are unknown.
+
+    Args:
+        model (`nn.Module`): The model.
+        specs (`Sequence[BlockSpec]`, *optional*): Rows that go before those of the table.
+    """
+    first, spec = next(iter(find_blocks(model, specs).items()))
     width = stream_width(model.get_submodule(first), spec)
     found = find_patch_embedding(model, first, spec, width)
     if found is None:
