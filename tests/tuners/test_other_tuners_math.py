@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from timm.layers import LayerNorm2d
 
 from mona_peft import AdaptFormerConfig, BlockSpec, BottleneckConfig, LoRandConfig, SSFConfig, VPTConfig
+from mona_peft.tuners.ssf import SSFLayer
 from tests.support.models import TINY_MODELS, images, predict, randomise
 from tests.tuners.plain_blocks import run_swin, run_vit
 
@@ -144,6 +146,20 @@ def test_ssf_is_the_model_with_scales_and_shifts_in_its_weights(name):
     assert set(layers) == {n for n, m in folded.named_modules() if isinstance(m, kinds) and n not in heads}
     x = images().double()
     torch.testing.assert_close(predict(model, x), predict(folded, x), rtol=1e-10, atol=1e-10)
+
+
+class LayerNorm2dFp32(LayerNorm2d):
+    """Later releases of timm have one of this name."""
+
+
+@pytest.mark.parametrize("norm", [LayerNorm2d, LayerNorm2dFp32])
+def test_ssf_scales_the_channels_of_norms_of_images(norm):
+    layer = SSFLayer(norm(4))
+    layer.update_layer("default", SSFConfig(init_weights=False))
+    layer.set_adapter("default")
+    adapter, x = layer.ssf_output["default"], torch.randn(2, 4, 3, 5)
+    expected = layer.base_layer(x) * adapter.scale[:, None, None] + adapter.shift[:, None, None]
+    torch.testing.assert_close(layer(x), expected)
 
 
 def test_ssf_leaves_out_all_that_is_in_an_excluded_module():

@@ -26,4 +26,4 @@ def gives_images(module: nn.Module) -> bool:
     """Whether a layer's output has its channels first, `(B, C, H, W)`: convolutions, and norms made for them."""
     is_norm = isinstance(module, nn.LayerNorm)
     channels_first = getattr(module, "data_format", "") == "channels_first"
-    return isinstance(module, nn.Conv2d) or (is_norm and (channels_first or type(module).__name__.endswith("2d")))
+    return isinstance(module, nn.Conv2d) or (is_norm and (channels_first or "2d" in type(module).__name__))
