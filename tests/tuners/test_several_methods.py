@@ -39,15 +39,15 @@ def test_each_is_unloaded_alone(pair, first_off, model_name):
     try:
         tuners = [put(base, name, f"adapter_{name}") for name in pair]
     except ValueError as error:  # the projections are inside the attention that VPT has wrapped
-        assert pair == ("vpt", "bottleneck") and "no output projection" in str(error)
+        refusals = {("vpt", "bottleneck"): "no output projection", ("vpt", "ssf"): "SSF cannot adapt"}
+        assert refusals[pair] in str(error)
         return
     predict(base.eval(), images())
     tuners[first_off].unload()
     kept = pair[1 - first_off]
     alone = tiny.build()
     TUNERS[kept](alone, CONFIGS[kept], f"adapter_{kept}")
-    # SSF leaves the insides of VPT's attention alone; as it begins, it changes nothing there
-    alone.load_state_dict(base.state_dict(), strict=pair != ("vpt", "ssf"))
+    alone.load_state_dict(base.state_dict())
     torch.testing.assert_close(predict(base.eval(), images()), predict(alone.eval(), images()), rtol=0, atol=1e-6)
     assert not torch.allclose(predict(base, images()), output, atol=1e-4)
     tuners[1 - first_off].unload()
@@ -92,6 +92,17 @@ def test_lora_stays(name, first, same_name):
     assert not any(isinstance(m, tuple({type(ours).tuner_layer_cls})) for m in base.modules())
     base.load_state_dict(reference.state_dict())
     assert torch.equal(predict(base, images()), predict(reference, images()))
+
+
+def test_ssf_after_vpt_is_refused_or_leaves_attention_out():
+    base = TINY_MODELS["vit-model"].build()
+    put(base, "vpt", "first")
+    before = snapshot(base)
+    with pytest.raises(ValueError, match="SSF cannot adapt 'q_proj' in 'layers.0.attention', which a VPTLayer wraps"):
+        put(base, "ssf", "second")
+    assert snapshot(base) == before
+    mona_peft.SSFModel(base, mona_peft.SSFConfig(exclude_modules=["attention"]), "second")
+    assert not any(".attention." in key for key in base.state_dict() if ".second." in key)
 
 
 def test_an_adapter_inside_a_layer_that_another_wraps_is_counted():

@@ -56,7 +56,11 @@ class SSFModel(WrappedTuner):
     tuner_layer_cls = SSFLayer
 
     def target_names(self, model: nn.Module, peft_config: SSFConfig, blocks: list[str]) -> list[str]:
-        """Names of the layers to adapt: those of the blocks, or of all that is no head."""
+        """Names of the layers to adapt: those of the blocks, or of all that is no head.
+
+        Raises:
+            ValueError: If another method has wrapped a module around some of them.
+        """
         heads = [*(find_head(model) or ()), *(peft_config.modules_to_save or []), *unused_parts(model)]
         inside = [f"{name}." for name in blocks]
         chosen = []
@@ -67,6 +71,8 @@ class SSFModel(WrappedTuner):
                 wanted = name.startswith(tuple(inside))
             if wanted and isinstance(module, ADAPTED):
                 chosen.append(name)
+            elif wanted and name not in self._excluded and (layer := model.get_submodule(name)) is not module:
+                refuse_wrapped(name, layer, module)
         return chosen
 
     @contextlib.contextmanager
@@ -99,6 +105,25 @@ class SSFModel(WrappedTuner):
         raise ValueError(
             f"{type(self).__name__} cannot be merged: folding scales and shifts into the weights is not supported. "
             "Use `unload()` for the base model, and `torch.export` or ONNX export for one file that holds both."
+        )
+
+
+def refuse_wrapped(name: str, layer: nn.Module, module: nn.Module) -> None:
+    """Refuse a tuner layer around a module with layers that would be adapted: PEFT leaves its inside alone.
+
+    Args:
+        name (`str`): The layer's name.
+        layer (`nn.Module`): The tuner layer.
+        module (`nn.Module`): The module it wraps.
+
+    Raises:
+        ValueError: If it has such layers.
+    """
+    inside = next((path for path, part in module.named_modules() if isinstance(part, ADAPTED)), None)
+    if inside:
+        raise ValueError(
+            f"SSF cannot adapt '{inside}' in '{name}', which a {type(layer).__name__} wraps as a whole. Add SSF "
+            "before the other method, or leave such modules out with `exclude_modules`."
         )
 
 
