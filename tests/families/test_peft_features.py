@@ -107,7 +107,7 @@ def test_mona_and_lora_on_one_model(name, lora_first):
     """Injected in turn, both act, both train, and each is saved alone."""
     base = TINY_MODELS[name].build().requires_grad_(False)
     reference = copy.deepcopy(base)
-    steps = [("lora", lora_config(base)), ("mona", MonaConfig(**OPTIONS))]
+    steps = [("lora", lora_config(base)), ("own", MonaConfig(**OPTIONS))]
     for adapter, config in steps if lora_first else steps[::-1]:
         inject_adapter_in_model(config, base, adapter)
     for parameter_name, parameter in base.named_parameters():
@@ -124,11 +124,11 @@ def test_mona_and_lora_on_one_model(name, lora_first):
     trained = {n for n, p in base.named_parameters() if p.grad is not None}
     assert {n for n in trained if "lora_" in n} and {n for n in trained if ".mona_" in n}
     assert all("lora_" in n or ".mona_" in n for n in trained)
-    mona = get_peft_model_state_dict(base, adapter_name="mona")
+    mona = get_peft_model_state_dict(base, adapter_name="own")
     assert mona and all(".mona_" in key and "lora" not in key for key in mona)
     fresh = copy.deepcopy(reference)
-    inject_adapter_in_model(MonaConfig(**OPTIONS), fresh, "mona")
-    set_peft_model_state_dict(fresh, mona, "mona")
+    inject_adapter_in_model(MonaConfig(**OPTIONS), fresh, "own")
+    set_peft_model_state_dict(fresh, mona, "own")
     base.eval()
     torch.testing.assert_close(predict(fresh, x), predict(base, x), rtol=0, atol=1e-6)
 

@@ -163,6 +163,10 @@ class TappedTuner(BlockTuner):
         warn_of_idle_exclusion(model, peft_config, self._excluded)
         warn_of_frozen_head(model, peft_config)
 
+    def places(self) -> tuple[str, ...]:
+        """See `BlockTuner`; the tuner layer is one as well."""
+        return self.child_name, *super().places()
+
     def acts_after_blocks(self, config: Any) -> bool:
         """Whether a configuration asks for adapters that act on the results of blocks, as convolutional ones need."""
         return False

@@ -19,6 +19,7 @@ from mona_peft.compat import CompatibleTuner, ExcludedModule
 from .config import BlockTunerConfig
 from .loading import before_next_load, check_keys, check_shapes, own_entries
 from .mixed_batch import rows_name_adapters
+from .names import check_names
 from .saved import check_saved, wrap_saved
 from .unloading import unload
 
@@ -74,12 +75,27 @@ class BlockTuner(CompatibleTuner):
         """Add an adapter to `model`; see `BaseTuner.inject_adapter`."""
         config = self.peft_config[adapter_name]
         assert isinstance(config, BlockTunerConfig)
+        self._check_names(model, adapter_name)
         check_saved(model, config.modules_to_save)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         wrap_saved(model, config, adapter_name, activate=adapter_name in self.active_adapters)
         if config.inference_mode or config.read_from_file:
             self._awaiting = {**self._awaiting, adapter_name: self._changes(adapter_name)}
         tolerate_tuple_embeddings(model)
+
+    def places(self) -> tuple[str, ...]:
+        """Names of the modules that hold adapters, as they are in the keys of files."""
+        return self.tuner_layer_cls.adapter_layer_names
+
+    def _check_names(self, model: nn.Module, adapter_name: str) -> None:
+        try:
+            check_names(model, self.peft_config, self.places())
+        except ValueError:
+            del self.peft_config[adapter_name]  # other methods on the model share it
+            if not self.peft_config and hasattr(model, "_hf_peft_config_loaded"):
+                # transformers would take the next adapter for a second one
+                model._hf_peft_config_loaded = False  # type: ignore[assignment]
+            raise
 
     @contextlib.contextmanager
     def _enable_peft_forward_hooks(
