@@ -126,3 +126,18 @@ def test_blocks_that_another_adapter_saves_are_counted_once():
     }
     with pytest.raises(ValueError, match=r"blocks\.0' cannot be adapted"):
         model.add_adapter("third", MonaConfig(layers_to_transform=[0]))
+@pytest.mark.parametrize("config", [MonaConfig, SSFConfig])
+def test_a_head_trains_or_not_as_before_another_adapter_came(config, tmp_path):
+    def trained(model):
+        return {name: p.requires_grad for name, p in model.named_parameters() if ".default." in name}
+
+    model = get_peft_model(SWIN.build(), config(modules_to_save=["classifier"]))
+    model.save_pretrained(tmp_path)
+    before = trained(model)
+    model.load_adapter(tmp_path, "frozen")
+    assert trained(model) == before and all(before.values())
+    frozen = PeftModel.from_pretrained(SWIN.build(), tmp_path)
+    frozen.add_adapter("trained", config(modules_to_save=["classifier"]))
+    assert not any(trained(frozen).values())
+    frozen.set_adapter("trained")
+    assert frozen.base_model.model.classifier.modules_to_save["trained"].weight.requires_grad

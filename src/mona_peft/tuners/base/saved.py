@@ -87,8 +87,10 @@ def wrap_saved(model: nn.Module, config: BlockTunerConfig, adapter_name: str, ac
         parent = model.get_submodule(path)
         wrapper = getattr(parent, child)
         if isinstance(wrapper, ModulesToSaveWrapper):
+            trained = [(parameter, parameter.requires_grad) for parameter in wrapper.modules_to_save.parameters()]
             wrapper.update(adapter_name)
-            wrapper.set_adapter(wrapper.active_adapter, inference_mode=config.inference_mode)
+            for parameter, was_trained in trained:  # the copies of other adapters train or not as before
+                parameter.requires_grad_(was_trained)
             continue
         wrapper = ModulesToSaveWrapper(wrapper, adapter_name)
         wrapper.set_adapter(adapter_name if activate else [], inference_mode=config.inference_mode)
