@@ -202,15 +202,6 @@ def _telling_layer(block: nn.Module, spec: BlockSpec) -> nn.Module:
     return layers[0]
 
 
-def keep_frozen_statistics(model: nn.Module) -> None:
-    """Leave batch norms whose parameters do not train, or that have none, in evaluation mode."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(
-            p.requires_grad for p in module.parameters()
-        ):
-            module.eval()
-
-
 def _outputs(module: nn.Module) -> int:
     """Channels that a convolution or a linear layer gives; 0 for another module."""
     channels = getattr(module, "out_channels", getattr(module, "out_features", 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -50,6 +51,75 @@ def test_batch_norms_that_train_follow_their_batches():
     own = [m for n, m in model.named_modules() if ".mona_" in n and isinstance(m, torch.nn.BatchNorm1d)]
     model(pixel_values=images())
     assert own and all(m.num_batches_tracked == 1 for m in own)
+
+
+def injected():
+    model = resnet()
+    model.add_adapter(MonaConfig(bottleneck_dim=4, modules_to_save=["classifier.1"]))
+    return model.train()
+
+
+def looped_without_a_call_of_train():
+    return get_peft_model(resnet().train(), MonaConfig(bottleneck_dim=4, modules_to_save=["classifier.1"]))
+
+
+HELD = {
+    "transformers": injected,
+    "no call of train": looped_without_a_call_of_train,
+    "base model's train": lambda: (model := adapted(), model.get_base_model().train())[0],
+    "copied": lambda: copy.deepcopy(injected()),
+    "pickled": lambda: pickle.loads(pickle.dumps(injected())),
+    "converted": lambda: torch.nn.SyncBatchNorm.convert_sync_batchnorm(adapted()).train(),
+    "compiled": lambda: torch.compile(injected(), backend="eager", fullgraph=True),
+}
+
+
+@pytest.mark.parametrize("make", HELD.values(), ids=HELD)
+def test_frozen_statistics_are_held(make):
+    model = make()
+    before = statistics(model)
+    for _ in range(2):
+        model(pixel_values=images()).logits.sum().backward()
+    assert before and all(torch.equal(before[name], value) for name, value in statistics(model).items())
+
+
+def test_frozen_statistics_are_held_with_adapters_disabled_and_move_again_once_unloaded():
+    model = adapted().train()
+    before = statistics(model)
+    with model.disable_adapter():
+        model(pixel_values=images())
+    assert all(torch.equal(before[name], value) for name, value in statistics(model).items())
+    base = model.unload()
+    assert all(m.training and not m._forward_hooks and not m._forward_pre_hooks for m in base.modules())
+    base(pixel_values=images())
+    tracked = [m.num_batches_tracked for m in base.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert tracked and all(number == 1 for number in tracked)
+
+
+@pytest.mark.parametrize("options", [{"norm": "batch"}, {"modules_to_save": ["head"]}])
+def test_batch_norms_train_once_their_adapter_is_active(options):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = resnet().resnet
+            self.head = torch.nn.Sequential(torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 3))
+
+        def forward(self, x):
+            return self.head(self.backbone(x).pooler_output.flatten(1))
+
+    config = MonaConfig(bottleneck_dim=4, **options)
+    model = get_peft_model(Net(), config, "first").train()
+    model.add_adapter("second", config)
+    model.set_adapter("second")
+    for _ in range(3):
+        model(images(4))
+    norms = {
+        name: module.num_batches_tracked.item()
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and (".mona_" in name or "head" in name)
+    }
+    moved = {name for name, tracked in norms.items() if tracked == 3}
+    assert moved and moved == {name for name in norms if "second" in name}
 
 
 def test_rows_choose_adapters_where_a_block_halves_the_image():

@@ -12,7 +12,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from mona_peft.blocks.checkpointing import tolerate_tuple_embeddings
-from mona_peft.blocks.modules import keep_frozen_statistics
 from mona_peft.blocks.rows import chosen_adapters
 from mona_peft.compat import CompatibleTuner, ExcludedModule
 
@@ -21,6 +20,7 @@ from .loading import before_next_load, check_keys, check_shapes, own_entries
 from .mixed_batch import rows_name_adapters
 from .names import check_names
 from .saved import check_saved, wrap_saved
+from .statistics import hold_frozen_statistics
 from .unloading import unload
 
 
@@ -81,6 +81,7 @@ class BlockTuner(CompatibleTuner):
         wrap_saved(model, config, adapter_name, activate=adapter_name in self.active_adapters)
         if config.inference_mode or config.read_from_file:
             self._awaiting = {**self._awaiting, adapter_name: self._changes(adapter_name)}
+        hold_frozen_statistics(model)
         tolerate_tuple_embeddings(model)
 
     def places(self) -> tuple[str, ...]:
@@ -109,10 +110,9 @@ class BlockTuner(CompatibleTuner):
             yield
 
     def train(self, mode: bool = True) -> BlockTuner:
-        """Switch training on or off; frozen batch norms keep their statistics, which no adapter file holds."""
+        """Switch training on or off; batch norms that have come since the last adapter keep their statistics too."""
+        hold_frozen_statistics(self)
         super().train(mode)
-        if mode:
-            keep_frozen_statistics(self)
         return self
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:

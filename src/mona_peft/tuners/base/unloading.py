@@ -16,6 +16,8 @@ from torch import nn
 from mona_peft.blocks.checkpointing import restore_embeddings
 from mona_peft.compat import AuxiliaryTrainingWrapper
 
+from .statistics import release_frozen_statistics
+
 HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
@@ -51,6 +53,7 @@ def unload(
     _forget_configs(tuner, own - shared, everything=not others)
     if not any(is_ours(layer) for layer in others):
         restore_embeddings(model)
+        release_frozen_statistics(model)
     return model
 
 
