@@ -18,6 +18,9 @@ class ResidualAdapter(Protocol):
     def is_idle(self) -> bool:
         """Whether the layer adds nothing at all, so that the block may run as its base class does."""
 
+    def check_groups(self) -> None:
+        """Refuse a call whose rows, or images, come in several groups, where that changes what the layer adds."""
+
     def after_attention(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """What to add to the stream after attention, of which the MLP branch sees the sum."""
 

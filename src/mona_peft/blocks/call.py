@@ -28,6 +28,9 @@ class Call:
         self.reached: list[str] = []
         self.beside_attention: Tensor | None = None
         self.delta: Tensor | None = None
+        if len(getattr(layout, "groups", ())) > 1:
+            for adapter in adapters:
+                adapter.check_groups()
 
     def total(self, deltas: list[Delta], hidden_states: Tensor) -> Tensor | None:
         """The sum of what these methods, one of each adapter, give for the tokens."""

@@ -60,6 +60,7 @@ class Probe(nn.Module):
     def _nothing(self, *args: object) -> None:
         return None
 
+    check_groups = _nothing
     beside_mlp = beside_attention = beside_mlp_normed = stream_after_attention = stream_after_mlp = _nothing
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from transformers import Siglip2VisionConfig, Siglip2VisionModel
 
 from mona_peft import Mona, MonaConfig
 from mona_peft.blocks.layout import TokenLayout
@@ -83,6 +84,34 @@ def test_it_trains_saves_and_loads(norm, name, tmp_path):
     assert torch.equal(predict(loaded, images()), predict(model.eval(), images()))
     saved, again = model.state_dict(), loaded.state_dict()
     assert saved.keys() == again.keys() and all(torch.equal(saved[key], again[key]) for key in saved)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_checkpointing_moves_the_statistics_once(dtype, use_reentrant):
+    buffers = []
+    for checkpointing in (False, True):
+        base = TINY_MODELS["vit-classifier"].build().to(dtype)
+        model = get_peft_model(base, MonaConfig(norm="batch", mona_dropout=0.0)).train()
+        if checkpointing:
+            base.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        for seed in range(3):
+            model(pixel_values=images(seed=seed).to(dtype)).logits.square().sum().backward()
+        buffers.append({name: buffer for name, buffer in model.named_buffers() if ".mona_" in name})
+    assert buffers[0] and all(torch.equal(buffers[1][name], buffer) for name, buffer in buffers[0].items())
+    assert {int(buffer) for name, buffer in buffers[1].items() if "tracked" in name} == {3}
+
+
+def test_batch_norm_does_not_train_on_grids_of_several_shapes():
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    base = Siglip2VisionModel(Siglip2VisionConfig(**sizes, patch_size=4, num_patches=16))
+    model = get_peft_model(base, MonaConfig(norm="batch", bottleneck_dim=4))
+    call = {"pixel_values": torch.randn(2, 16, 48), "pixel_attention_mask": torch.ones(2, 16)}
+    same, several = torch.tensor([[4, 4], [4, 4]]), torch.tensor([[4, 4], [2, 8]])
+    model.train()(**call, spatial_shapes=same)
+    with pytest.raises(ValueError, match="norm='batch'.*several shapes.*norm='layer'"):
+        model(**call, spatial_shapes=several)
+    model.eval()(**call, spatial_shapes=several)
 
 
 def test_unknown_norm():

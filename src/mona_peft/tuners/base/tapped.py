@@ -68,6 +68,9 @@ class TappedLayer(BlockTunerLayer):
         """Whether no adapter of this layer is active."""
         return self._disable_adapters or not any(True for _ in self._active_modules())
 
+    def check_groups(self) -> None:
+        """See `ResidualAdapter`; adapters treat rows apart."""
+
     def after_attention(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """See `ResidualAdapter`."""
         return None

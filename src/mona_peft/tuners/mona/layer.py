@@ -8,7 +8,7 @@ from mona_peft.blocks.layout import TokenLayout
 from mona_peft.tuners.base.tapped import TappedLayer
 
 from .config import MonaConfig
-from .module import Mona
+from .module import Mona, TokenBatchNorm
 
 
 class MonaLayer(TappedLayer):
@@ -35,6 +35,20 @@ class MonaLayer(TappedLayer):
             )
             mona.train(self.training)
             getattr(self, f"mona_{position}")[adapter_name] = self.place(mona)
+
+    def check_groups(self) -> None:
+        """Refuse to train batch norms, which would norm each group alone.
+
+        Raises:
+            ValueError: If there is one that trains.
+        """
+        parts = [part for adapter in self._active_modules() for part in adapter.modules()]
+        norms = [part for part in parts if isinstance(part, TokenBatchNorm)]
+        if any(norm.training and norm.weight.requires_grad for norm in norms):
+            raise ValueError(
+                "MonaConfig(norm='batch') cannot be trained on a batch whose images have grids of several shapes: "
+                "each shape would be normed alone. Train on batches of one shape, or with norm='layer'."
+            )
 
     def after_attention(self, hidden_states: Tensor, layout: TokenLayout) -> Tensor | None:
         """The sum of what the active adapters add after attention."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mona_peft.blocks.layout import TokenLayout
+from mona_peft.blocks.recorder import in_backward
 
 from . import fast, operator
 from .dropout import draw_dropped, draw_dropped_when_traced, dropout
@@ -37,12 +38,15 @@ class TokenBatchNorm(nn.BatchNorm1d):
         dtype = torch.promote_types(x.dtype, torch.float32)
         running_mean, running_var, tracked = self.running_mean, self.running_var, self.num_batches_tracked
         assert running_mean is not None and running_var is not None and tracked is not None, "statistics are tracked"
-        mean, var, weight, bias = (t.to(dtype) for t in (running_mean, running_var, self.weight, self.bias))
+        # where a checkpointed block runs again, in the backward pass, its first run has taken the step
+        again = self.training and not torch.compiler.is_compiling() and in_backward()
+        mean, var = (t.to(dtype, copy=again) for t in (running_mean, running_var))
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
         tokens = x.reshape(-1, x.shape[-1]).to(dtype)
         normed = nn.functional.batch_norm(
             tokens, mean, var, weight, bias, self.training, self.momentum or 0.0, self.eps
         )
-        if self.training:
+        if self.training and not again:
             for buffer, moved in ((running_mean, mean), (running_var, var)):
                 if buffer is not moved:  # a copy was cast, so the step was taken by the copy
                     buffer.copy_(moved)
