@@ -1,14 +1,17 @@
-"""Names of adapters that are parts of keys: PEFT would leave those keys out of the other adapters' files."""
+"""Names of adapters that are parts of keys, and of the user's modules that begin like the keys of adapters."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
 
 import mona_peft
 from mona_peft import MonaConfig
+from mona_peft.compat import ModulesToSaveWrapper
 from tests.peft_conformance.methods import OWN
-from tests.support.subjects import SUBJECTS
+from tests.support.models import images
+from tests.support.subjects import SUBJECTS, run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -78,3 +81,25 @@ def test_names_of_adapters_of_other_methods_count():
     shared = inject_adapter_in_model(LoraConfig(r=2, target_modules=["q_proj"]), VIT.build())
     inject_adapter_in_model(MonaConfig(), shared)  # adapters of two methods may share a name
     mona_peft.SSFModel(shared, mona_peft.SSFConfig(), "default")
+
+
+@pytest.mark.parametrize("method", OWN, ids=lambda method: method.name)
+def test_a_module_of_the_users_may_begin_like_the_adapters(method, tmp_path):
+    def build():
+        model = torch.nn.Module()
+        model.forward = lambda x: getattr(model, f"{method.prefix}net")(x)
+        model.add_module(f"{method.prefix}net", VIT.build())
+        return model.eval()
+
+    model = method.adapted(VIT, build())
+    expected, saved = run(model, images()), get_peft_model_state_dict(model)
+    assert not any("default" in key for key in saved)
+    model.save_pretrained(tmp_path)
+    for name in ("default", "other"):
+        loaded = PeftModel.from_pretrained(build(), tmp_path, adapter_name=name).eval()
+        assert torch.equal(run(loaded, images()), expected)
+    model.load_adapter(tmp_path, "second")
+    model.delete_adapter("default")
+    assert not any("default" in key for key in model.state_dict())
+    assert model.active_adapters == ["second"] and torch.equal(run(model.eval(), images()), expected)
+    assert all(m.active_adapters == ["second"] for m in model.modules() if isinstance(m, ModulesToSaveWrapper))

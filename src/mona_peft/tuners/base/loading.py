@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
 PREFIX = "base_model.model."
 
 
-def own_entries(model: nn.Module, prefix: str, adapter_name: str) -> dict[str, Tensor]:
+def own_entries(model: nn.Module, places: Sequence[str], adapter_name: str) -> dict[str, Tensor]:
     """The entries of the model's state dict that belong to one adapter and to its `modules_to_save`.
 
     Args:
         model (`nn.Module`): The adapted model.
-        prefix (`str`): What the names of the method's `ModuleDict`s begin with.
+        places (`Sequence[str]`): The names of the method's `ModuleDict`s.
         adapter_name (`str`): The adapter.
     """
-
-    def owned(key: str) -> bool:
-        tail = key.partition(f".{prefix}")[2]
-        return tail.partition(".")[2].startswith(f"{adapter_name}.") or f".modules_to_save.{adapter_name}." in key
-
-    return {key: tensor for key, tensor in model.state_dict().items() if owned(key)}
+    parts = [f".{place}.{adapter_name}." for place in (*places, "modules_to_save")]
+    return {key: tensor for key, tensor in model.state_dict().items() if any(part in key for part in parts)}
 
 
 def check_keys(own: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], adapter_name: str) -> None:

@@ -151,7 +151,7 @@ class BlockTuner(CompatibleTuner):
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        own = own_entries(model, cls.prefix, adapter_name)
+        own = own_entries(model, cls.tuner_layer_cls.adapter_layer_names, adapter_name)
         with forgotten_on_failure(model, adapter_name):
             check_keys(own, remapped, adapter_name)
 
@@ -163,8 +163,8 @@ class BlockTuner(CompatibleTuner):
         return remapped
 
     def _changes(self, adapter_name: str) -> int:
-        entries = own_entries(self.model, self.prefix, adapter_name).values()
-        return sum(tensor._version for tensor in entries if not tensor.is_inference())
+        entries = own_entries(self.model, self.tuner_layer_cls.adapter_layer_names, adapter_name)
+        return sum(tensor._version for tensor in entries.values() if not tensor.is_inference())
 
 
 @contextlib.contextmanager
