@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model,
 from peft.helpers import disable_input_dtype_casting
 from safetensors.torch import load_file, save_file
 
-from mona_peft import MonaConfig, SSFConfig, VPTConfig
+from mona_peft import BottleneckConfig, MonaConfig, SSFConfig, VPTConfig
 from tests.support.models import images, randomise
 from tests.support.subjects import SUBJECTS, run
 
@@ -159,3 +159,21 @@ def test_input_casting_can_be_switched_off(config):
     before = run(model, images())
     with disable_input_dtype_casting(model):
         assert torch.equal(run(model, images()), before)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("config", [*CONFIGS, BottleneckConfig])
+def test_loading_with_little_memory_rounds_no_more_than_loading_does(config, autocast, tmp_path):
+    def half():
+        return SWIN.build().bfloat16()
+
+    model = get_peft_model(half(), config())
+    randomise(model, f".{config.method}_")
+    model.save_pretrained(tmp_path)
+    options = {"autocast_adapter_dtype": autocast}
+    usual = PeftModel.from_pretrained(half(), tmp_path, **options)
+    lean = PeftModel.from_pretrained(half(), tmp_path, low_cpu_mem_usage=True, **options)
+    expected, weights = usual.state_dict(), lean.state_dict()
+    assert all(weights[key].dtype == tensor.dtype for key, tensor in expected.items())
+    assert all(torch.equal(weights[key], tensor) for key, tensor in expected.items())
+    assert torch.equal(run(lean.eval(), images().bfloat16()), run(usual.eval(), images().bfloat16()))

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import torch
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -44,6 +45,11 @@ class BlockTunerLayer(nn.Module, BaseTunerLayer):
             return chosen
         # torch.compile takes `super().active_adapters` for the property itself
         return [self._active_adapter] if isinstance(self._active_adapter, str) else self._active_adapter
+
+    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, None]:
+        # PEFT moves adapters to both once they are loaded, and would round those that are kept in 32 bits
+        device, _ = super()._get_base_layer_device_and_dtype(base_layer)
+        return device, None
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: see `BlockTuner.merge_and_unload`."""
@@ -154,6 +160,9 @@ class BlockTuner(CompatibleTuner):
         own = own_entries(model, cls.tuner_layer_cls.adapter_layer_names, adapter_name)
         with forgotten_on_failure(model, adapter_name):
             check_keys(own, remapped, adapter_name)
+        for key, tensor in own.items():
+            if tensor.is_meta and key in remapped:  # what takes its place is to have its type
+                remapped[key] = remapped[key].to(tensor.dtype)
 
         def check(fitting: Mapping[str, Tensor]) -> None:
             with forgotten_on_failure(model, adapter_name, done=True):

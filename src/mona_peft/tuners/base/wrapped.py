@@ -58,9 +58,9 @@ class WrappedLayer(BlockTunerLayer):
         """Create a new adapter where the module is, of its data type."""
         adapter = self.make_adapter(config)
         adapter.train(self.training)
-        if not any(p.is_meta for p in adapter.parameters()):  # those wait for their weights
-            device, dtype = place_of(self.get_base_layer())
-            adapter.to(device=device, dtype=dtype)
+        device, dtype = place_of(self.get_base_layer())
+        on_meta = any(p.is_meta for p in adapter.parameters())  # those wait for their weights
+        adapter.to(device=None if on_meta else device, dtype=dtype)
         getattr(self, self.adapter_layer_names[0])[adapter_name] = adapter
 
     def active_modules(self) -> Iterable[Any]:
