@@ -61,7 +61,7 @@ def test_which_comes_first_makes_no_difference(name):
     outputs = []
     for pair in ((name, "ssf"), ("ssf", name)):
         base = TINY_MODELS["vit-model"].build()
-        tuners = [put(base, method, method) for method in pair]
+        tuners = [put(base, method, f"adapter_{method}") for method in pair]
         outputs.append(predict(base.eval(), images()))
         tuners[pair.index("ssf")].unload()
         outputs.append(predict(base, images()))

@@ -126,6 +126,8 @@ def test_blocks_that_another_adapter_saves_are_counted_once():
     }
     with pytest.raises(ValueError, match=r"blocks\.0' cannot be adapted"):
         model.add_adapter("third", MonaConfig(layers_to_transform=[0]))
+
+
 @pytest.mark.parametrize("config", [MonaConfig, SSFConfig])
 def test_a_head_trains_or_not_as_before_another_adapter_came(config, tmp_path):
     def trained(model):

@@ -97,12 +97,13 @@ def test_frozen_statistics_are_held_with_adapters_disabled_and_move_again_once_u
 
 
 @pytest.mark.parametrize("options", [{"norm": "batch"}, {"modules_to_save": ["head"]}])
-def test_batch_norms_train_once_their_adapter_is_active(options):
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norms_train_once_their_adapter_is_active(options, affine):
     class Net(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.backbone = resnet().resnet
-            self.head = torch.nn.Sequential(torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 3))
+            self.head = torch.nn.Sequential(torch.nn.BatchNorm1d(16, affine=affine), torch.nn.Linear(16, 3))
 
         def forward(self, x):
             return self.head(self.backbone(x).pooler_output.flatten(1))
