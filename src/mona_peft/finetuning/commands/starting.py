@@ -74,9 +74,9 @@ def with_launched(training: TrainingConfig, given: Collection[str]) -> TrainingC
     from mona_peft.finetuning.training.launching import launched_precision
 
     precision = launched_precision()
-    return (
-        training if precision is None or "mixed_precision" in given else replace(training, mixed_precision=precision)
-    )
+    if precision is None or "mixed_precision" in given:
+        return training
+    return replace(training, mixed_precision=precision)
 
 
 def with_validation(data: SourceConfig, given: Collection[str]) -> SourceConfig:

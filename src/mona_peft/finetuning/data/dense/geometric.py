@@ -57,9 +57,8 @@ class RandomScale(v2.Transform):
         """Draw the frame and the factor."""
         height, width = TF.get_size(flat_inputs[0])
         low, high = self.factors
-        varies = (
-            len(self.short_sides) > 1 or high > low
-        )  # else nothing is drawn: an evaluation leaves the generator be
+        # An evaluation, whose size is given, draws nothing: it leaves the generator to training.
+        varies = len(self.short_sides) > 1 or high > low
         short_side = self.short_sides[_between(0, len(self.short_sides) - 1) if varies else 0]
         factor = low + (high - low) * float(torch.rand(())) if high > low else low
         scale = factor * min(short_side / min(height, width), self.long_side / max(height, width))
