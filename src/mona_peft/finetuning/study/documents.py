@@ -28,6 +28,7 @@ from .statistics import spread
 #: Studies by the markers of their table.
 STUDIES = {
     "results": "digits",
+    "results-clipart": "clipart",
     "results-clipart-10": "clipart-10",
     "results-clipart-10-ablations": "clipart-10-ablations",
     "results-emoji-10": "emoji-10",
