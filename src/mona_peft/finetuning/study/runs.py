@@ -75,11 +75,11 @@ class Study:
         self.measure_memory = measure_memory
         self.runs = folder / "runs"
         self.variants = {variant.label: variant for variant in plan.variants}
+        self.described: Json = _as_json(testbed.describe())  # once: it may load the data
         self._claim()
 
     def _claim(self) -> None:
         """Write what the study is, or check that the folder holds this one."""
-        settings = json.loads(json.dumps(self.testbed.describe()))
         path = self.folder / SETTINGS_FILE
         if path.exists():
             self._confirm_testbed(json.loads(path.read_text(encoding="utf-8"))[TESTBED_KEY], self.folder)
@@ -90,11 +90,11 @@ class Study:
         }
         plan |= {"seeds": self.plan.seeds, "search_seeds": self.plan.search_seeds, "rates": self.plan.rates}
         plan |= {"ladder": self.plan.ladder} if self.plan.ladder else {}
-        write_json(path, {TESTBED_KEY: settings, "plan": plan})
+        write_json(path, {TESTBED_KEY: self.described, "plan": plan})
 
     def _confirm_testbed(self, settings: Json, folder: Path) -> None:
         """Refuse a folder whose runs are of another testbed."""
-        before, now = with_new_names(settings), json.loads(json.dumps(self.testbed.describe()))
+        before, now = with_new_names(settings), self.described
         differing = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
         if differing:
             listed = "; ".join(f"{k}: {before.get(k)!r} then, {now.get(k)!r} now" for k in differing)
@@ -119,8 +119,9 @@ class Study:
 
     def _confirm(self, record: Record) -> None:
         """Refuse a run that is not of the plan's variant of that name."""
-        now = json.loads(json.dumps(asdict(self.variants[record.label])))
-        then = json.loads(json.dumps(asdict(record)))
+        then, now = (
+            _as_json({name: getattr(one, name) for name in SETTINGS}) for one in (record, self.variants[record.label])
+        )
         names = [name for name in SETTINGS if then[name] != now[name]]
         if names:
             listed = "; ".join(f"{name}: {then[name]!r} then, {now[name]!r} now" for name in names)
@@ -286,6 +287,11 @@ class Study:
             "versions": package_versions(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+def _as_json(value: object) -> Json:
+    """A value as it is once it has been written and read: lists for tuples."""
+    return json.loads(json.dumps(value))
 
 
 def fingerprint(task: Task) -> str:
