@@ -54,7 +54,7 @@ def build_model(
         for name, value in {**labels, **options}.items():
             setattr(pretrained, name, value)
         set_drop_path(getattr(pretrained, "backbone_config", None) or pretrained, drop_path)
-        model, _ = load_fitting(row.model_class, name_or_path, pretrained, lambda model: find_head(model) or ())
+        model, _ = load_fitting(row.model_class, name_or_path, pretrained)
     else:
         backbone = backbone_config(name_or_path, out_indices or row.stages, drop_path)
         config = row.config_class(backbone_config=backbone, **labels, **options)

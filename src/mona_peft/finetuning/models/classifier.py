@@ -53,9 +53,7 @@ def load_classifier(
     set_drop_path(config, drop_path)
     if image_size is not None and config.model_type == "timm_wrapper":
         config.model_args = {**(config.model_args or {}), **timm_size_arguments(config.architecture)}
-    model, _ = load_fitting(
-        AutoModelForImageClassification, place, config, lambda model: find_head(model) or (), trust_remote_code=False
-    )
+    model, _ = load_fitting(AutoModelForImageClassification, place, config, trust_remote_code=False)
     if not same_classes:
         reset_head(model)
     if drop_path is not None:

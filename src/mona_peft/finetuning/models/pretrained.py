@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 from transformers import AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
 
+from mona_peft.blocks.head import find_head
+
 LOADING_LOGGER = "transformers.modeling_utils"
 
 
@@ -54,11 +56,15 @@ def quiet_loading() -> Iterator[None]:
         _QUIET.leave()
 
 
+def _head(model: nn.Module) -> Sequence[str]:
+    return find_head(model) or ()
+
+
 def load_fitting(
     model_class: type[PreTrainedModel] | type[AutoModelForImageClassification],
     name_or_path: str,
     config: PretrainedConfig,
-    may_differ: Callable[[nn.Module], Sequence[str]],
+    may_differ: Callable[[nn.Module], Sequence[str]] = _head,
     **options: Any,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Load pretrained weights of which everything must fit but some modules.
@@ -71,7 +77,7 @@ def load_fitting(
         name_or_path (`str`): Hub id or folder.
         config (`PretrainedConfig`): Of the model.
         may_differ (`Callable`): Gives the paths of the modules of the loaded model that may be missing or of another
-            shape, such as its head.
+            shape; those of its head if left out.
         **options: Of `from_pretrained`.
 
     Returns:
