@@ -47,8 +47,6 @@ DELTA_CONFIG = "delta_config.json"
 DELTA_WEIGHTS = "delta_model.safetensors"
 BASE_FILES = [MODEL_CONFIG, PROCESSOR_CONFIG, MODEL_INDEX, "model*.safetensors"]
 REPOSITORY_FILES = [*BASE_FILES, LABELS, ADAPTER_CONFIG, ADAPTER_WEIGHTS, DELTA_CONFIG, DELTA_WEIGHTS]
-
-
 #: The adapter that PEFT writes into a folder itself.
 DEFAULT = "default"
 #: Files of the three kinds, in the order in which a repository that holds several is read.

@@ -166,10 +166,11 @@ def warn_of_idle_exclusion(
         return
     by_name = copy.copy(config)
     by_name.target_modules, by_name.modules_to_save = [], None
-    adaptable = {path for name in (*find_blocks(model, config.block_specs), *targets) for path in paths_to(name)}
+    blocks = find_blocks(model, config.block_specs)
+    adaptable = {path for name in (*blocks, *targets) for path in paths_to(name)}
     if not any(isinstance(check_target_module_exists(by_name, path), ExcludedModule) for path in adaptable):
         warnings.warn(
             f"exclude_modules={config.exclude_modules!r} leaves out nothing that would be adapted. Name blocks, such "
-            f"as '{next(iter(find_blocks(model, config.block_specs)))}', or take it out.",
+            f"as '{next(iter(blocks))}', or take it out.",
             stacklevel=2,
         )
