@@ -78,6 +78,7 @@ def test_accumulation_steps_like_one_large_batch():
     parts = Trainer(PlainTask(), config(batch_size=4, gradient_accumulation_steps=5, num_epochs=4))
     assert whole.train()["steps"] == parts.train()["steps"] == 4
     assert torch.allclose(whole.bare_model.weight, parts.bare_model.weight, atol=1e-6)
+    assert parts.last_loss == pytest.approx(whole.last_loss, rel=1e-5), "the mean of the five, not the last"
     assert len(parts.task.seen) == 20
 
 

@@ -142,8 +142,10 @@ class Trainer(PreparedRun):
             loader = self.accelerator.skip_first_batches(loader, done)
         batches_per_epoch = len(self.loader)
         self.stopwatch.reset()
+        loss = torch.zeros((), device=self.accelerator.device)
         for batch in self.stopwatch.waiting(loader):
-            loss, grad_norm = self.train_batch(batch)
+            part, grad_norm = self.train_batch(batch)
+            loss = loss + part
             self.progress.batch += 1
             ends_epoch = self.progress.batch == batches_per_epoch
             if ends_epoch:
@@ -153,21 +155,26 @@ class Trainer(PreparedRun):
                 self._after_step(loss, grad_norm, ends_epoch)
                 if self._finished():
                     break
+                loss = torch.zeros_like(loss)
 
     def train_batch(self, batch: object) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """One forward and backward pass and, when gradients are complete, one optimiser step."""
+        """One forward and backward pass and, when gradients are complete, one optimiser step.
+
+        Returns:
+            The batch's part of the step's mean loss, and the norm of the step's gradient before it was clipped.
+        """
         self.stopwatch.samples += self._samples()
         grad_norm = None
         with self.accelerator.accumulate(self.model):
             with self.accelerator.autocast():
-                loss = self.task.loss(self.model, batch)
-            self.accelerator.backward(loss * self._share())
+                loss = self.task.loss(self.model, batch) * self._share()
+            self.accelerator.backward(loss)
             if self.accelerator.sync_gradients and self.config.max_grad_norm is not None:
                 grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
             set_learning_rate(self.optimizer, self.schedule(self.progress.step))
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return loss.detach(), grad_norm
+        return loss.detach() / self.config.gradient_accumulation_steps, grad_norm
 
     def _samples(self) -> int:
         """Samples of the next batch, of all processes; the last of an epoch may have fewer."""
