@@ -31,6 +31,7 @@ STUDIES = {
     "results-clipart": "clipart",
     "results-clipart-10": "clipart-10",
     "results-clipart-10-ablations": "clipart-10-ablations",
+    "results-emoji": "emoji",
     "results-emoji-10": "emoji-10",
     "results-emoji-10-ablations": "emoji-10-ablations",
     "results-cutouts-semantic_segmentation": "cutouts-semantic_segmentation",
