@@ -93,7 +93,7 @@ def test_the_page_on_choosing_quotes_the_committed_figures():
     page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
     quoted = [name for name in FOLDERS if re.search(rf"\({name}:\s", page)]
     real = ["clipart", REAL, f"{REAL}-ablations", "cutouts-semantic_segmentation"]
-    digits, emoji = ["digits", "digits-ablations", "digits-stream"], ["emoji-10", "emoji-10-ablations"]
+    digits, emoji = ["digits", "digits-ablations", "digits-stream"], ["emoji", "emoji-10", "emoji-10-ablations"]
     assert quoted == [*real, *digits, *emoji, SCENES]
     assert refresh_citations(page, RESULTS) == page, (
         "docs/choosing.md quotes other figures than results/ has; `mona-peft compare ... --report_only --readme "
@@ -130,7 +130,7 @@ def test_citations_follow_their_results(tmp_path):
     results = Results("title", "command", "accuracy", "full", {}, {}, rows)
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "results.json").write_text(json.dumps(results.to_json()))
-    text = "Best (small: mona 1.0 ± 0.0,\n  kernels 3+5 99.9 ± 0.1), not (other: mona 1.0 ± 0.0)."
+    text = "Best (small: mona 1 ± 0,\n  kernels 3+5 99.9 ± 0.12), not (other: mona 1.0 ± 0.0)."
     expected = "Best (small: mona 55.0 ± 7.1,\n  kernels 3+5 25.0 ± 0.0), not (other: mona 1.0 ± 0.0)."
     assert refresh_citations(text, tmp_path) == expected
     with pytest.raises(ValueError, match="cites 'lora'; .* has mona, kernels 3"):

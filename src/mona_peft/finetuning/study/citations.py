@@ -11,8 +11,8 @@ from pathlib import Path
 from .records import RESULTS_FILE
 from .report import Results
 
-FIGURE = re.compile(r"(?P<label>[^,:()]+?)\s(?P<value>-?\d+\.\d ± \d+\.\d)")
-CITATION = re.compile(r"\((?P<name>[\w-]+):\s(?P<figures>[^()]*? ± \d+\.\d)\)")
+FIGURE = re.compile(r"(?P<label>[^,:()]+?)\s(?P<value>-?[\d.]+ ± [\d.]+)")
+CITATION = re.compile(r"\((?P<name>[\w-]+):\s(?P<figures>[^()]*? ± [\d.]+)\)")
 
 
 def refresh_citations(text: str, results: Path) -> str:
