@@ -92,7 +92,7 @@ def test_a_table_can_leave_the_test_split_unseen():
 def test_the_page_on_choosing_quotes_the_committed_figures():
     page = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
     quoted = [name for name in FOLDERS if re.search(rf"\({name}:\s", page)]
-    real = ["clipart", REAL, f"{REAL}-ablations", "cutouts-semantic_segmentation"]
+    real = ["clipart", REAL, f"{REAL}-ablations", "cutouts-detection", "cutouts-semantic_segmentation"]
     digits, emoji = ["digits", "digits-ablations", "digits-stream"], ["emoji", "emoji-10", "emoji-10-ablations"]
     assert quoted == [*real, *digits, *emoji, SCENES]
     assert refresh_citations(page, RESULTS) == page, (

@@ -35,6 +35,7 @@ STUDIES = {
     "results-emoji-10": "emoji-10",
     "results-emoji-10-ablations": "emoji-10-ablations",
     "results-cutouts-semantic_segmentation": "cutouts-semantic_segmentation",
+    "results-cutouts-detection": "cutouts-detection",
     "results-ablations": "digits-ablations",
     "results-official": "digits-official",
     "results-semantic_segmentation": "scenes-semantic_segmentation",
